@@ -1,0 +1,89 @@
+# make demo   the whole story on this machine (HEADLESS=1 ends by itself, without a page that stays up)
+# make test   every test
+# Both make their own virtual environment in .venv; all they need is Python 3.11 or newer with pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FRESH := build/fresh
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+PINNED := pyproject.toml constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
+
+.PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots constraints system-deps venv clean help
+
+demo: $(VENV)/.demo
+	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+check: lint types arrows stale-docs test  ## everything that CI asks
+
+lint: $(VENV)/.dev
+	@echo "== lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@echo "== types"
+	$(BIN)/mypy
+
+arrows: $(VENV)/.dev
+	@echo "== arrows"
+	$(BIN)/lint-imports
+
+stale-docs: $(VENV)/.dev
+	@echo "== docs"
+	$(BIN)/python docs/generate.py --check
+
+docs: $(VENV)/.dev  ## write the generated pages again
+	$(BIN)/python docs/generate.py
+
+fuzz: $(VENV)/.dev  ## the property tests, for hours rather than seconds
+	$(BIN)/python -m pytest -q tests/unit --hypothesis-profile=fuzz
+
+train: $(VENV)/.train  ## train the committed examples again
+	$(foreach script,$(sort $(wildcard examples/*/train.py)),$(BIN)/python $(script) &&) true
+
+venv: $(VENV)/.dev
+
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgerun needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV) 2>/dev/null \
+	    || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.pip $(PINNED)
+	@echo "== installing what the demo needs (about half a minute)"
+	@$(PIP) setuptools && $(PIP) --no-build-isolation --editable '.[demo,sign]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "== installing what the tests need"
+	@$(DEV_TOOLS) >$(VENV)/dev.txt
+	@$(PIP) --requirement $(VENV)/dev.txt
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.demo
+	@echo "== installing what training needs (torch: some minutes)"
+	@$(PIP) --no-build-isolation --editable '.[train]'
+	@touch $@
+
+constraints:  ## resolve every version anew, from nothing
+	$(PYTHON) -m venv --clear $(FRESH)
+	$(DEV_TOOLS) >$(FRESH)/dev.txt
+	$(FRESH)/bin/python -m pip install --quiet --requirement $(FRESH)/dev.txt setuptools torch==2.13.0 --editable '.[demo,sign,train]'
+	{ echo '# Every version that the project is tested with. Written by: make constraints'; \
+	  $(FRESH)/bin/python -m pip list --format=freeze --exclude-editable | sed '/^pip==/d; s/+.*//'; } >constraints.txt
+	rm -rf $(FRESH)
+
+system-deps:  ## Debian packages: the broker and the browser that some tests drive
+	$(SUDO) apt-get update -qq
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto chromium
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info edgerun-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
