@@ -1,0 +1,189 @@
+"""What a manifest's graph asks for and can emit: its tensors with their ranges, its widths, the reach of each layer."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, cast
+
+from edgerun.errors import SpecError
+from edgerun.spec import Dense, Direct, DType, Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
+
+RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior")
+"""First parts of tensor names that mean something else than a layer."""
+
+BIAS_MAX: Final = (1 << 28) - 1
+
+
+class Field(NamedTuple):
+    """One tensor of a layer: `dims` name fields of the layer, values lie in [low, high]."""
+
+    part: str
+    dtype: DType
+    dims: tuple[str, ...]
+    low: int
+    high: int
+
+
+I16_BOUNDS: Final = (-(1 << 15), (1 << 15) - 1)
+I32_BOUNDS: Final = (-(1 << 31), (1 << 31) - 1)
+Q15: Final = (0, 1 << 15)
+WEIGHT: Final = (-127, 127)  # symmetric
+
+DENSE: Final = (
+    Field("weight", "int8", ("outputs", "inputs"), *WEIGHT),
+    Field("bias", "int32", ("outputs",), -BIAS_MAX, BIAS_MAX),
+    Field("multiplier", "int32", ("outputs",), 1, (1 << 24) - 1),
+    Field("shift", "uint8", ("outputs",), 1, 46),
+)
+LIF: Final = (
+    Field("input", "int8", ("inputs", "outputs"), *WEIGHT),
+    Field("bias", "int32", ("outputs",), *I32_BOUNDS),
+    Field("decay", "uint16", ("outputs",), *Q15),
+)
+RECURRENT: Final = (Field("recurrent", "int8", ("outputs", "outputs"), *WEIGHT),)
+ADAPTIVE: Final = (
+    Field("rho", "uint16", ("outputs",), *Q15),
+    Field("beta", "int16", ("outputs",), *I16_BOUNDS),
+)
+READOUT: Final = (
+    Field("input", "int8", ("inputs", "outputs"), *WEIGHT),
+    Field("bias", "int32", ("outputs",), *I32_BOUNDS),
+    Field("kappa", "uint16", ("outputs",), *Q15),
+)
+
+
+class Wanted(NamedTuple):
+    """A tensor that the manifest's graph asks for, and the values it may hold."""
+
+    spec: TensorSpec
+    low: int
+    high: int
+
+
+def layer_fields(layer: Layer) -> tuple[Field, ...]:
+    """The tensors of one layer, in stored order."""
+    match layer:
+        case Dense():
+            return DENSE
+        case Lif():
+            return LIF + RECURRENT * layer.recurrent + ADAPTIVE * layer.adaptive
+        case Readout():
+            return READOUT
+
+
+def wanted_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
+    """Every tensor that the layers and the head need, in the order in which a bundle stores them.
+
+    Raises SpecError if the head or the learning plan names what is not there.
+    """
+    wanted = [
+        Wanted(
+            TensorSpec(
+                name=f"{layer.name}.{field.part}",
+                dtype=field.dtype,
+                shape=tuple(cast(int, getattr(layer, dim)) for dim in field.dims),
+            ),
+            field.low,
+            field.high,
+        )
+        for layer in _all_layers(manifest)
+        for field in layer_fields(layer)
+    ]
+    return (*wanted, *_head_tensors(manifest))
+
+
+def _all_layers(manifest: Manifest) -> tuple[Layer, ...]:
+    return manifest.layers if manifest.head.whiten is None else (*manifest.layers, manifest.head.whiten)
+
+
+def _head_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
+    if manifest.head.kind == "logits":
+        return ()
+    classes, width = len(manifest.classes.names), feature_width(manifest)
+    return (
+        Wanted(TensorSpec(name="head.sum", dtype="int32", shape=(classes, width)), *I32_BOUNDS),
+        Wanted(TensorSpec(name="head.count", dtype="int32", shape=(classes,)), 0, I32_BOUNDS[1]),
+        Wanted(TensorSpec(name="head.bias", dtype="int32", shape=(classes,)), *I32_BOUNDS),
+    )
+
+
+def feature_width(manifest: Manifest) -> int:
+    """d of a prototype head: what its whitening, or else its feature layer, gives."""
+    features, whiten = manifest.layer(manifest.head.features or ""), manifest.head.whiten
+    if whiten is None:
+        return features.outputs
+    if whiten.inputs != features.outputs:
+        raise SpecError(f"layer {whiten.name} takes {whiten.inputs} inputs, {features.name} gives {features.outputs}")
+    return whiten.outputs
+
+
+def score_width(manifest: Manifest) -> int:
+    """How many scores one inference gives."""
+    return len(manifest.classes.names) if manifest.head.kind == "prototypes" else manifest.layers[-1].outputs
+
+
+def check_graph(manifest: Manifest) -> None:
+    """What a manifest says about itself beyond single fields. Raises SpecError."""
+    names = [wanted.spec.name for wanted in wanted_tensors(manifest)]
+    if len(set(names)) != len(names):
+        raise SpecError("two layers ask for a tensor of the same name")
+    for layer in _all_layers(manifest):
+        if layer.name.partition(".")[0] in RESERVED_NAMES:
+            raise SpecError(f"layer name {layer.name!r} begins with a reserved word")
+    known, outputs = len(manifest.classes.names), score_width(manifest)
+    if not known <= outputs <= manifest.classes.capacity:
+        raise SpecError(f"{outputs} scores, but {known} class names and capacity {manifest.classes.capacity}")
+    _check_head(manifest)
+    _check_learning(manifest)
+
+
+def _check_head(manifest: Manifest) -> None:
+    head = manifest.head
+    if head.kind == "logits" and (head.features or head.whiten):
+        raise SpecError("a head of kind logits reads the last layer: it takes neither features nor whiten")
+    if head.kind == "prototypes" and isinstance(manifest.layer(head.features or ""), Readout):
+        raise SpecError(f"head features {head.features!r} is a readout; prototypes read a dense or a lif layer")
+
+
+def _check_learning(manifest: Manifest) -> None:
+    eprop = manifest.learning.eprop
+    if eprop is None:
+        return
+    if not isinstance(manifest.layer(eprop.layer), Lif):
+        raise SpecError(f"eprop layer {eprop.layer!r} is no lif layer")
+    if not isinstance(manifest.layer(eprop.readout), Readout):
+        raise SpecError(f"eprop readout {eprop.readout!r} is no readout layer")
+    weights = {wanted.spec.name for wanted in wanted_tensors(manifest) if wanted.spec.dtype == "int8"}
+    for name in sorted(plastic_tensors(manifest) - weights):
+        raise SpecError(f"eprop rate names {name!r}, which is no weight tensor")
+
+
+def plastic_tensors(manifest: Manifest) -> frozenset[str]:
+    """Names of the tensors that learning may change."""
+    eprop = manifest.learning.eprop
+    return frozenset(rate.tensor for rate in eprop.rates) if eprop else frozenset()
+
+
+def input_reach(manifest: Manifest) -> int:
+    """The largest |x| that the encoder hands to the first layer: 1 for spikes, else the input dtype's."""
+    if isinstance(manifest.encoder, PhaseRate):
+        return 1
+    return 255 if manifest.input.dtype == "uint8" else 128
+
+
+def layer_reach(layer: Layer) -> int:
+    """The largest |x| that a layer can emit in one step."""
+    match layer:
+        case Dense():
+            return max(abs(layer.qmin), abs(layer.qmax))
+        case Lif():
+            return 1
+        case Readout():
+            return 1 << 31
+
+
+def feature_reach(manifest: Manifest) -> int:
+    """The largest |z| of the features that a prototype head reads: a Dense output, or spike counts over the window."""
+    layer = manifest.layer(manifest.head.features or "")
+    if isinstance(layer, Lif) and not isinstance(manifest.encoder, Direct):
+        return manifest.encoder.steps
+    return layer_reach(layer)
