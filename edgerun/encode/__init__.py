@@ -1,0 +1,62 @@
+"""Sensors to integers, integers to spikes. The only place where a float becomes an integer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgerun.arrays import F32, I16, AnyArray
+from edgerun.errors import DataError
+from edgerun.spec import InputSpec, PhaseRate
+
+
+def quantise(spec: InputSpec, x: AnyArray) -> I16:
+    """q = clip(half_up(x / scale) + zero_point) in the input's dtype, as int16 (size,): the one rounding at the edge.
+
+    Integers of the input's own dtype pass as they are. Raises DataError on a wrong shape or readings not finite.
+    """
+    x = np.asarray(x)
+    if x.size != spec.size:
+        raise DataError(
+            f"a sample has {x.size} values (shape {x.shape}), the bundle takes {spec.size} (shape {spec.shape})"
+        )
+    flat = x.reshape(-1)
+    if flat.dtype == np.dtype(spec.dtype):
+        return flat.astype(np.int16)
+    if flat.dtype.kind not in "fiub":
+        raise DataError(f"a sample has dtype {flat.dtype}, which is no number")
+    real = flat.astype(np.float64)
+    if not np.isfinite(real).all():
+        raise DataError(f"a sample has {int((~np.isfinite(real)).sum())} values that are not finite")
+    low, high = (0, 255) if spec.dtype == "uint8" else (-128, 127)
+    q = np.floor(real / spec.scale + 0.5) + spec.zero_point
+    return np.clip(q, low, high).astype(np.int16)
+
+
+class PhaseCoder:
+    """The deterministic rate code of `spec.PhaseRate`, into memory that it owns: encoding allocates no arrays.
+
+    After t + 1 steps a unit has spiked floor((full_scale // 2 + (t + 1) * u) / full_scale) times in all, which is what
+    `phase <- phase + u; spike where phase >= full_scale` adds up to; u is clipped to [0, full_scale].
+    """
+
+    def __init__(self, spec: PhaseRate, batch: tuple[int, ...], size: int) -> None:
+        self._spec = spec
+        self._ramp = np.arange(spec.steps + 1, dtype=np.int32).reshape(-1, *(1,) * (len(batch) + 1))
+        self._value = np.zeros((*batch, size), np.int32)
+        self._total = np.zeros((spec.steps + 1, *batch, size), np.int32)
+        self._count = np.zeros((spec.steps, *batch, size), np.int32)
+        self.spikes = np.zeros((spec.steps, *batch, size), np.float32)
+        """(steps, ..., size)  zeros and ones of the newest window, held in float32."""
+
+    def encode(self, q: I16) -> F32:
+        """The spikes of one window.    q  (..., size)  read"""
+        full = self._spec.full_scale
+        np.copyto(self._value, q)
+        np.maximum(self._value, 0, out=self._value)
+        np.minimum(self._value, full, out=self._value)
+        np.multiply(self._ramp, self._value, out=self._total)
+        self._total += full // 2
+        self._total //= full
+        np.subtract(self._total[1:], self._total[:-1], out=self._count)
+        np.copyto(self.spikes, self._count, casting="unsafe")
+        return self.spikes

@@ -1,0 +1,77 @@
+"""Everything that edgerun raises on purpose.
+
+    EdgeRunError              exit code 1: the work failed, or a check said no
+    ├── CheckFailed           a verification ran and its answer is no
+    ├── DoesNotFit            a plan exceeds its board
+    ├── StoreError            the storage directory cannot be used
+    └── Refused               exit code 2: input or arguments were refused, nothing was changed
+        ├── SpecError         a layer, learning rule or budget that contradicts itself
+        ├── BundleError       bytes that are not a whole, sound bundle
+        ├── ModelError        a model file that cannot be exported
+        ├── DataError         samples of the wrong shape, type or range
+        ├── ConfigError       a configuration file with a wrong key or value
+        ├── CommandError      an operator command that is malformed, replayed, expired or not allowed
+        ├── BudgetError       a budget that the board cannot keep
+        └── MissingExtra      an optional library is not installed
+
+A message names the field, the value and the bound, on one line.
+"""
+
+
+class EdgeRunError(Exception):
+    """The base of the tree; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class CheckFailed(EdgeRunError):
+    """A verification ran to its end and the answer is no."""
+
+
+class DoesNotFit(EdgeRunError):
+    """A plan needs more than its board has."""
+
+
+class StoreError(EdgeRunError):
+    """The storage directory cannot be read or written."""
+
+
+class Refused(EdgeRunError, ValueError):
+    """Input or arguments were refused; nothing was changed. Also a ValueError, so msgspec reports its path."""
+
+    exit_code = 2
+
+
+class SpecError(Refused):
+    """A description that contradicts itself."""
+
+
+class BundleError(Refused):
+    """Bytes that are not a whole, sound bundle for this device."""
+
+
+class ModelError(Refused):
+    """A model file that cannot be exported."""
+
+
+class DataError(Refused):
+    """Samples of the wrong shape, type or range."""
+
+
+class ConfigError(Refused):
+    """A configuration file with an unknown key or a value out of bounds."""
+
+
+class CommandError(Refused):
+    """An operator command that is malformed, replayed, expired or not allowed."""
+
+
+class BudgetError(Refused):
+    """A budget that the board cannot keep, such as one under its sleep power."""
+
+
+class MissingExtra(Refused):
+    """An optional library is not installed."""
+
+    def __init__(self, command: str, extra: str, missing: str) -> None:
+        super().__init__(f"{command} needs {missing}: pip install 'edgerun[{extra}]'")

@@ -1,0 +1,96 @@
+"""e-prop over one recorded window, deferred: eligibilities are rank one in time, so the gradient is one matrix product.
+
+    trace_i[t] = leak(trace_i[t-1]) + 2**f * pre_i[t]                 f = floor(log2(32767 * (1 - d / 2**15)))
+    post_j[t]  = sat16((psi_j[t] * Lf_j[t] + 2**(p-1)) >> p)
+    G_ij       = sum_t trace_i[t] * post_j[t]                         an exact integer in any carrier
+
+The readout filter runs backwards on the learning signal, which equals filtering every eligibility forwards in real
+arithmetic and costs T * n instead of n * n. Dynamics and rule: Bellec et al. 2020, Methods.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgerun.arrays import I16, I32, I64, U8
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
+
+_EXACT_F32 = 1 << 24
+_EXACT_F64 = 1 << 53
+
+
+def trace_gain(decay: int) -> int:
+    """f of the trace's increment 2**f: the largest for which a unit that spikes at every step cannot saturate."""
+    room = 32767 * (32768 - decay) >> 15
+    return max(0, room.bit_length() - 1)
+
+
+def traces(history: I16, pre: U8, decay: int) -> None:
+    """history[t] <- the presynaptic trace after step t, from zero at the start of the chunk.
+
+    history  (T, m)  written   int16, cannot saturate for decay < 2**15
+    pre      (T, m)  read      zeros and ones
+    """
+    steps, m = pre.shape
+    x, carry, rate = np.zeros(m, np.int32), np.zeros(m, np.int32), np.full(m, decay, np.int32)
+    gain = trace_gain(decay)
+    for t in range(steps):
+        leak(x, carry, rate, pre[t].astype(np.int32) << gain)
+        history[t] = x
+
+
+def filter_backwards(filtered: I32, signal: I32, kappa: int) -> None:
+    """Lf[t] <- Lf[t+1] * kappa + signal[t] * (2**15 - kappa), with carry, from zero at the chunk's end.
+
+    filtered  (T, n)  written   int16 values in int32     signal  (T, n)  read   int16 values in int32
+    """
+    steps, n = signal.shape
+    state, carry = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    for t in range(steps - 1, -1, -1):
+        wide = state * kappa + signal[t] * np.int64((1 << 15) - kappa) + carry
+        np.bitwise_and(wide, 0x7FFF, out=carry)
+        state = np.clip(wide >> 15, I16_MIN, I16_MAX)
+        filtered[t] = state
+
+
+def post_factor(post: I16, psi: U8, filtered: I32, shift: int) -> None:
+    """post <- sat16((psi * Lf + 2**(p-1)) >> p), p = shift in [1, 8].    All (T, n)."""
+    wide = psi.astype(np.int32) * filtered
+    wide += 1 << (shift - 1)
+    wide >>= shift
+    np.copyto(post, np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
+
+
+def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: int, beta: I32, rho: I32) -> None:
+    """The ALIF form: the same, with one adjoint state a neuron running backwards in time.
+
+        P = gamma * psi / 2**16;   post = psi * (L - beta * lambda);   lambda <- P * L + (rho - beta * P) * lambda
+
+    gamma        Q0.8: the surrogate's height (dz/dv = gamma * psi / 256 / threshold)
+    beta, rho    (n,)  Q3.12 and Q0.15
+    The reset and refractoriness are not differentiated; credit through adaptation ends at the start of the chunk.
+    """
+    steps, n = psi.shape
+    lam = np.zeros(n, np.int64)
+    for t in range(steps - 1, -1, -1):
+        signal = filtered[t].astype(np.int64)
+        seen = signal - (beta * lam + 2048 >> 12)
+        wide = psi[t] * seen + (1 << (shift - 1)) >> shift
+        np.copyto(post[t], np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
+        lam = (gamma * psi[t].astype(np.int64) * seen + (1 << 15) >> 16) + (rho * lam + (1 << 14) >> 15)
+
+
+def gradient(out: I64, history: I16, post: I16) -> None:
+    """G <- history.T @ post, exactly, in the cheapest carrier that B = max|trace| * max_j sum_t|post_j| allows.
+
+    out  (m, n)  written     history  (T, m)     post  (T, n)
+    """
+    bound = int(np.abs(history.astype(np.int32)).max(initial=0)) * int(
+        np.abs(post.astype(np.int64)).sum(axis=0).max(initial=0)
+    )
+    if bound <= _EXACT_F32:
+        np.copyto(out, history.T.astype(np.float32) @ post.astype(np.float32), casting="unsafe")
+    elif bound <= _EXACT_F64:
+        np.copyto(out, history.T.astype(np.float64) @ post.astype(np.float64), casting="unsafe")
+    else:
+        np.matmul(history.T.astype(np.int64), post.astype(np.int64), out=out)

@@ -1,0 +1,125 @@
+"""Changing weights: int16 shadows, stochastic rounding, the pull towards what mattered, and its bookkeeping.
+
+    w = clip((shadow + 2**7) >> 8, +-127)                             int8 inference weights from int16 shadows
+    d = SR(-G * eta, s)                                               wanted change, then pull, clip, write
+    omega <- sat32(omega + SR(-(g * d), 8))                           credit, with the change really made
+    Omega <- code(decode(Omega) + (max(0, omega) << 16) / den)        den = ((shadow - ref)**2 >> 8) + xi
+
+Rules and reference: Zenke, Poole, Ganguli 2017; roundings: `docs/arithmetic.md`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgerun.arrays import I8, I16, I32, I64, U8, U32
+from edgerun.kernels.noise import stochastic_round
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN
+
+SHADOW_MAX = 32512  # 127 * 256
+TOP_CODE = 231
+
+
+def weights_from_shadow(weights: I8, shadow: I16) -> None:
+    """w <- clip((shadow + 128) >> 8, +-127).    weights, shadow  (rows, n)"""
+    wide = shadow.astype(np.int32) + 128 >> 8
+    np.copyto(weights, np.clip(wide, -127, 127), casting="unsafe")
+
+
+def small_gradient(small: I32, gradient: I64, shift: int) -> None:
+    """g <- sat16((G + 2**(sg-1)) >> sg): the task gradient as synaptic intelligence and the step limit see it."""
+    np.copyto(small, np.clip(gradient + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX), casting="unsafe")
+
+
+def limit_shift(square_sum: int, gradient_shift: int, eta: int, shift: int, max_norm: int) -> int:
+    """The smallest e >= 0 with sqrt(sum g**2) * 2**sg * eta <= max_norm * 2**(shift + e).
+
+    A step that is too long is halved until it is short enough: a norm limit without a division.
+
+    square_sum is sum(g**2) over one tensor, an exact integer; max_norm counts shadow LSB, 0 = no limit.
+    """
+    if max_norm == 0:
+        return 0
+    left = square_sum * eta * eta << 2 * gradient_shift
+    right = max_norm * max_norm << 2 * shift
+    extra = 0
+    while left > right << 2 * extra:
+        extra += 1
+    return extra
+
+
+def wanted_step(wanted: I64, gradient: I64, eta: int, shift: int, words: U32) -> None:
+    """d <- SR(-G * eta, shift).    All (rows, n)."""
+    np.multiply(gradient, -eta, out=wanted)
+    stochastic_round(wanted, shift, words)
+
+
+def pull(wanted: I64, code: U8, ref: I16, shadow: I16, strength: int, words: U32) -> None:
+    """d += SR((8 + (c & 7)) * (ref - shadow), max(4, sc - e)) with e = (c >> 3) - 1; c < 8: mantissa c, e = 0.
+
+    A shift over 30 gives nothing. The 4 is the stability clamp: no pull overshoots its target.    All (rows, n).
+    """
+    small = code < 8
+    mantissa = np.where(small, code, 8 + (code & 7)).astype(np.int64)
+    exponent = np.where(small, 0, (code >> 3).astype(np.int64) - 1)
+    shift = np.maximum(4, strength - exponent)
+    force = mantissa * (ref.astype(np.int64) - shadow)
+    force += words & ((np.int64(1) << np.minimum(shift, 30)) - 1)
+    wanted += np.where((shift <= 30) & (mantissa > 0), force >> np.minimum(shift, 30), 0)
+
+
+def write(made: I32, shadow: I16, wanted: I64, max_step: int) -> None:
+    """shadow <- clip(shadow + clip(d, +-max_step), +-32512); made <- the change really made.    All (rows, n)."""
+    step = np.clip(wanted, -max_step, max_step)
+    after = np.clip(step + shadow, -SHADOW_MAX, SHADOW_MAX)
+    np.copyto(made, after - shadow, casting="unsafe")
+    np.copyto(shadow, after, casting="unsafe")
+
+
+def credit(omega: I32, small: I32, made: I32, words: U32) -> None:
+    """omega <- sat32(omega + SR(-(g * d), 8)).    All (rows, n)."""
+    term = -(small.astype(np.int64) * made)
+    stochastic_round(term, 8, words)
+    term += omega
+    np.copyto(omega, np.clip(term, I32_MIN, I32_MAX), casting="unsafe")
+
+
+def decode_importance(code: U8) -> I64:
+    """c < 8 -> c, else (8 + (c & 7)) << ((c >> 3) - 1)."""
+    wide = code.astype(np.int64)
+    return np.where(wide < 8, wide, (8 + (wide & 7)) << np.maximum(0, (wide >> 3) - 1))
+
+
+def encode_importance(code: U8, value: I64, words: U32) -> None:
+    """The code of a value, its low bits dropped stochastically (truncation would stall, nearest would too).
+
+    code  (rows, n)  written, at most 231     value  (rows, n)  read, >= 0     words  (rows, n)  read
+    """
+    top = int(decode_importance(np.array([TOP_CODE], np.uint8))[0])
+    value = np.minimum(value, top)
+    drop = np.maximum(0, _bit_length(value) - 4)
+    rounded = value + (words & ((np.int64(1) << drop) - 1)) >> drop
+    carried = rounded == 16  # the mantissa overflowed into the next octave
+    rounded = np.where(carried, 8, rounded)
+    drop = drop + carried
+    encoded = np.where(rounded < 8, rounded, (drop + 1) * 8 + (rounded & 7))
+    np.copyto(code, np.minimum(encoded, TOP_CODE), casting="unsafe")
+
+
+def consolidate(code: U8, ref: I16, omega: I32, shadow: I16, damping: int, words: U32) -> None:
+    """Omega <- encode(decode(Omega) + (max(0, omega) << 16) / den); ref <- shadow; omega <- 0.
+
+    den = ((shadow - ref)**2 >> 8) + xi.    All (rows, n).
+    """
+    moved = shadow.astype(np.int64) - ref
+    den = (moved * moved >> 8) + damping
+    term = (np.maximum(0, omega).astype(np.uint64) << np.uint64(16)) // den.astype(np.uint64)
+    top = np.uint64(1) << np.uint64(40)
+    encode_importance(code, decode_importance(code) + np.minimum(term, top).astype(np.int64), words)
+    np.copyto(ref, shadow)
+    omega[...] = 0
+
+
+def _bit_length(value: I64) -> I64:
+    """Exact for values under 2**53: the exponent that frexp reads off a float64."""
+    return np.frexp(value.astype(np.float64))[1].astype(np.int64)

@@ -1,0 +1,397 @@
+"""What a model is and how it may learn, as frozen records that cannot be wrong.
+
+A manifest (the JSON section of a bundle) decodes straight into these; every range is checked once, here, so the
+rooms above never check again. Numbers follow the integer rules of `docs/arithmetic.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgerun.errors import SpecError
+
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 16)]
+DType: TypeAlias = Literal["int8", "uint8", "int16", "uint16", "int32", "int64"]
+Level: TypeAlias = Literal["full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep"]
+
+LEVELS: tuple[Level, ...] = ("full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep")
+"""The shedding ladder, from everything to nothing: plasticity goes before protection, protection before service.
+
+full    deep lessons with all replay passes          head    prototypes only
+light   deep lessons with one replay pass            infer   no learning
+sparse  the same, on every fourth lesson             quiet   telemetry at a quarter of its rate
+                                                     slow    inference at a quarter of its rate;  sleep   nothing
+"""
+
+
+class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of everything here: immutable, keyword-only, strict about unknown fields."""
+
+
+# ------------------------------------------------------------------ arithmetic
+
+
+class Requant(Record, frozen=True, kw_only=True):
+    """q = clip(((acc * multiplier + 2**(shift - 1)) >> shift) + zero_point, qmin, qmax): one rounding, half up."""
+
+    multiplier: int  # [2**23, 2**24), or 1 for a power of two
+    shift: int  # [1, 46]; [1, 23] for a power of two
+    zero_point: Annotated[int, Meta(ge=-128, le=127)] = 0
+    qmin: Annotated[int, Meta(ge=-128, le=127)] = -128
+    qmax: Annotated[int, Meta(ge=-128, le=127)] = 127
+
+    def __post_init__(self) -> None:
+        if self.multiplier != 1 and not 2**23 <= self.multiplier < 2**24:
+            raise SpecError(f"multiplier {self.multiplier} is neither 1 nor in [2**23, 2**24)")
+        top = 23 if self.multiplier == 1 else 46
+        if not 1 <= self.shift <= top:
+            raise SpecError(f"shift {self.shift} is outside [1, {top}]")
+        if self.qmin > self.qmax:
+            raise SpecError(f"qmin {self.qmin} is above qmax {self.qmax}")
+
+    @classmethod
+    def from_scale(cls, scale: float, *, zero_point: int = 0, qmin: int = -128, qmax: int = 127) -> Self:
+        """The nearest representable map for a real scale in [2**-23, 2**23)."""
+        if not (math.isfinite(scale) and 2.0**-23 <= scale < 2.0**23):
+            raise SpecError(f"scale {scale} is outside [2**-23, 2**23)")
+        mantissa, exponent = math.frexp(scale)
+        multiplier, shift = round(mantissa * 2**24), 24 - exponent
+        if multiplier == 2**24:
+            multiplier, shift = 2**23, shift - 1
+        if multiplier == 2**23 and 24 <= shift <= 46:
+            multiplier, shift = 1, shift - 23
+        return cls(multiplier=multiplier, shift=shift, zero_point=zero_point, qmin=qmin, qmax=qmax)
+
+    @property
+    def scale(self) -> float:
+        return self.multiplier * 2.0**-self.shift
+
+
+class TensorSpec(Record, frozen=True, kw_only=True):
+    """The dtype and shape of one tensor section; the k-th record describes the k-th tensor section."""
+
+    name: Name
+    dtype: DType
+    shape: Annotated[tuple[Count, ...], Meta(max_length=4)]
+
+
+# ------------------------------------------------------------------ sensor edge
+
+
+class InputSpec(Record, frozen=True, kw_only=True):
+    """What the sensor delivers: q = clip(half_up(x / scale) + zero_point) in `dtype`."""
+
+    shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=3)]
+    dtype: Literal["int8", "uint8"] = "int8"
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    zero_point: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = (0, 255) if self.dtype == "uint8" else (-128, 127)
+        if not low <= self.zero_point <= high:
+            raise SpecError(f"zero_point {self.zero_point} is outside [{low}, {high}] of {self.dtype}")
+        if not math.isfinite(self.scale):
+            raise SpecError(f"scale {self.scale} is not finite")
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Direct(Record, tag="direct", frozen=True, kw_only=True):
+    """Hand the quantised features to the first layer as they are, once."""
+
+
+class PhaseRate(Record, tag="phase-rate", frozen=True, kw_only=True):
+    """A deterministic rate code: a value of u in [0, full_scale] spikes half_up(steps * u / full_scale) times, evenly.
+
+    phase <- phase + u;  spike where phase >= full_scale;  phase <- phase - full_scale * spike;  phase[0] = full_scale/2
+    """
+
+    steps: Annotated[int, Meta(ge=1, le=128)]
+    full_scale: Annotated[int, Meta(ge=1, le=255)]
+
+
+Encoder: TypeAlias = Direct | PhaseRate
+
+# ------------------------------------------------------------------ layers
+
+
+class Dense(Record, tag="dense", frozen=True, kw_only=True):
+    """y = requant(W x + b), int8 in and out. Tensors: `<name>.weight` int8 (out, in), `<name>.bias` int32 (out,),
+    `<name>.multiplier` int32 (out,), `<name>.shift` uint8 (out,). The bias holds the folded input zero point."""
+
+    name: Name
+    inputs: Count
+    outputs: Count
+    zero_point: Annotated[int, Meta(ge=-128, le=127)] = 0
+    qmin: Annotated[int, Meta(ge=-128, le=127)] = -128
+    qmax: Annotated[int, Meta(ge=-128, le=127)] = 127
+    input_bound: Annotated[int, Meta(ge=1, le=128)] = 128  # largest |x| that the previous layer can emit
+
+    def __post_init__(self) -> None:
+        if self.qmin > self.qmax:
+            raise SpecError(f"qmin {self.qmin} is above qmax {self.qmax}")
+
+
+class Lif(Record, tag="lif", frozen=True, kw_only=True):
+    """Recurrent leaky integrate-and-fire neurons, adaptive where `adaptive` is set (ALIF).
+
+    Step order: leak, add input, spikes of the previous step and bias, compare, reset. Membrane in Q3.12.
+    Tensors: `<name>.input` int8 (in, n) pre-major, `<name>.recurrent` int8 (n, n) where recurrent, `<name>.bias` int32
+    (n,) in Q3.12, `<name>.decay` uint16 (n,) in Q0.15; adaptive: `<name>.rho` uint16 (n,), `<name>.beta` int16 (n,) in
+    Q3.12.
+    """
+
+    name: Name
+    inputs: Count
+    outputs: Count
+    weight_exponent: Annotated[int, Meta(ge=0, le=20)]  # f: a weight is w * 2**-f
+    recurrent: bool = True
+    adaptive: bool = False
+    threshold: Annotated[int, Meta(ge=256, le=32767)] = 4096
+    reset: Literal["subtract", "zero", "none"] = "subtract"
+    reset_delay: bool = True  # True: the reset acts in the step after the spike (snnTorch's default)
+    refractory_steps: Annotated[int, Meta(ge=0, le=255)] = 0
+
+
+class Readout(Record, tag="readout", frozen=True, kw_only=True):
+    """Leaky integrators, one a class: y <- kappa * y + W z + b in Q7.24. Its value after the last step is the logit.
+
+    Tensors: `<name>.input` int8 (in, n) pre-major, `<name>.bias` int32 (n,) in Q7.24, `<name>.kappa` uint16 (n,) Q0.15.
+    """
+
+    name: Name
+    inputs: Count
+    outputs: Count
+    weight_exponent: Annotated[int, Meta(ge=0, le=20)]
+
+
+Layer: TypeAlias = Dense | Lif | Readout
+
+
+class Head(Record, frozen=True, kw_only=True):
+    """Who decides: argmax over the int32 scores of all classes, ties to the lowest.
+
+    logits      the last layer's outputs.
+    prototypes  score_k = 2 z.c_k - c_k.c_k + bias_k over features z (Snell et al. 2017), `features` naming the layer
+                that gives z: a Dense layer's output, or a Lif layer's spike counts over the window. Where `whiten` is
+                set, a Dense layer of that name stands between. Tensors: `head.sum` int32 (classes, d), `head.count`
+                int32 (classes,), `head.bias` int32 (classes,).
+    """
+
+    kind: Literal["logits", "prototypes"] = "logits"
+    features: Name | None = None
+    whiten: Dense | None = None
+
+
+# ------------------------------------------------------------------ learning
+
+
+class PlasticRate(Record, frozen=True, kw_only=True):
+    """One plastic tensor's step: d = SR(-G * eta, shift), at most `max_step` shadow LSB a lesson."""
+
+    tensor: Name
+    eta: Annotated[int, Meta(ge=0, le=32767)]
+    shift: Annotated[int, Meta(ge=0, le=30)]
+    max_step: Annotated[int, Meta(ge=1, le=32512)] = 512
+
+
+class EProp(Record, frozen=True, kw_only=True):
+    """Deferred e-prop over one window (Bellec et al. 2020), `docs/arithmetic.md` for the integer form."""
+
+    layer: Name  # the Lif layer that learns
+    readout: Name
+    rates: Annotated[tuple[PlasticRate, ...], Meta(max_length=8)]
+    chunk_steps: Annotated[int, Meta(ge=1, le=128)]
+    post_shift: Annotated[int, Meta(ge=1, le=8)] = 8
+    gradient_shift: Annotated[int, Meta(ge=1, le=30)] = 8  # sg of the gradient that synaptic intelligence sees
+    feedback: Literal["symmetric"] = "symmetric"
+    temperature_shift: Annotated[int, Meta(ge=0, le=24)] = 12  # logits >> this index the softmax table
+    error_threshold: Annotated[int, Meta(ge=0, le=32768)] = 32768  # skip a lesson whose p(label) is at or above, Q0.15
+    recent_labels: Annotated[int, Meta(ge=0, le=4096)] = 0  # restrict the error to classes in the last so many; 0 = all
+
+
+class Intelligence(Record, frozen=True, kw_only=True):
+    """Synaptic intelligence (Zenke et al. 2017): pull back what mattered, credit what helped."""
+
+    strength: Annotated[int, Meta(ge=0, le=30)]  # sc: the pull is (Omega * (ref - shadow)) >> sc, clamped for stability
+    damping: Annotated[int, Meta(ge=1, le=1 << 30)]  # xi, in (shadow LSB)**2 / 256
+    every: Annotated[int, Meta(ge=0, le=1 << 20)] = 0  # consolidate after so many updates; 0 = by command or when idle
+
+
+class Replay(Record, frozen=True, kw_only=True):
+    """A bounded, class-balanced reservoir of quantised samples."""
+
+    capacity: Annotated[int, Meta(ge=0, le=4096)]
+    passes: Annotated[int, Meta(ge=0, le=16)] = 1  # replayed samples for each new one at level "full"; 1 at "light"
+
+
+class Guard(Record, frozen=True, kw_only=True):
+    """After a lesson group, score the probe; a drop of more than `max_drop` rolls the group back."""
+
+    probe_share: Annotated[float, Meta(ge=0, le=1)] = 0.5  # the rest comes from the newest reservoir samples
+    samples: Annotated[int, Meta(ge=8, le=1024)] = 64
+    every: Annotated[int, Meta(ge=1, le=4096)] = 32  # lessons in a group
+    max_drop: Annotated[float, Meta(gt=0, le=1)] = 0.2  # share of the mix, wider than two binomial standard errors
+
+    def __post_init__(self) -> None:
+        floor = 2 * math.sqrt(0.25 / self.samples)
+        if self.max_drop < floor:
+            raise SpecError(f"guard max_drop {self.max_drop} is under {floor:.3f}, two errors at {self.samples}")
+
+
+class LearningPlan(Record, frozen=True, kw_only=True):
+    """What may change on the device, how, and what protects the rest."""
+
+    eprop: EProp | None = None
+    intelligence: Intelligence | None = None
+    replay: Replay = Replay(capacity=0)
+    guard: Guard = Guard()
+    profile: Literal["standard", "small"] = "standard"
+
+
+class ClassTable(Record, frozen=True, kw_only=True):
+    """The names of the classes at the factory, and how many the device may know in the end."""
+
+    names: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=4096)]
+    capacity: Annotated[int, Meta(ge=1, le=4096)]
+
+    def __post_init__(self) -> None:
+        if self.capacity < len(self.names):
+            raise SpecError(f"class capacity {self.capacity} is under the {len(self.names)} factory classes")
+        if len(set(self.names)) != len(self.names):
+            raise SpecError("class names repeat")
+
+
+# ------------------------------------------------------------------ budget and governor
+
+
+class Budget(Record, frozen=True, kw_only=True):
+    """What the device may spend. None means no bound of that kind."""
+
+    power_mw: Annotated[float, Meta(gt=0, description="Mean power over any 60 s of device time, mW.")]
+    peak_mw: Annotated[float, Meta(gt=0, description="Highest power at any moment, mW.")] | None = None
+    energy_j_per_day: Annotated[float, Meta(gt=0, description="Energy in one day, J.")] | None = None
+    ram_kb: Annotated[int, Meta(gt=0, description="Memory of the whole process, KiB.")] | None = None
+    cpu_share: Annotated[float, Meta(gt=0, le=1, description="Share of one CPU core.")] = 1.0
+    flash_mb_per_day: Annotated[float, Meta(gt=0, description="Bytes written to flash in one day, MB.")] = 200.0
+    max_temperature_c: Annotated[float, Meta(description="Temperature that stops all learning, °C.")] = 85.0
+    deadline_ms: Annotated[float, Meta(gt=0, description="Longest time from sample to answer, ms.")] = 1000.0
+
+    def __post_init__(self) -> None:
+        for name in ("power_mw", "peak_mw", "energy_j_per_day", "flash_mb_per_day", "max_temperature_c", "deadline_ms"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise SpecError(f"budget {name} {value} is not finite")
+
+
+class Reading(Record, frozen=True, kw_only=True):
+    """One measured or estimated figure and how far it can be off (one standard deviation, relative)."""
+
+    value: float
+    source: Literal["measured", "estimated"]
+    uncertainty: float = 0.0
+
+
+class Readings(Record, frozen=True, kw_only=True):
+    """What the board says about itself at one moment of device time."""
+
+    now_s: float  # device time, monotone
+    power_mw: Reading | None = None
+    temperature_c: Reading | None = None
+    ram_kb: Reading | None = None
+    cpu_share: Reading | None = None
+    battery_share: Reading | None = None
+    flash_mb_today: float = 0.0
+    energy_j_today: float = 0.0
+
+
+class Prices(Record, frozen=True, kw_only=True):
+    """What each optional act costs on this board, in microjoule and microseconds, with its replay and consolidation."""
+
+    sleep_mw: float
+    inference_uj: float
+    inference_us: float
+    telemetry_uj: float  # one published message
+    lesson_uj: dict[Level, float]  # of the learning levels: full, light, sparse, head
+    lesson_us: dict[Level, float]
+    consolidate_uj: float = 0.0
+    consolidate_us: float = 0.0
+    checkpoint_uj: float = 0.0
+    source: Literal["measured", "estimated"] = "estimated"
+
+
+# ------------------------------------------------------------------ manifest
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """Where a bundle comes from. Free text: nothing on the device depends on it."""
+
+    source: str = ""  # file name of the imported model
+    source_sha256: str = ""
+    exporter: str = ""
+    calibration: str = ""
+    float_accuracy: float | None = None
+    integer_accuracy: float | None = None
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """The JSON section of a bundle. Layers run in order; the head decides."""
+
+    name: Name
+    seq: Annotated[int, Meta(ge=0)] = 0  # monotone: anti-rollback
+    device_class: Name = "any"
+    min_runtime: str = "0.1.0"
+    input: InputSpec
+    encoder: Annotated[Encoder, Meta()] = Direct()
+    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=64)]
+    head: Head = Head()
+    classes: ClassTable
+    learning: LearningPlan = LearningPlan()
+    budget: Budget | None = None  # ceilings that an operator cannot raise
+    seed: Annotated[int, Meta(ge=0)] = 1  # below 2**64
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=512)] = ()
+    provenance: Provenance = Provenance()
+
+    def __post_init__(self) -> None:
+        if self.seed >= 1 << 64:
+            raise SpecError(f"seed {self.seed} is outside [0, 2**64)")
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) != len(names):
+            raise SpecError(f"layer names repeat: {', '.join(names)}")
+        tensor_names = [tensor.name for tensor in self.tensors]
+        if len(set(tensor_names)) != len(tensor_names):
+            raise SpecError("tensor names repeat")
+        width = self.input.size
+        for layer in self.layers:
+            if layer.inputs != width:
+                raise SpecError(f"layer {layer.name} takes {layer.inputs} inputs, the layer before gives {width}")
+            width = layer.outputs
+        if self.head.kind == "prototypes" and self.head.features not in names:
+            raise SpecError(f"head features {self.head.features!r} is no layer")
+
+    def layer(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise SpecError(f"no layer is called {name!r}")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Canonical bytes: the same manifest always gives the same JSON."""
+    return msgspec.json.encode(manifest, order="sorted")
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Raises SpecError naming the path of the first field that is wrong."""
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        raise SpecError(f"manifest: {err}") from None
