@@ -53,8 +53,8 @@ WIRE_TYPES: Final = MappingProxyType({"int8": "i1", "uint8": "u1", "float32": "<
 class Example(Args, frozen=True, kw_only=True):
     """One sample, row-major and little-endian.
 
-    Integers of the bundle's own dtype pass as they are and float32 is quantised by the bundle's input scale; `scale` and
-    `zp` say how integers were made, for a device that checks.
+    Integers of the bundle's own dtype pass as they are and float32 is quantised by the bundle's input scale; `scale`
+    and `zp` say how integers were made, for a device that checks.
     """
 
     shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=3)]
@@ -387,7 +387,7 @@ def _decode(what: str, data: bytes, type: type[_T]) -> _T:
         raise _No(f"{what}: {err}") from None
 
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # an open string runs to the end: no second try, linear
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
