@@ -136,7 +136,7 @@ def carve(arena: U8, plan: Plan) -> Tensors:
         raise SpecError("arena is not a contiguous row of uint8")
     if arena.size < plan.total_bytes:
         raise SpecError(f"arena has {arena.size} bytes, the plan needs {plan.total_bytes}")
-    if arena.ctypes.data % ALIGNMENT:
+    if arena.size and arena.ctypes.data % ALIGNMENT:
         raise SpecError(f"arena does not start on a {ALIGNMENT}-byte boundary")
     return {
         name: np.ndarray(p.slot.shape, dtype=p.slot.dtype, buffer=arena.data, offset=p.offset)
