@@ -25,7 +25,7 @@ from edgerun.arrays import AnyArray
 from edgerun.errors import CommandError, DataError, MissingExtra, SpecError, StoreError
 from edgerun.spec import Budget, Count, Label
 from edgerun.telemetry.messages import MAX_MESSAGE_BYTES, Envelope, Inner, Result
-from edgerun.telemetry.topics import ALL, Topics, parse
+from edgerun.telemetry.topics import ALL, Parsed, Topics, parse
 
 MAX_DEPTH = 8  # nested JSON containers
 MAX_VALIDITY_MS = 5 * 60 * 1000  # from iat to exp
@@ -288,9 +288,10 @@ class Gate:
 
     def admit(self, topic: str, payload: bytes, retained: bool) -> Command | Repeat | Rejection:
         """Never raises for anything that a stranger can send."""
-        verb = ""
+        parsed = parse(topic)
+        verb = parsed.verb if parsed else ""
         try:
-            verb = self._verb(topic)
+            self._check_topic(parsed)
             envelope, inner, raw = _open(payload, retained)
             return self._judge(topic, verb, envelope, inner, raw)
         except _No as no:
@@ -301,8 +302,7 @@ class Gate:
         if result.status in _FINAL and result.id in self._seen:
             self._seen[result.id] = (self._seen[result.id][0], result)
 
-    def _verb(self, topic: str) -> str:
-        parsed = parse(topic)
+    def _check_topic(self, parsed: Parsed | None) -> None:
         if parsed is None or parsed.kind != "cmd" or parsed.group != self._topics.group:
             raise _No("this is no command topic of this group")
         if parsed.node not in (self._topics.node, ALL):
@@ -311,7 +311,6 @@ class Gate:
             raise _No(f"verb {parsed.verb!r} is unknown")
         if parsed.node == ALL and parsed.verb not in BROADCAST:
             raise _No(f"verb {parsed.verb!r} may not be broadcast")
-        return parsed.verb
 
     def _judge(self, topic: str, verb: str, envelope: Envelope, inner: Inner, raw: bytes) -> Command | Repeat:
         reason = self._authenticate(topic, envelope, raw)
