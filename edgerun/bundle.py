@@ -201,11 +201,6 @@ def signed_message(head: bytes, manifest_sha256: bytes) -> bytes:
     return SIGNED_PREFIX + head + manifest_sha256
 
 
-def key_id(public_key: bytes) -> bytes:
-    """The first 8 bytes of the SHA-256 of a raw 32-byte Ed25519 public key."""
-    return hashlib.sha256(public_key).digest()[:8]
-
-
 def kind_of(name: str) -> Kind:
     """The section kind of an array, which its name decides."""
     return PREFIXES.get(name.partition(".")[0], Kind.TENSOR)

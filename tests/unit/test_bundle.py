@@ -31,12 +31,12 @@ from edgerun.bundle import (
     Probe,
     Selftest,
     Signer,
-    key_id,
     open_bundle,
     pack,
     read_bundle,
 )
 from edgerun.errors import BundleError, EdgeRunError, MissingExtra, SpecError
+from edgerun.keys import key_id
 from edgerun.spec import (
     ClassTable,
     Dense,

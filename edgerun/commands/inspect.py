@@ -1,0 +1,173 @@
+"""`edgerun inspect`: what is in a bundle, for people and, with --json, for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgerun.bundle import Bundle, one_line, open_bundle
+from edgerun.commands.text import columns
+from edgerun.graph import layer_fields, score_width
+from edgerun.spec import Dense, Layer, Lif, Manifest, PhaseRate
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="a bundle file, *.edgb")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a page")
+    parser.epilog = "example:\n  edgerun inspect digits.edgb"
+
+
+def run(args: argparse.Namespace) -> int:
+    bundle = open_bundle(args.bundle)
+    print(json.dumps(as_json(bundle), indent=2) if args.json else "\n".join(page(bundle)))
+    return 0
+
+
+def as_json(bundle: Bundle) -> dict[str, Any]:
+    """Everything but the arrays' values."""
+    records = {record.name: record for record in bundle.manifest.tensors}
+    return {
+        "id": bundle.id,
+        "bytes": bundle.size,
+        "key_ids": list(bundle.key_ids),
+        "manifest": msgspec.to_builtins(bundle.manifest),
+        "certificates": {name: msgspec.to_builtins(proof) for name, proof in bundle.certificates.items()},
+        "selftest_rows": len(bundle.selftest.x),
+        "probe_rows": len(bundle.probe.x),
+        "licence": bundle.licence,
+        "sections": [
+            {
+                "kind": section.kind.name.lower(),
+                "name": section.name,
+                "dtype": records[section.name].dtype if section.name in records else None,
+                "shape": list(records[section.name].shape) if section.name in records else None,
+                "offset": section.offset,
+                "bytes": section.length,
+                "sha256": section.sha256.hex(),
+            }
+            for section in bundle.sections
+        ],
+    }
+
+
+def page(bundle: Bundle) -> Iterator[str]:
+    """The lines for a person: identity, graph, head, learning plan, sections."""
+    manifest = bundle.manifest
+    yield f"{manifest.name}  seq {manifest.seq}  {bundle.size:,} bytes"
+    yield from columns(_identity(bundle))
+    yield "\nGRAPH"
+    yield from columns(_graph(bundle))
+    yield "\nLEARNING"
+    yield from columns(_learning(manifest))
+    yield "\nSECTIONS"
+    yield from columns(_sections(bundle))
+    if bundle.licence:
+        yield "\nLICENCE"
+        yield from (f"  {one_line(line)}" for line in bundle.licence.splitlines())
+
+
+def _identity(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    manifest, origin = bundle.manifest, bundle.manifest.provenance
+    yield "id", bundle.id
+    yield "made for", f"device class {manifest.device_class}, runtime {manifest.min_runtime} or newer"
+    yield "signatures", ", ".join(bundle.key_ids) + " (not checked; see verify)" if bundle.key_ids else "none"
+    if origin.source:
+        yield "made from", f"{origin.source}  {origin.source_sha256[:16]}"
+    for name, accuracy in (("float", origin.float_accuracy), ("integer", origin.integer_accuracy)):
+        if accuracy is not None:
+            yield f"{name} accuracy", f"{accuracy:.4f}, says the exporter"
+    yield (
+        "classes",
+        f"{len(manifest.classes.names)} of {manifest.classes.capacity}: {', '.join(manifest.classes.names)}",
+    )
+    yield "samples", f"{len(bundle.selftest.x)} self-test, {len(bundle.probe.x)} probe"
+
+
+def _graph(bundle: Bundle) -> Iterator[tuple[object, ...]]:
+    manifest, edge = bundle.manifest, bundle.manifest.input
+    shape = "x".join(map(str, edge.shape))
+    yield "layer", "kind", "in", "out", "weights", "numbers", "exact in"
+    yield (
+        "input",
+        edge.dtype,
+        "",
+        edge.size,
+        "",
+        f"shape {shape}, scale {edge.scale:.6g}, zero point {edge.zero_point}",
+        "",
+    )
+    yield "encoder", *_encoder(manifest), ""
+    for layer in manifest.layers:
+        yield _layer(bundle, layer)
+    if manifest.head.whiten:
+        yield _layer(bundle, manifest.head.whiten)
+    yield "head", manifest.head.kind, "", score_width(manifest), "", f"argmax{_features(manifest)}", ""
+
+
+def _encoder(manifest: Manifest) -> tuple[object, ...]:
+    coder, size = manifest.encoder, manifest.input.size
+    if isinstance(coder, PhaseRate):
+        return "phase-rate", size, size, "", f"{coder.steps} steps, full scale {coder.full_scale}"
+    return "direct", size, size, "", ""
+
+
+def _features(manifest: Manifest) -> str:
+    return f" over features of {manifest.head.features}" if manifest.head.features else ""
+
+
+def _layer(bundle: Bundle, layer: Layer) -> tuple[object, ...]:
+    tensors = [bundle.tensors[f"{layer.name}.{field.part}"] for field in layer_fields(layer) if field.dtype == "int8"]
+    proof = bundle.certificates[layer.name]
+    kind = str(layer.__struct_config__.tag)
+    weights = f"{sum(tensor.size for tensor in tensors):,}"
+    return layer.name, kind, layer.inputs, layer.outputs, weights, _numbers(bundle, layer), proof.carrier
+
+
+def _numbers(bundle: Bundle, layer: Layer) -> str:
+    if isinstance(layer, Dense):
+        multiplier = bundle.tensors[f"{layer.name}.multiplier"].astype(np.float64)
+        scales = multiplier * np.exp2(-bundle.tensors[f"{layer.name}.shift"].astype(np.float64))
+        return f"scale {scales.min():.3g} to {scales.max():.3g}, zero point {layer.zero_point}"
+    numbers = f"weight = w / 2^{layer.weight_exponent}"
+    if isinstance(layer, Lif):
+        flags = " recurrent" * layer.recurrent + " adaptive" * layer.adaptive
+        return f"{numbers}, threshold {layer.threshold / 4096:g}{flags}"
+    return numbers
+
+
+def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    plan = manifest.learning
+    if plan.eprop:
+        rates = ", ".join(f"{rate.tensor} {rate.eta / 2**rate.shift:.3g}" for rate in plan.eprop.rates)
+        yield "eprop", f"{plan.eprop.layer} through {plan.eprop.readout}, chunks of {plan.eprop.chunk_steps} steps"
+        yield "rates", rates or "none"
+    if plan.intelligence:
+        yield "protection", f"synaptic intelligence, strength {plan.intelligence.strength}"
+    if plan.replay.capacity:
+        yield "replay", f"{plan.replay.capacity} samples, {plan.replay.passes} for each new one"
+    if manifest.head.kind == "prototypes":
+        yield "new classes", f"prototypes over {manifest.head.features}, up to {manifest.classes.capacity} classes"
+    yield (
+        "guard",
+        f"{plan.guard.samples} samples every {plan.guard.every} lessons, at most {plan.guard.max_drop:.0%} down",
+    )
+    yield "profile", plan.profile
+    if manifest.budget:
+        yield "ceiling", f"{manifest.budget.power_mw:g} mW mean"
+
+
+def _sections(bundle: Bundle) -> Iterator[tuple[object, ...]]:
+    records = {record.name: record for record in bundle.manifest.tensors}
+    yield "kind", "name", "dtype", "shape", "bytes", "sha256"
+    for section in bundle.sections:
+        record = records.get(section.name)
+        dtype, shape = (record.dtype, "x".join(map(str, record.shape)) or "1") if record else ("", "")
+        yield section.kind.name.lower(), section.name, dtype, shape, f"{section.length:,}", section.sha256.hex()[:16]
+    total = sum(math.prod(record.shape) for record in bundle.manifest.tensors)
+    yield "", "all arrays", "", f"{total:,} values", f"{sum(section.length for section in bundle.sections):,}", ""
