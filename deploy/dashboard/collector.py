@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import random
 import sqlite3
+import struct
 import threading
 import time
 from collections import Counter, deque
@@ -23,8 +25,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv311
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt import MQTTException
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, MQTTv311, error_string
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -45,6 +48,8 @@ QUEUE_LENGTH: Final = 4096
 BATCH_S: Final = 0.25  # a message waits no longer than this for company
 BATCH_LENGTH: Final = 20  # mosquitto sends no more than 20 before the first PUBACK: waiting for more would be idle
 RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 30.0
+LOOP_S: Final = 0.25
 KEEPALIVE_S: Final = 30
 FEED_LENGTH: Final = 1024
 MAX_INT: Final = 2**53 - 1  # the page's JavaScript counts exactly so far
@@ -79,15 +84,6 @@ def short(*names: str) -> bool:
     return all(len(name) <= MAX_NAME and name.isprintable() for name in names)
 
 
-def encodable(detail: dict[str, Any]) -> bool:
-    """Whether a free-form detail survives a round trip; integers beyond 64 bits do not."""
-    try:
-        msgspec.json.encode(detail)
-    except (OverflowError, RecursionError):
-        return False
-    return True
-
-
 def sound_state(state: State) -> bool:
     return whole(state.sid, state.ts) and short(state.reason)
 
@@ -112,11 +108,11 @@ def sound_data(data: Data) -> bool:
 
 
 def sound_event(event: Event) -> bool:
-    return whole(event.sid, event.seq - 1, event.t) and short(event.kind) and encodable(event.detail)
+    return whole(event.sid, event.seq - 1, event.t) and short(event.kind)
 
 
 def sound_result(result: Result) -> bool:
-    return whole(result.sid, result.seq - 1, result.t) and short(result.verb, result.id) and encodable(result.detail)
+    return whole(result.sid, result.seq - 1, result.t) and short(result.verb, result.id)
 
 
 def sound_ack(ack: Ack) -> bool:
@@ -171,6 +167,14 @@ class Broker:
     ca: Path | None = None  # TLS, checked against these certificates
 
 
+BROKEN: Final = (OSError, UnicodeError, AssertionError, LookupError, TypeError, ValueError, struct.error, MQTTException)
+"""What paho raises where nobody answers, and on bytes that are no MQTT: the connection ends, the thread does not."""
+
+
+def leave_writing_to_the_loop(client: Client, _: object, sock: object) -> None:
+    """Without this callback paho would write to the socket from whichever thread publishes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     topic: str
@@ -188,10 +192,13 @@ class Collector:
         self._history = History(history_path)
         self._broker = broker
         self._queue: queue.Queue[Received | None] = queue.Queue(QUEUE_LENGTH)
-        self._stopping = threading.Event()
-        self._session = 0
-        self._writer = threading.Thread(target=self._write, name="collector-writer", daemon=True)
+        self._stopping = threading.Event()  # the writer finishes what has arrived
+        self._closing = threading.Event()  # then the network says goodbye
+        self._session = 0  # number of connections so far
+        self._refusal = ""  # the broker's answer to the newest attempt, if it was no
         self._client = self._make_client()
+        self._writer = threading.Thread(target=self._write, name="collector-writer", daemon=True)
+        self._network = threading.Thread(target=self._serve, name="collector-network", daemon=True)
         self.feed = Feed(self._history.cursor)
         self.ignored: Counter[str] = Counter()
         self.problem = "not connected to the broker yet"  # empty when all is well
@@ -199,17 +206,16 @@ class Collector:
     def start(self) -> None:
         """Connect in the background, now or whenever the broker comes up."""
         self._writer.start()
-        self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_S)
-        self._client.loop_start()
+        self._network.start()
 
     def stop(self) -> None:
         """Commit what has arrived, acknowledge it, say goodbye, close the store."""
         self._stopping.set()
-        with contextlib.suppress(queue.Full):  # a full queue ends the writer by its own look at `_stopping`
+        with contextlib.suppress(queue.Full):  # a full queue wakes the writer as well
             self._queue.put_nowait(None)
         self._writer.join()
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._closing.set()
+        self._network.join()
         self._history.close()
 
     def _make_client(self) -> Client:
@@ -224,29 +230,48 @@ class Collector:
             client.username_pw_set(self._broker.username, self._broker.password)
         if self._broker.ca is not None:
             client.tls_set(ca_certs=str(self._broker.ca))
-        client.reconnect_delay_set(1, 10)
         client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_socket_register_write = leave_writing_to_the_loop
         return client
 
     # -- network thread
+
+    def _serve(self) -> None:
+        """Connect, serve the socket until it breaks, wait, again."""
+        delay_s = RETRY_S
+        while not self._closing.is_set():
+            before = self._session
+            reason = self._connection()
+            delay_s = RETRY_S if self._session > before else min(2 * delay_s, LONGEST_RETRY_S)
+            if not self._closing.is_set():
+                self._trouble(f"no connection to {self._broker.host}:{self._broker.port}: {reason}")
+                self._closing.wait(delay_s * random.uniform(0.5, 1.0))
+
+    def _connection(self) -> str:
+        """One connection from its beginning to its end; returns why it ended."""
+        self._refusal = ""
+        try:
+            self._client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
+            while (code := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if self._closing.is_set():
+                    self._client.disconnect()
+        except BROKEN as err:
+            sock = self._client.socket()
+            if sock is not None:
+                sock.close()
+            return str(err) or repr(err)
+        return self._refusal or error_string(code)
 
     def _on_connect(
         self, client: Client, _: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         if code.is_failure:
-            self._trouble(f"the broker refused us: {code}")
+            self._refusal = str(code)
             return
         self._session += 1
         self.problem = ""
         client.subscribe(list(SUBSCRIPTIONS))
-
-    def _on_disconnect(
-        self, client: Client, _: object, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
-    ) -> None:
-        if not self._stopping.is_set():
-            self._trouble("the broker is gone, reconnecting")
 
     def _on_message(self, client: Client, _: object, message: MQTTMessage) -> None:
         received = Received(

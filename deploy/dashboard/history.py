@@ -4,9 +4,11 @@ One writer, many readers (WAL). A commit is durable when it returns (`synchronou
 after it may let a device forget. A node is named `group/node`.
 
 Sequence numbers of a node run from 1. A number is *covered* when its message is committed, when a gap event announced
-that it will never come, or when it lies before the first one that this store could have seen (a collector that begins
-in the middle of a device's life: `Birth.oldest`, else the retained `ack` of an earlier collector, else the first
-number seen). `upto` is the highest n with all of 1..n covered; `missing` counts what is uncovered under the highest.
+that it will never come, or when it lies at or under the node's *base*: what was before this store's time, because it
+began in the middle of a device's life. The base is `Birth.oldest` - 1 or what an earlier collector has acknowledged,
+whichever is higher; a device that says no `oldest` gives the first number seen, and may lose what it sent before that.
+`upto` is the highest n with all of 1..n covered; `missing` counts what is uncovered under the highest number seen.
+Nothing is acknowledged before the node's birth is known.
 
 A gap announces that its numbers will not come; one that comes all the same is kept, not dropped as a duplicate.
 """
@@ -50,8 +52,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_of_node ON events (node, id);
 CREATE TABLE IF NOT EXISTS messages (node INTEGER, seq INTEGER, PRIMARY KEY (node, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gaps (
-    node INTEGER, first INTEGER, last INTEGER, announced INTEGER NOT NULL,
-    PRIMARY KEY (node, first, last)) WITHOUT ROWID;
+    node INTEGER, first INTEGER, last INTEGER, PRIMARY KEY (node, first, last)) WITHOUT ROWID;
 """
 
 
@@ -109,13 +110,13 @@ class History:
 
         Raises sqlite3.Error, with nothing changed, when the disk does not take it: the caller tries again later.
         """
-        touched: dict[str, int | None] = {}  # name -> session of its newest numbered message, if there was one
+        touched: dict[str, int | None] = {}  # name -> session of its newest birth or numbered message, if any
         with self._transaction():
             refused = sum(not self._store(arrival, now_ms, touched) for arrival in arrivals)
-            acks = tuple((name, self._advance(name, sid)) for name, sid in touched.items() if sid is not None)
+            acks = tuple(self._acknowledge(name, sid) for name, sid in touched.items() if sid is not None)
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'cursor'", (self.cursor + 1,))
         self.cursor += 1
-        return Commit(self.cursor, frozenset(touched), acks, refused)
+        return Commit(self.cursor, frozenset(touched), tuple(ack for ack in acks if ack[1].upto), refused)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -142,10 +143,11 @@ class History:
             case State():
                 self._state(node, message)
             case Birth():
+                touched[arrival.node] = message.sid
                 self._birth(node, message)
             case Ack():
-                if not arrival.live:
-                    self._begin(node, message.upto)
+                if not arrival.live and message.collector != self.identity:
+                    self._raise_base(node, message.upto)
             case Data() | Event() | Result():
                 touched[arrival.node] = message.sid
                 if self._first_time(node, message.seq):
@@ -177,22 +179,18 @@ class History:
         self._db.execute(
             "UPDATE nodes SET birth = ?1, birth_sid = ?2 WHERE id = ?3", (msgspec.json.encode(birth), birth.sid, node)
         )
-        if birth.oldest:
-            self._begin(node, birth.oldest - 1)
+        if birth.oldest and self._base(node) is None:
+            self._raise_base(node, birth.oldest - 1)
 
-    def _begin(self, node: int, base: int) -> None:
-        """Everything up to `base` was before our time. Counts only until the first numbered message has come."""
-        top, known = self._db.execute("SELECT top, base FROM nodes WHERE id = ?", (node,)).fetchone()
-        if top or (known is not None and known >= base):
-            return
-        self._db.execute("UPDATE nodes SET base = ? WHERE id = ?", (base, node))
-        if base:
-            self._db.execute("INSERT OR IGNORE INTO gaps VALUES (?, 1, ?, 0)", (node, base))
+    def _base(self, node: int) -> int | None:
+        base: int | None = self._db.execute("SELECT base FROM nodes WHERE id = ?", (node,)).fetchone()[0]
+        return base
+
+    def _raise_base(self, node: int, base: int) -> None:
+        self._db.execute("UPDATE nodes SET base = MAX(IFNULL(base, 0), ?) WHERE id = ?", (base, node))
 
     def _first_time(self, node: int, seq: int) -> bool:
         """Note that a number has arrived; False if it had before."""
-        if self._db.execute("SELECT base FROM nodes WHERE id = ?", (node,)).fetchone()[0] is None:
-            self._begin(node, seq - 1)
         fresh = self._db.execute("INSERT OR IGNORE INTO messages VALUES (?, ?)", (node, seq)).rowcount == 1
         column = "received" if fresh else "duplicates"
         self._db.execute(f"UPDATE nodes SET {column} = {column} + 1, top = MAX(top, ?) WHERE id = ?", (seq, node))
@@ -206,7 +204,7 @@ class History:
             case Event():
                 self._event(node, message.seq, message.t, message.kind, message.detail, message.hist)
                 if message.kind == "gap" and (gap := announced(message)):
-                    self._db.execute("INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, 1)", (node, *gap))
+                    self._db.execute("INSERT OR REPLACE INTO gaps VALUES (?, ?, ?)", (node, *gap))
             case Result():
                 detail = {"verb": message.verb, "status": message.status, "id": message.id, **message.detail}
                 self._event(node, message.seq, message.t, "command", detail, False)
@@ -232,13 +230,22 @@ class History:
             (node, seq, ts, kind, msgspec.json.encode(detail), hist),
         )
 
-    def _advance(self, name: str, sid: int) -> Ack:
-        node = self._nodes[name]
-        before = self._db.execute("SELECT upto FROM nodes WHERE id = ?", (node,)).fetchone()[0]
-        upto = covered(self._db, node, before)
+    def _acknowledge(self, name: str, sid: int) -> tuple[str, Ack]:
+        return name, Ack(collector=self.identity, sid=sid, upto=self._advance(self._nodes[name]))
+
+    def _advance(self, node: int) -> int:
+        """The new `upto` of a node; 0 while we cannot know where its numbers begin."""
+        query = """SELECT base, upto, birth IS NULL, (SELECT MIN(seq) FROM messages WHERE node = id)
+                   FROM nodes WHERE id = ?"""
+        base, before, unborn, first = self._db.execute(query, (node,)).fetchone()
+        if base is None and (unborn or first is None):
+            return 0
+        if base is None:
+            self._raise_base(node, base := first - 1)
+        upto = covered(self._db, node, max(before, base))
         if upto != before:
             self._db.execute("UPDATE nodes SET upto = ? WHERE id = ?", (upto, node))
-        return Ack(collector=self.identity, sid=sid, upto=upto)
+        return upto
 
 
 def announced(event: Event) -> tuple[int, int] | None:

@@ -164,7 +164,7 @@ def node_id(db: sqlite3.Connection, name: str) -> int:
 def node_stats(db: sqlite3.Connection, node: int) -> CollectorStats:
     query = "SELECT received, duplicates, upto, top FROM nodes WHERE id = ?"
     received, duplicates, upto, top = db.execute(query, (node,)).fetchone()
-    gaps = db.execute("SELECT COUNT(*) FROM gaps WHERE node = ? AND announced", (node,)).fetchone()[0]
+    gaps = db.execute("SELECT COUNT(*) FROM gaps WHERE node = ?", (node,)).fetchone()[0]
     return CollectorStats(received, duplicates, count_missing(db, node, upto, top), upto, gaps)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,18 @@ class Store:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Any:
+def fresh(tmp_path: Path) -> Iterator[Store]:
+    """A store that has heard nothing."""
     made = Store(tmp_path / "h.db")
     yield made
     made.history.close()
+
+
+@pytest.fixture
+def store(fresh: Store) -> Store:
+    """A store that knows a new-born device."""
+    fresh.put(birth(oldest=1), live=False)
+    return fresh
 
 
 def test_numbers_in_order_are_acknowledged_as_they_come(store: Store) -> None:
@@ -116,26 +125,32 @@ def test_a_gap_that_makes_no_sense_covers_nothing(store: Store, detail: dict[str
     assert store.stats.missing == 8
 
 
-def test_a_collector_that_begins_in_mid_life_counts_from_the_first_number_it_sees(store: Store) -> None:
-    assert store.put(data(500)) == 500
-    assert store.stats == CollectorStats(received=1, duplicates=0, missing=0, upto=500, gaps=0)
+def test_a_collector_that_begins_in_mid_life_counts_from_the_first_number_it_sees(fresh: Store) -> None:
+    assert fresh.put(data(501), data(500)) is None, "nothing is known of this device yet"
+    assert fresh.put(birth(), live=False) == 501
+    assert fresh.stats == CollectorStats(received=2, duplicates=0, missing=0, upto=501, gaps=0)
 
 
-def test_a_device_that_says_where_it_begins_is_believed(store: Store) -> None:
-    store.put(birth(oldest=1), live=False)
-    assert store.put(data(3)) == 0, "1 and 2 are still in its outbox"
-    assert store.put(data(1), data(2)) == 3
+def test_a_device_that_says_where_it_begins_is_believed(fresh: Store) -> None:
+    assert fresh.put(data(13)) is None
+    assert fresh.put(birth(oldest=11), live=False) == 10, "11 and 12 are still in its outbox"
+    assert fresh.put(data(11), data(12)) == 13
+
+
+def test_a_later_birth_cannot_cover_what_went_missing(store: Store) -> None:
+    assert store.put(data(1), data(9), birth(sid=2, oldest=9)) == 1
+    assert store.stats.missing == 7
 
 
 def test_an_earlier_collector_tells_where_to_begin(store: Store) -> None:
-    store.put(birth(oldest=1), Ack(collector="old", sid=1, upto=400), live=False)
-    assert store.put(data(402)) == 400
+    store.put(data(402))
+    assert store.put(Ack(collector="old", sid=1, upto=400), live=False) is None
     assert store.put(data(401)) == 402
 
 
-def test_an_acknowledgement_cannot_cover_once_numbers_have_come(store: Store) -> None:
+def test_our_own_acknowledgement_come_back_covers_nothing(store: Store) -> None:
     store.put(data(1))
-    store.put(Ack(collector="liar", sid=1, upto=99), live=False)
+    store.put(Ack(collector=store.history.identity, sid=1, upto=99), live=False)
     assert store.put(data(50)) == 1
 
 
@@ -166,7 +181,7 @@ def test_everything_survives_reopening(store: Store) -> None:
     assert store.card() == before
     assert store.history.identity == identity
     assert store.put(data(2)) == 3
-    assert store.history.cursor == 2
+    assert store.history.cursor == 3
 
 
 def test_a_refused_commit_changes_nothing(store: Store) -> None:
@@ -178,7 +193,7 @@ def test_a_refused_commit_changes_nothing(store: Store) -> None:
     store.history._db.execute("PRAGMA max_page_count = 1000000")
     assert [card["node"] for card in store.reader.nodes(0)] == [NODE]
     assert store.put(data(2)) == 2
-    assert store.put(data(1), node="lab/m0") == 1
+    assert store.put(birth(oldest=1), data(1), node="lab/m0") == 1
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
@@ -189,7 +204,7 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_flood_of_names_is_bounded(store: Store) -> None:
-    arrivals = [Arrival(f"x/n{n}", State(online=True, sid=1), True) for n in range(MAX_NODES + 3)]
+    arrivals = [Arrival(f"x/n{n}", State(online=True, sid=1), True) for n in range(MAX_NODES + 2)]
     assert store.history.commit(arrivals, 0).refused == 3
 
 
