@@ -136,7 +136,7 @@ def _numbers(bundle: Bundle, layer: Layer) -> str:
         return f"scale {scales.min():.3g} to {scales.max():.3g}, zero point {layer.zero_point}"
     numbers = f"weight = w / 2^{layer.weight_exponent}"
     if isinstance(layer, Lif):
-        flags = " recurrent" * layer.recurrent + " adaptive" * layer.adaptive
+        flags = ", recurrent" * layer.recurrent + ", adaptive" * layer.adaptive
         return f"{numbers}, threshold {layer.threshold / 4096:g}{flags}"
     return numbers
 
