@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 FRESH := build/fresh
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PINNED := pyproject.toml constraints.txt
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
 .PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots constraints system-deps venv clean help
@@ -52,7 +52,7 @@ venv: $(VENV)/.dev
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgerun needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	@echo "== making $(VENV)"
-	@$(PYTHON) -m venv --clear $(VENV) 2>/dev/null \
+	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 \
 	    || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	@touch $@
 
