@@ -45,6 +45,7 @@ class Args(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=604_800)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 
 WIRE_TYPES: Final = MappingProxyType({"int8": "i1", "uint8": "u1", "float32": "<f4"})
@@ -107,7 +108,7 @@ class Teach(Args, frozen=True, kw_only=True):
 class Correction(Args, frozen=True, kw_only=True):
     """What sample number `sample` really was."""
 
-    sample: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    sample: Number
     label: Label
 
     def __post_init__(self) -> None:
@@ -133,7 +134,7 @@ class LearnResume(Args, frozen=True, kw_only=True):
 class Rollback(Args, frozen=True, kw_only=True):
     """Go back to an older learned state: a named one, or a checkpoint's generation number."""
 
-    to: Literal["last-good", "previous", "factory"] | Annotated[int, Meta(ge=0, lt=1 << 63)]
+    to: Literal["last-good", "previous", "factory"] | Number
     what: Literal["learned"] = "learned"
 
 

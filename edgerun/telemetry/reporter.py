@@ -268,7 +268,7 @@ class Reporter:
         return heard
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Store what is left, send a window of it, say that we go on purpose, end the link. `timeout` in real seconds."""
+        """Store what is left, send a window of it, say goodbye and end the link, in at most `timeout` real seconds."""
         deadline = self._network_s() + timeout
         self._flush_batch(self._last_data_s)
         self._outbox.flush()
