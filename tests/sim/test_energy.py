@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_a_governed_hour_keeps_its_budgets_by_this_meter() -> None:
                     state = charge(state, uj)
             clock.sleep_until(begin_s + 0.5)
     marks.append((clock.device_s(), 0.0))
-    for (from_s, budget_mw), (to_s, _) in zip(marks, marks[1:], strict=False):
+    for (from_s, budget_mw), (to_s, _) in itertools.pairwise(marks):
         worst = power.worst_window_mw(from_s, to_s)
         assert 0.6 * budget_mw < worst <= budget_mw * (1 + 1e-9)
     assert {"lesson", "checkpoint", "consolidate", "telemetry"} <= power.spent_uj.keys()
