@@ -11,7 +11,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots constraints system-deps venv clean help
+.PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -46,6 +46,9 @@ fuzz: $(VENV)/.dev  ## the property tests, for hours rather than seconds
 
 train: $(VENV)/.train  ## train the committed examples again
 	$(foreach script,$(sort $(wildcard examples/*/train.py)),$(BIN)/python $(script) &&) true
+
+screenshots: $(VENV)/.dev  ## play the demo and photograph it into docs/images (needs chromium)
+	$(BIN)/python docs/screenshots.py
 
 venv: $(VENV)/.dev
 
