@@ -88,9 +88,9 @@ class FloatNet:
             check_parameters(layer)
 
 
-def file_name(path: Path) -> str:
+def file_name(file: str) -> str:
     """A name that a bundle may have, from a file's."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem)[:64] or "model"
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", Path(file).stem)[:64] or "model"
 
 
 def check_parameters(layer: FloatLayer) -> None:

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import math
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +36,17 @@ from exporters.float_net import FloatLayer, FloatLif, FloatNet, FloatReadout, Re
 DT: Final = 1e-4
 EXACT: Final = 1e-5  # a gain this near to one, or an alpha this near to zero, is float32 rounding
 MAX_BYTES: Final = 1 << 30
+READ_SECONDS: Final = 10  # of processor time
+READ_BYTES: Final = 8 << 30
+REHEARSAL: Final = """
+import resource, sys
+path, seconds, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import nir
+nir.read(path, type_check=False)
+"""
 HDF5: Final = b"\x89HDF\r\n\x1a\n"
 WIRES: Final = (nir.Input, nir.Output, nir.Flatten)
 LINEAR: Final = (nir.Affine, nir.Linear)
@@ -96,19 +110,23 @@ class Drive:
 
 def load_nir(path: Path, options: NirOptions) -> FloatNet:
     """Import a spiking model file. Raises ModelError, one line: not NIR, or everything in it that is not supported."""
-    graph = parse(path)
+    return convert(path.name, parse(path), options)
+
+
+def convert(file: str, graph: Any, options: NirOptions) -> FloatNet:
+    """A graph in memory as float layers; `file` is what messages call it. Raises ModelError."""
     wiring = flat(graph)
-    refuse_unsupported(path.name, wiring)
-    drives = in_order(path.name, wiring)
+    refuse_unsupported(file, wiring)
+    drives = in_order(file, wiring)
     last = list(drives)[-1]
     layers = tuple(layer_of(wiring, name, drive, options, last=name == last) for name, drive in drives.items())
     facts = facts_of(graph)
     return FloatNet(
-        name=file_name(path),
+        name=file_name(file),
         input_shape=(layers[0].weight.shape[1],),
         layers=layers,
-        encoder=encoder_of(path.name, facts, options),
-        input_scale=options.input_scale or positive(path.name, facts, "input_scale", 0.0) or None,
+        encoder=encoder_of(file, facts, options),
+        input_scale=options.input_scale or positive(file, facts, "input_scale", 0.0) or None,
         notes=tuple(wiring.notes),
     )
 
@@ -123,6 +141,7 @@ def parse(path: Path) -> Any:
     with path.open("rb") as file:
         if file.read(len(HDF5)) != HDF5:
             raise ModelError(f"{path.name}: is no NIR file (no HDF5 signature)")
+    rehearse(path)
     try:
         graph = nir.read(path, type_check=False)
     except FOREIGN as err:
@@ -130,6 +149,21 @@ def parse(path: Path) -> Any:
     if not isinstance(graph, nir.NIRGraph) or not graph.nodes:
         raise ModelError(f"{path.name}: holds no graph")
     return graph
+
+
+def rehearse(path: Path) -> None:
+    """Read the file once in a child process: over damaged bytes the HDF5 library can hang, crash or eat all memory.
+
+    Raises ModelError if that happens; what the library merely refuses is left to the real reading.
+    """
+    command = [sys.executable, "-c", REHEARSAL, str(path), str(READ_SECONDS), str(READ_BYTES)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=2 * READ_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path.name}: is no sound NIR file (reading it does not end)") from None
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise ModelError(f"{path.name}: is no sound NIR file (reading it ends in {name} within {READ_SECONDS} s)")
 
 
 def flat(graph: Any) -> Wiring:

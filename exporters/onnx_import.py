@@ -182,7 +182,7 @@ def load_onnx(path: Path) -> FloatNet:
     if not chain.layers:
         raise ModelError(f"{path.name}: has no dense layer")
     shape = input_shape(path.name, inputs[0], chain.layers[0].weight.shape[1])
-    return FloatNet(file_name(path), shape, tuple(chain.layers))
+    return FloatNet(file_name(path.name), shape, tuple(chain.layers))
 
 
 def parse(path: Path) -> Any:
