@@ -235,7 +235,7 @@ class Reporter:
         self._sender = Sender(link, outbox, pace, network_s)
         self._mode: Mode = "inference"
         self._batch = _Batch()
-        self._last_data_s = -math.inf
+        self._last_data_s = math.inf  # no poll yet, so no device time yet
         self._answers = float(ANSWERS)
         self._answers_since = network_s()
         self.refused = 0  # commands rejected since the start, answered or not
@@ -270,7 +270,7 @@ class Reporter:
     def stop(self, timeout: float = 5.0) -> None:
         """Store what is left, send a window of it, say goodbye and end the link, in at most `timeout` real seconds."""
         deadline = self._network_s() + timeout
-        self._flush_batch(self._last_data_s)
+        self._flush_batch(self._batch.since_s)
         self._outbox.flush()
         self._sender.pump()
         self._mode = "stopped"
@@ -454,6 +454,7 @@ class Reporter:
         """Send the batch that is old enough, or, while somebody may be listening, an empty one as a sign of life."""
         if self._batch.rows and now_s - self._batch.since_s >= self._pace.batch_s:
             self._flush_batch(now_s)
+        self._last_data_s = min(self._last_data_s, now_s)
         if self._link.connected and now_s - self._last_data_s >= self._pace.heartbeat_s:
             self._batch.t = self._batch.t or [self._wall_ms()]
             self._flush_batch(now_s)
