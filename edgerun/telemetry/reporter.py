@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, SupportsFloat, TypeAlias
 
 import msgspec
 import numpy as np
@@ -178,14 +178,14 @@ class _Batch:
     since_s: float = 0.0
     sample: int = 0
     t: list[int] = field(default_factory=list)
-    rows: list[Mapping[str, float]] = field(default_factory=list)
+    rows: list[Mapping[str, SupportsFloat]] = field(default_factory=list)
 
     def columns(self) -> dict[str, list[float | None]]:
         names = dict.fromkeys(name for row in self.rows for name in row)
         return {name: [_finite(row.get(name)) for row in self.rows] for name in names}
 
 
-def _finite(value: float | None) -> float | None:
+def _finite(value: SupportsFloat | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
@@ -307,7 +307,7 @@ class Reporter:
             )
         )
 
-    def sample(self, metrics: Mapping[str, float], sample: int, now_s: float) -> None:
+    def sample(self, metrics: Mapping[str, SupportsFloat], sample: int, now_s: float) -> None:
         """One row of figures at device time `now_s`, of sensor sample `sample`. Not finite = not sampled.
 
         Raises DataError for a name that METRICS does not have.

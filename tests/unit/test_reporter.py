@@ -181,6 +181,7 @@ class TestData:
 
     def test_an_idle_device_gives_signs_of_life_while_connected(self, outbox: Outbox) -> None:
         bench = Bench(outbox, Pace(heartbeat_s=30))
+        bench.poll()
         bench.poll(after_s=100)
         assert outbox.depth == 0
         bench.connect()
