@@ -35,7 +35,7 @@ MAX_PAYLOAD_BYTES: Final = 1 << 28
 
 
 class _Pointer(Struct, frozen=True):
-    generation: Annotated[int, Meta(ge=1, lt=1 << 63)]
+    generation: Annotated[int, Meta(ge=1, lt=1 << 62)]
 
 
 @dataclass(frozen=True, slots=True)

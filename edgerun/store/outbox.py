@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -33,14 +33,18 @@ _PAGE: Final = 4096
 _KEEP_ONE_IN: Final = 8  # of the data rows of a thinned stretch
 _STRETCH: Final = 64  # rows that one act of thinning or dropping looks at
 _SWEEP: Final = 512  # acknowledged numbers whose rows may still lie in the file
-_SLACK_PAGES: Final = 24  # for the gap events that thinning writes, and for tree nodes that split
+_SLACK_PAGES: Final = 12  # for the gap events that thinning writes, and for tree nodes that split
 _SCHEMA: Final = """
+BEGIN;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rows (seq INTEGER PRIMARY KEY, lane TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE gaps (seq INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL);
 INSERT INTO meta VALUES ('reserved', 0), ('acked', 0), ('dropped', 0), ('thinned', 0);
 PRAGMA user_version = 1;
+COMMIT;
 """
+_DATA: Final = "SELECT seq FROM rows WHERE lane = 'data' AND seq > ? ORDER BY seq LIMIT ?"
+_NO_GAP: Final = "SELECT seq FROM rows WHERE seq NOT IN (SELECT seq FROM gaps) AND seq > ? ORDER BY seq LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,22 @@ class Row:
     payload: bytes
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where the numbering stands. All but `next`, `acked` and `stored` are in the file as well."""
+
+    next: int  # to be given out
+    reserved: int  # the highest that may be given out
+    acked: int
+    swept: int  # up to here acknowledged rows have left the file
+    stored: int  # rows in the file above `acked`
+    dropped: int
+    thinned: int  # up to here data has been thinned
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Numbers from `first` to `last` that will never come: skipped by a restart, or dropped because the file was full."""
+    """Numbers from `first` to `last` that will not come: skipped by a restart, or dropped because the file was full."""
 
     seq: int  # of the event that says so
     first: int
@@ -101,7 +118,12 @@ class Outbox:
         self._batch_since = 0.0
         with _translated():
             self._db = self._open()
-            self._recall()
+            try:
+                self._at = self._recall()
+                self._announce_skipped()
+            except BaseException:
+                self._db.close()
+                raise
 
     # ---- in
 
@@ -111,22 +133,22 @@ class Outbox:
         event, res   durable when this returns, and with it all data that waited
         data         durable with its batch
         """
-        with self._lock:
+        with self._lock, _translated():
             self._reserve()
-            seq = self._next
+            seq = self._at.next
             payload = encode(seq)
             if len(payload) > MAX_PAYLOAD_BYTES:
                 raise StoreError(f"payload of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}")
             if not self._batch:
                 self._batch_since = self._now()
             self._batch.append(Row(seq, lane, topic, payload))
-            self._next += 1
+            self._at.next += 1
             if lane != "data" or self._due():
                 try:
                     self.flush()
                 except StoreError:  # the message was not taken in: its number is the next one's
                     self._batch.pop()
-                    self._next -= 1
+                    self._at.next -= 1
                     raise
             return seq
 
@@ -146,7 +168,8 @@ class Outbox:
         """Rows with a number above `after`, lowest first, at most `limit`."""
         with self._lock, _translated():
             stored = self._db.execute(
-                "SELECT seq, lane, topic, payload FROM rows WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+                "SELECT seq, lane, topic, payload FROM rows WHERE seq > ? ORDER BY seq LIMIT ?",
+                (max(after, self._at.acked), limit),
             )
             rows = [Row(*values) for values in stored]
             return (rows + [row for row in self._batch if row.seq > after])[:limit]
@@ -158,14 +181,14 @@ class Outbox:
         written to the file with the next batch, for forgetting it costs only duplicates.
         """
         with self._lock, _translated():
-            if not self._acked < upto < self._next:
+            if not self._at.acked < upto < self._at.next:
                 return 0
-            stored = self._one("SELECT COUNT(*) FROM rows WHERE seq > ? AND seq <= ?", self._acked, upto)
+            stored = self._one("SELECT COUNT(*) FROM rows WHERE seq > ? AND seq <= ?", self._at.acked, upto)
             before = self.depth
-            self._stored -= stored
+            self._at.stored -= stored
             self._batch = [row for row in self._batch if row.seq > upto]
-            self._acked = upto
-            if upto - self._swept >= _SWEEP:
+            self._at.acked = upto
+            if upto - self._at.swept >= _SWEEP:
                 with self._transaction():
                     pass
             return before - self.depth
@@ -175,22 +198,22 @@ class Outbox:
     @property
     def depth(self) -> int:
         """Rows not yet acknowledged."""
-        return self._stored + len(self._batch)
+        return self._at.stored + len(self._batch)
 
     @property
     def dropped(self) -> int:
         """Rows that were dropped unsent because the file was full, in the life of the file. Each is in a gap."""
-        return self._dropped
+        return self._at.dropped
 
     @property
     def newest(self) -> int:
         """The highest number given out."""
-        return self._next - 1
+        return self._at.next - 1
 
     @property
     def oldest(self) -> int:
         """The lowest number that may still be sent."""
-        return self._acked + 1
+        return self._at.acked + 1
 
     # ---- the end
 
@@ -200,8 +223,8 @@ class Outbox:
             try:
                 self.flush()
                 with self._transaction():
-                    self._reserved = self._next - 1
-                    self._set_meta("reserved", self._reserved)
+                    self._at.reserved = self._at.next - 1
+                    self._set_meta("reserved", self._at.reserved)
                 self._store_reservation()
             finally:
                 self._db.close()
@@ -239,8 +262,11 @@ class Outbox:
                 f"max_page_count = {self._max_pages}",
             ):
                 db.execute(f"PRAGMA {pragma}").fetchall()
-            if db.execute("PRAGMA user_version").fetchone() == (0,):
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
                 db.executescript(_SCHEMA)
+            elif version != 1:
+                raise sqlite3.DatabaseError(f"schema {version} is not 1")
             db.execute("SELECT COUNT(*), MAX(LENGTH(payload)) FROM rows").fetchone()  # every page is read
             db.execute("UPDATE meta SET value = value")  # takes the lock
         except sqlite3.Error:
@@ -250,27 +276,35 @@ class Outbox:
             _sync_folder(self._path.parent)
         return db
 
-    def _recall(self) -> None:
-        """Go on where the file ends; announce numbers that may have been given out and are in no row."""
-        meta = dict(self._db.execute("SELECT name, value FROM meta"))
-        self._acked = self._swept = meta["acked"]
-        self._dropped, self._thinned = meta["dropped"], meta["thinned"]
-        self._reserved = max(meta["reserved"], self._stored_reservation())
-        self._next = self._reserved + 1
-        self._stored: int = self._one("SELECT COUNT(*) FROM rows WHERE seq > ?", self._acked)
-        last = max(self._acked, self._one("SELECT IFNULL(MAX(seq), 0) FROM rows"))
-        if last < self._reserved:
+    def _recall(self) -> _Place:
+        """Where the file ends. Of what is reserved, all may have been given out."""
+        meta: dict[str, int] = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
+        reserved = max(meta["reserved"], self._stored_reservation())
+        return _Place(
+            next=reserved + 1,
+            reserved=reserved,
+            acked=meta["acked"],
+            swept=meta["acked"],
+            stored=self._one("SELECT COUNT(*) FROM rows WHERE seq > ?", meta["acked"]),
+            dropped=meta["dropped"],
+            thinned=meta["thinned"],
+        )
+
+    def _announce_skipped(self) -> None:
+        """Cover the numbers that may have been given out and are in no row."""
+        last = max(self._at.acked, self._one("SELECT IFNULL(MAX(seq), 0) FROM rows"))
+        if last < self._at.reserved:
             with self._transaction():
-                self._announce(last + 1, self._reserved, "restart")
+                self._announce(last + 1, self._at.reserved, "restart")
 
     # ---- numbers
 
     def _reserve(self) -> None:
         """Have the next number reserved, durably, before it is used."""
-        if self._next > self._reserved:
-            self._reserved = self._next - 1 + BLOCK
+        if self._at.next > self._at.reserved:
+            self._at.reserved = self._at.next - 1 + BLOCK
             self._store_reservation()
-            self._set_meta("reserved", self._reserved)
+            self._set_meta("reserved", self._at.reserved)
 
     def _stored_reservation(self) -> int:
         """The reservation as the file beside the database has it; 0 if there is none that can be read."""
@@ -287,7 +321,7 @@ class Outbox:
             return
         new = self._path.with_name(self._path.name + ".seq.new")
         with open(new, "wb") as file:
-            file.write(b"%d" % self._reserved)
+            file.write(b"%d" % self._at.reserved)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, self._beside())
@@ -308,39 +342,40 @@ class Outbox:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, counters included; carries along what was acknowledged since the last one."""
-        before = (self._next, self._reserved, self._stored, self._dropped, self._thinned, self._swept)
+        before = replace(self._at)
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._sweep()
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            self._next, self._reserved, self._stored, self._dropped, self._thinned, self._swept = before
+            self._at = before
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
 
     def _sweep(self) -> None:
-        if self._acked != self._swept:
-            self._db.execute("DELETE FROM rows WHERE seq <= ?", (self._acked,))
-            self._db.execute("DELETE FROM gaps WHERE seq <= ?", (self._acked,))
-            self._set_meta("acked", self._acked)
-            self._swept = self._acked
+        if self._at.acked != self._at.swept:
+            self._db.execute("DELETE FROM rows WHERE seq <= ?", (self._at.acked,))
+            self._db.execute("DELETE FROM gaps WHERE seq <= ?", (self._at.acked,))
+            self._set_meta("acked", self._at.acked)
+            self._at.swept = self._at.acked
 
     def _insert(self, row: Row) -> None:
         self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (row.seq, row.lane, row.topic, row.payload))
-        self._stored += 1
+        self._at.stored += 1
 
     def _delete(self, numbers: Iterable[int]) -> None:
         for seq in numbers:
             self._db.execute("DELETE FROM rows WHERE seq = ?", (seq,))
-            self._stored -= 1
+            self._at.stored -= 1
 
     # ---- when it is full
 
     def _make_room(self, rows: Sequence[Row]) -> None:
         """Thin, then drop, until these rows fit; where nothing can go any more, SQLite refuses them."""
-        need = _SLACK_PAGES + sum(1 + len(row.payload) // (_PAGE // 2) for row in rows)
+        size = sum(len(row.topic) + len(row.payload) + 64 for row in rows)
+        need = _SLACK_PAGES + size // (_PAGE * 7 // 8) + sum(len(row.payload) > _PAGE // 8 for row in rows)
         while self._used_pages() + need > self._max_pages and self._shed():
             pass
 
@@ -349,22 +384,19 @@ class Outbox:
 
     def _shed(self) -> bool:
         """Give up one stretch of rows: data to an eighth of its rate, then the oldest data, then the oldest of all."""
-        stretch = self._seqs("SELECT seq FROM rows WHERE lane = 'data' AND seq > ? ORDER BY seq LIMIT ?", self._thinned)
+        stretch = self._seqs(_DATA, self._at.thinned)
         if len(stretch) == _STRETCH:
             gone = [seq for place, seq in enumerate(stretch) if place % _KEEP_ONE_IN]
-            first, self._thinned = stretch[0], stretch[-1]
-            self._set_meta("thinned", self._thinned)
+            first, self._at.thinned = stretch[0], stretch[-1]
+            self._set_meta("thinned", self._at.thinned)
         else:
-            gone = self._seqs("SELECT seq FROM rows WHERE lane = 'data' AND seq > ? ORDER BY seq LIMIT ?", 0)
-            gone = gone or self._seqs(
-                "SELECT seq FROM rows WHERE seq > ? AND seq NOT IN (SELECT seq FROM gaps) ORDER BY seq LIMIT ?", 0
-            )
-            first = self._acked + 1
+            gone = self._seqs(_DATA, 0) or self._seqs(_NO_GAP, 0)
+            first = self._at.acked + 1
         if not gone:
             return False
         self._delete(gone)
-        self._dropped += len(gone)
-        self._set_meta("dropped", self._dropped)
+        self._at.dropped += len(gone)
+        self._set_meta("dropped", self._at.dropped)
         self._announce(first, gone[-1], "full")
         return True
 
@@ -376,16 +408,14 @@ class Outbox:
         self._delete(inside)
         self._db.executemany("DELETE FROM gaps WHERE seq = ?", [(seq,) for seq in inside])
         present = self._db.execute("SELECT seq FROM rows WHERE seq BETWEEN ? AND ? ORDER BY seq", (first, last))
-        missing = [
-            *_holes((seq for (seq,) in present), first, last),
-            *_runs(sorted(seq for seq in inside if seq > last)),
-        ]
+        missing = list(_holes((seq for (seq,) in present), first, last))
+        missing += _runs([seq for seq in inside if seq > last])
         for start, end in missing:
             self._reserve()
-            gap = Gap(self._next, start, end, reason, self._dropped)
+            gap = Gap(self._at.next, start, end, reason, self._at.dropped)
             self._insert(Row(gap.seq, "event", self._gap_topic, self._make_gap(gap)))
             self._db.execute("INSERT INTO gaps VALUES (?, ?, ?)", (gap.seq, start, end))
-            self._next += 1
+            self._at.next += 1
 
     # ---- SQL
 
