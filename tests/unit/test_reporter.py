@@ -180,7 +180,7 @@ class TestData:
         assert [data.m for data in bench.sent()] == [{"loss": [0.5]}]
 
     def test_an_idle_device_gives_signs_of_life_while_connected(self, outbox: Outbox) -> None:
-        bench = Bench(outbox, Pace(heartbeat_s=30))
+        bench = Bench(outbox, Pace(heartbeat_s=30, resend_s=(1000, 1000)))
         bench.poll()
         bench.poll(after_s=100)
         assert outbox.depth == 0
