@@ -32,6 +32,7 @@ ACTS = {
     "log": lambda: logging.getLogger("edgerun.agent").info("cycle", extra={"tick": 7, "loss": 0.5}) or 0,
     "wait": lambda: print("waiting", flush=True) or time.sleep(60),
     "flood": lambda: [print("x" * 1000) for _ in range(10000)] and 0,
+    "late": lambda: input() or print("too late") or 0,
     "bug": lambda: {}["missing"],
 }
 
@@ -49,6 +50,7 @@ RUNNER = """
 import sys
 import edgerun.cli as cli
 cli.CORE += (cli.Row("victim", "does as it is told", "victim"), cli.Row("needy", "needs a library", "needy", "sign"))
+cli.CORE += (cli.Row("torn", "lacks a module of ours", "torn", "sign"),)
 sys.exit(cli.main())
 """
 
@@ -58,14 +60,14 @@ def victim(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `edgerun ARGS` in a process that has two more commands, `victim` and `needy`."""
     (tmp_path / "victim.py").write_text(VICTIM)
     (tmp_path / "needy.py").write_text("import library_that_nobody_has")
+    (tmp_path / "torn.py").write_text("import edgerun.module_that_is_gone")
     (tmp_path / "runner.py").write_text(RUNNER)
 
     def start(*args: str, **env: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("EDGERUN_")}
         command = [sys.executable, str(tmp_path / "runner.py"), *args]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**clean, **env}
-        )
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**clean, **env})
 
     return start
 
@@ -112,10 +114,25 @@ def test_a_reader_that_leaves_is_no_error(victim: Callable[..., subprocess.Popen
     assert process.stdout is not None
     assert process.stdout.readline() == "127.0.0.1\n"
     process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait(timeout=30) == 141
-    process.stderr.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_a_reader_that_left_before_the_last_line_is_no_error(victim: Callable[..., subprocess.Popen[str]]) -> None:
+    process = victim("victim", "late")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate("\n", timeout=30)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug_and_no_extra(victim: Callable[..., subprocess.Popen[str]]) -> None:
+    process = victim("torn")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "ModuleNotFoundError: No module named 'edgerun.module_that_is_gone'" in err
 
 
 def test_a_missing_library_names_its_extra(victim: Callable[..., subprocess.Popen[str]]) -> None:
