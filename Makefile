@@ -45,7 +45,7 @@ fuzz: $(VENV)/.dev  ## the property tests, for hours rather than seconds
 	$(BIN)/python -m pytest -q tests/unit --hypothesis-profile=fuzz
 
 train: $(VENV)/.train  ## train the committed examples again
-	$(foreach script,$(sort $(wildcard examples/*/train.py)),$(BIN)/python $(script) &&) true
+	$(foreach script,$(sort $(wildcard examples/*/train_*.py)),$(BIN)/python $(script) &&) true
 
 screenshots: $(VENV)/.dev  ## play the demo and photograph it into docs/images (needs chromium)
 	$(BIN)/python docs/screenshots.py

@@ -65,13 +65,27 @@ def command_section(row: Row, parser: argparse.ArgumentParser) -> Iterator[str]:
     """One command's heading, arguments and example."""
     yield from (f"## {row.name}", "", f"{row.help[0].upper()}{row.help[1:]}.", "")
     if row.extra:
-        yield from (f"Needs `pip install 'edgerun[{row.extra}]'`.", "")
-    actions = [action for action in parser._actions if action.dest != "help" and action.help != argparse.SUPPRESS]
-    if actions:
+        yield from (f"May need `pip install 'edgerun[{row.extra}]'`.", "")
+    yield from argument_table(parser)
+    for name, branch in branches(parser).items():
+        yield from (f"### {row.name} {name}", "")
+        yield from argument_table(branch)
+    yield from ("```", *(parser.epilog or "").strip().splitlines(), "```", "")
+
+
+def argument_table(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The arguments of a command or of one of its branches."""
+    quiet = (argparse._HelpAction, argparse._SubParsersAction)
+    if actions := [action for action in parser._actions if not isinstance(action, quiet)]:
         yield from ("| argument | |", "|---|---|")
         yield from (f"| `{spelling(action)}` | {explanation(action, parser.prog)} |" for action in actions)
         yield ""
-    yield from ("```", *(parser.epilog or "").strip().splitlines(), "```", "")
+
+
+def branches(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The sub-commands of a command, by name."""
+    forks = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {name: branch for fork in forks for name, branch in fork.choices.items()}
 
 
 def spelling(action: argparse.Action) -> str:

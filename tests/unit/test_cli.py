@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes, real exit codes, one line for every mistake."""
 
+import argparse
 import os
 import re
 import shlex
@@ -210,8 +211,11 @@ def test_every_command_has_an_example_that_it_accepts(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_argument_is_explained(row: Row) -> None:
-    parser = command_parser(row, resolve(row))
-    assert [action.dest for action in parser._actions if not action.help] == []
+    parsers = [command_parser(row, resolve(row))]
+    for parser in parsers:
+        forks = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        assert [action.dest for action in parser._actions if not action.help and action not in forks] == []
+        parsers += [branch for fork in forks for branch in fork.choices.values()]
 
 
 def test_only_the_chosen_command_is_imported() -> None:
