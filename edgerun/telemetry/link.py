@@ -121,13 +121,14 @@ class Link(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where a broker is and who we are to it. `ca`, `cert` and `key` are PEM files; TLS is on where `ca` is given."""
+    """Where a broker is and who we are to it. `ca`, `cert` and `key` are PEM files; no `ca` means the system's."""
 
     host: str
     port: int = 1883
     client_id: str
     username: str = ""
     password: str = field(default="", repr=False)
+    tls: bool = False
     ca: str = ""
     cert: str = ""
     key: str = ""
@@ -137,12 +138,14 @@ class Endpoint:
             raise ConfigError(f"broker {self.host!r} port {self.port} is no address: a host and a port in [1, 65535]")
         if not self.client_id:
             raise ConfigError("client_id is empty")
+        if not self.tls and (self.ca or self.cert or self.key):
+            raise ConfigError("ca, cert and key need tls")
 
-    def tls(self) -> ssl.SSLContext | None:
-        """TLS 1.2 or newer, the host name checked against the given authority. Raises OSError for unreadable files."""
-        if not self.ca:
+    def context(self) -> ssl.SSLContext | None:
+        """TLS 1.2 or newer, the broker's host name checked; None for none. Raises OSError for unreadable files."""
+        if not self.tls:
             return None
-        context = ssl.create_default_context(cafile=self.ca)
+        context = ssl.create_default_context(cafile=self.ca or None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.cert:
             context.load_cert_chain(self.cert, self.key or None)
@@ -231,7 +234,7 @@ class MqttLink:
         self._backoff_s = backoff_s
         self._window = window
         self._protocol = MQTTProtocolVersion.MQTTv5
-        self._tls = endpoint.tls()
+        self._tls = endpoint.context()
         self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
         self._live: tuple[int, Client] | None = None  # what the thread serves now
         self._drained = 0  # session number of the connection that the caller knows of, 0 = none
