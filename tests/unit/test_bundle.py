@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import re
 import struct
 import sys
 import zipfile
@@ -159,6 +160,10 @@ def test_what_was_packed_is_what_is_read() -> None:
     assert msgspec.structs.replace(bundle.manifest, tensors=()) == dense_manifest()
     assert bundle.size == len(GOOD)
     assert set(bundle.certificates) == {"a", "b"}
+
+
+def test_text_may_have_a_mebibyte() -> None:
+    assert len(read_bundle(packed(licence="x" * (1 << 20))).licence) == 1 << 20
 
 
 def test_a_spiking_bundle_with_prototypes_survives_the_round_trip() -> None:
@@ -354,7 +359,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def sealed(manifest: bytes, bodies: Iterator[tuple[Kind, bytes]] | None = None) -> bytes:
     """A container whose digests all agree, around any manifest and any sections (default: those of GOOD)."""
-    rows = [(Kind.MANIFEST, manifest), *(bodies or sections_of(GOOD))]
+    rows = [(Kind.MANIFEST, manifest), *(sections_of(GOOD) if bodies is None else bodies)]
     start = 64 * (1 + len(rows))
     body, table = bytearray(), bytearray()
     for kind, data in rows:
@@ -384,6 +389,11 @@ def test_sealing_by_hand_gives_the_same_file() -> None:
 
 
 WRONG_MANIFESTS = {
+    "nothing but a manifest": (sealed(MANIFEST, iter([])), "the manifest describes 13 arrays, the table has 0"),
+    "longest manifest": (
+        sealed(MANIFEST + b" " * ((1 << 20) - len(MANIFEST)) + b"}"),
+        "1048577 bytes, at most 1048576",
+    ),
     "not json": (sealed(b"\x00"), "manifest: JSON is malformed"),
     "not utf-8": (rewritten(b'"two-layers"', b'"\xff\xfe"'), "manifest: "),
     "deep nesting": (sealed(b'{"name":' + b"[" * 100_000), "manifest: "),
@@ -424,6 +434,65 @@ def test_wrong_manifests_are_refused_by_name(data: bytes, reason: str) -> None:
     assert str(caught.value).isprintable()
 
 
+SPIKING = pack(
+    spiking_manifest(),
+    spiking_tensors(),
+    selftest=Selftest(x=np.zeros((8, 4), dtype=np.uint8), y=np.zeros((8, 2), dtype=np.int32)),
+    probe=Probe(x=np.zeros((1, 4), dtype=np.uint8), label=np.zeros(1, dtype=np.int32)),
+)
+VICTIMS = {data: (encode_manifest(read_bundle(data).manifest), list(sections_of(data))) for data in (GOOD, SPIKING)}
+EXTREMES = [
+    b"-1",
+    b"0",
+    b"1",
+    b"255",
+    b"65536",
+    b"4294967296",
+    b"18446744073709551616",
+    b"1e308",
+    b"-0.5",
+    b"null",
+    b'"x"',
+]
+TOKEN = re.compile(rb'-?[0-9.]+|"[^"]*"|true|false|null')
+
+
+def read_or_refuse(data: bytes) -> None:
+    """Whatever is in a sealed file, the reader either takes it or raises a BundleError of one line."""
+    complaint = ""
+    try:
+        read_bundle(data)
+    except BundleError as err:
+        complaint = str(err)
+    assert complaint.isprintable()
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=st.sampled_from([GOOD, SPIKING]), where=st.integers(0, 10_000), what=st.sampled_from(EXTREMES))
+def test_any_value_of_the_manifest_may_be_hostile(data: bytes, where: int, what: bytes) -> None:
+    manifest, bodies = VICTIMS[data]
+    tokens = list(TOKEN.finditer(manifest))
+    token = tokens[where % len(tokens)]
+    read_or_refuse(sealed(manifest[: token.start()] + what + manifest[token.end() :], iter(bodies)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.sampled_from([GOOD, SPIKING]), where=st.integers(0, 10_000), what=st.binary(max_size=9))
+def test_any_bytes_of_the_manifest_may_be_hostile(data: bytes, where: int, what: bytes) -> None:
+    manifest, bodies = VICTIMS[data]
+    at = where % len(manifest)
+    read_or_refuse(sealed(manifest[:at] + what + manifest[at + len(what) :], iter(bodies)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.sampled_from([GOOD, SPIKING]), k=st.integers(0, 100), seed=st.integers(0, 1 << 30))
+def test_any_array_may_be_hostile(data: bytes, k: int, seed: int) -> None:
+    manifest, bodies = VICTIMS[data]
+    k %= len(bodies)
+    noise = np.random.default_rng(seed).choice([0, 1, 127, 128, 255], len(bodies[k][1])).astype(np.uint8).tobytes()
+    read_or_refuse(sealed(manifest, iter([*bodies[:k], (bodies[k][0], noise), *bodies[k + 1 :]])))
+
+
 def put(name: str, index: tuple[int, ...], value: int) -> dict[str, Any]:
     array = TENSORS[name].copy()
     array[index] = value
@@ -448,6 +517,12 @@ WRONG_CONTENT = {
     "scores": ({"selftest": Selftest(x=SELFTEST.x, y=SELFTEST.y[:, :2])}, r"selftest.y is int32 \(8, 2\)"),
     "flat input": ({"selftest": Selftest(x=SELFTEST.x.reshape(8, 6), y=SELFTEST.y)}, r"int8 \(8, 6\), not int8 \(8, 2"),
     "label": ({"probe": Probe(x=PROBE.x, label=PROBE.label + 1)}, r"probe.label has the value 3, outside \[0, 2\]"),
+    "flat probe": ({"probe": Probe(x=PROBE.x.reshape(5, 6), label=PROBE.label)}, r"probe.x is int8 \(5, 6\), not int8"),
+    "unsigned probe": ({"probe": Probe(x=PROBE.x.view(np.uint8), label=PROBE.label)}, "probe.x is uint8"),
+    "a number for a probe": (
+        {"probe": Probe(x=np.array(3, dtype=np.int8), label=PROBE.label)},
+        "probe.x is a single number, not rows",
+    ),
     "labels": ({"probe": Probe(x=PROBE.x, label=PROBE.label[:4])}, r"probe.label is int32 \(4,\), not int32 \(5,\)"),
     "importance": ({"priors": {"b.weight": np.full((3, 5), 232, np.uint8)}}, "prior.b.weight has the value 232"),
     "prior shape": ({"priors": {"b.weight": np.zeros((5, 3), np.uint8)}}, r"prior.b.weight is uint8 \(5, 3\)"),
@@ -515,6 +590,13 @@ SIGNED = packed(sign=[signer(OTHER), signer(KEY)])
 def test_a_signature_by_one_trusted_key_is_enough() -> None:
     assert read_bundle(SIGNED, trust=trust(KEY)).signed_by == (key_id(public(KEY)).hex(),)
     assert len(read_bundle(SIGNED, trust=trust(KEY, OTHER)).signed_by) == 2
+
+
+def test_eight_may_sign() -> None:
+    keys = [Ed25519PrivateKey.generate() for _ in range(8)]
+    assert len(read_bundle(packed(sign=[signer(key) for key in keys]), trust=trust(*keys)).signed_by) == 8
+    with pytest.raises(BundleError, match="signature count 9 is above 8"):
+        packed(sign=[signer(key) for key in (*keys, OTHER)])
 
 
 def test_without_trust_nobody_has_signed() -> None:
@@ -590,6 +672,14 @@ GRAPHS: dict[str, tuple[Manifest, str]] = {
     "whitening of another width": (
         spiking(head=Head(kind="prototypes", features="hidden", whiten=Dense(name="w", inputs=5, outputs=5))),
         "layer w takes 5 inputs, hidden gives 6",
+    ),
+    "whitening called like a layer": (
+        spiking(
+            layers=(Dense(name="w", inputs=4, outputs=3),),
+            head=Head(kind="prototypes", features="w", whiten=Dense(name="w", inputs=3, outputs=3)),
+            learning=LearningPlan(),
+        ),
+        "two layers ask for a tensor of the same name",
     ),
     "logits with features": (spiking(head=Head(features="hidden")), "takes neither features nor whiten"),
 }

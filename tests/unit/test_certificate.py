@@ -119,6 +119,19 @@ def test_beyond_the_certificate_a_float32_dot_is_wrong() -> None:
     assert carried("float64", False, x, w, 0, 1 << 23, 24, 0) == exact(x, w, 0, 1 << 23, 24, 0)
 
 
+def test_a_dot_of_exactly_2_to_24_is_still_float32() -> None:
+    w = np.full(2048, 64, dtype=np.int8)
+    assert one_channel(w, 0, 1 << 23, 24).carrier == "float32-dot"
+    w[0] += 1
+    assert one_channel(w, 0, 1 << 23, 24).carrier == "float64"
+
+
+@pytest.mark.parametrize("multiplier", [2, (1 << 23) - 1, 1 << 24])
+def test_a_multiplier_has_24_bits(multiplier: int) -> None:
+    with pytest.raises(SpecError, match=f"layer d channel 0: multiplier {multiplier} is neither 1 nor in"):
+        one_channel(np.ones(4, dtype=np.int8), 0, multiplier, 30)
+
+
 def test_beyond_the_certificate_float64_is_wrong() -> None:
     """acc * m + half = k * 2**24 - 1 above 2**53: float64 rounds it up, over the floor's edge."""
     w, m, s = np.full(65000, 127, dtype=np.int8), (1 << 24) - 1, 24
