@@ -78,5 +78,10 @@ def spiking_input_scale(net: FloatNet, samples: Samples, full_scale: int) -> flo
 
 
 def readout_halvings(trace: SpikingTrace, limit: float) -> int:
-    """How often the readout must be halved so that every |y| seen on calibration data stays under `limit`."""
+    """How often the readout must be halved so that every |y| seen on calibration data stays under `limit`.
+
+    Raises ModelError where the float model overflows.
+    """
+    if not np.isfinite(trace.readout_reach):
+        raise ModelError("the readout overflows on the calibration data")
     return max(0, int(np.ceil(np.log2(trace.readout_reach / limit)))) if trace.readout_reach > 0 else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from edgerun.spec import Dense, Layer, Lif, Readout, Requant
 from exporters.calibrate import Affine, Range
 from exporters.float_net import FloatDense, FloatLif, FloatReadout
 
+L = TypeVar("L", bound=Layer, covariant=True)
+
 WEIGHT_MAX: Final = 127
 BIAS_LIMIT: Final = 1 << 28
 DRIVE_LIMIT: Final = 1 << 30
@@ -21,14 +23,13 @@ EXPONENT_MAX: Final = 20
 Q12: Final = 1 << 12
 Q15: Final = 1 << 15
 Q24: Final = 1 << 24
-MEMBRANE_REACH: Final = 8.0  # thresholds, of an int16 in Q3.12
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised:
+class Quantised(Generic[L]):
     """An integer layer, its tensors, the real map of its output, and the share of its weights that saturate."""
 
-    layer: Layer
+    layer: L
     tensors: Tensors
     output: Affine
     clipped: float
@@ -37,7 +38,7 @@ class Quantised:
 # ------------------------------------------------------------------ dense
 
 
-def quantise_dense(layer: FloatDense, x: Affine, range_: Range) -> Quantised:
+def quantise_dense(layer: FloatDense, x: Affine, range_: Range) -> Quantised[Dense]:
     """Per-channel symmetric weights, the input's zero point folded into the bias, ReLU folded into qmin.
 
         acc = sum(w q) + b',   b' = round(b / (sw sx)) - zx sum(w),   y = clip(requant(acc, sw sx / sy) + zy)
@@ -93,7 +94,7 @@ def requant(name: str, channel: int, scale: float) -> Requant:
 # ------------------------------------------------------------------ spiking
 
 
-def quantise_lif(layer: FloatLif) -> Quantised:
+def quantise_lif(layer: FloatLif) -> Quantised[Lif]:
     """Weights and bias divided by each neuron's threshold, which becomes 4096; one weight exponent for the layer."""
     per_threshold = layer.threshold.astype(np.float64)[:, None]
     parts = [layer.weight / per_threshold]
@@ -124,7 +125,7 @@ def quantise_lif(layer: FloatLif) -> Quantised:
     )
 
 
-def quantise_readout(layer: FloatReadout, halvings: int) -> Quantised:
+def quantise_readout(layer: FloatReadout, halvings: int) -> Quantised[Readout]:
     """One exponent; the whole layer is halved `halvings` times, and again until its drive certainly fits Q7.24.
 
     Halving all logits alike moves no decision; the output's scale says by how much.

@@ -1,0 +1,12 @@
+"""The commands of this package, found through the entry-point group `edgerun.commands`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edgerun.cli import Row
+
+ROWS: Final = (
+    Row("export", "turn a trained model into a bundle", "exporters.export", "export"),
+    Row("keys", "make and show signing keys", "exporters.keys", "sign"),
+)

@@ -1,0 +1,334 @@
+"""`edgerun export`: a trained model file and some data become one bundle.
+
+file -> float layers -> ranges on data -> integer layers -> head -> measured against the float model -> packed
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+
+from edgerun.arrays import I64, Tensors
+from edgerun.bundle import Bundle, Probe, Selftest, Signer, pack, read_bundle
+from edgerun.errors import DataError, MissingExtra, ModelError
+from edgerun.graph import RESERVED_NAMES
+from edgerun.learn.eprop import EPropRule
+from edgerun.spec import ClassTable, Head, Manifest, Provenance, decode_manifest, encode_manifest
+from exporters import data, measure
+from exporters.data import Samples
+from exporters.float_net import FloatNet, Reset
+from exporters.head import class_sums, whitening
+from exporters.learning import learning_plan
+from exporters.report import Accuracy, Report, render
+from exporters.twin import Twin, cut_after, feature_layer, last_is_spiking, quantise_net, widen_readout
+
+SELFTEST_ROWS: Final = 16
+PROBE_ROWS: Final = (50, 128)
+FORMATS: Final = (".onnx", ".nir")
+HeadKind: TypeAlias = Literal["logits", "prototypes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line can say. None leaves it to the model file, the data or a default."""
+
+    learn: Literal["none", "prototypes", "eprop"] = "none"
+    head: HeadKind | None = None
+    features: str | None = None
+    classes: tuple[str, ...] | None = None
+    capacity: int | None = None
+    name: str | None = None
+    seq: int = 0
+    device_class: str = "any"
+    percentile: float = 100.0
+    reset: Reset | None = None
+    reset_delay: bool | None = None
+    readout: Literal["last"] | None = None
+    encoder: Literal["phase-rate"] | None = None
+    steps: int | None = None
+    full_scale: int | None = None
+    input_scale: float | None = None
+
+    @property
+    def head_kind(self) -> HeadKind:
+        """Where classes may be learned the head can grow; elsewhere the model's own outputs decide."""
+        return self.head or ("logits" if self.learn == "none" else "prototypes")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The bundle's bytes and what there is to say about them."""
+
+    data: bytes
+    report: Report
+
+
+# ------------------------------------------------------------------ the pipeline
+
+
+def export(
+    model: Path, calibration: Path, options: Options, *, test: Path | None = None, sign: Sequence[Signer] = ()
+) -> Exported:
+    """Turn a model file into a bundle. Raises ModelError, DataError, SpecError or BundleError, one line each."""
+    net = load_model(model, options)
+    samples = data.as_inputs(calibration.name, data.load(calibration), net.input_shape)
+    names = class_names(net, samples, options)
+    samples = data.relabel(calibration.name, samples, names)
+    kept, held = split(calibration.name, samples)
+    twin = quantise_net(net, samples.take(kept), options.percentile)
+    twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
+
+    trial, apart = samples.take(held), len(kept) < len(samples)
+    if test is not None:
+        trial, apart = labelled(test, net, names), True
+    accuracy = Accuracy(
+        samples=len(trial),
+        apart=apart,
+        float_model=measure.float_accuracy(model, twin, trial, len(names)),
+        integer=measure.integer_accuracy(manifest, tensors, twin.inputs(trial), trial),
+    )
+    manifest = with_provenance(manifest, model, calibration, accuracy)
+    packed = pack(
+        manifest,
+        tensors,
+        selftest=selftest(twin, manifest, tensors, samples),
+        probe=Probe(x=twin.stored(samples.take(held)), label=samples.y[held].astype(np.int32)),
+        sign=sign,
+    )
+    return Exported(packed, describe(model, read_bundle(packed), twin, samples.take(held), accuracy))
+
+
+def load_model(path: Path, options: Options) -> FloatNet:
+    """Import by suffix. Raises ModelError for another one, and where a layer has a name that the bundle itself uses."""
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        from exporters.onnx_import import load_onnx
+
+        net = load_onnx(path)
+    elif suffix == ".nir":
+        from exporters.nir_import import NirOptions, load_nir
+
+        net = load_nir(path, NirOptions(**{name: getattr(options, name) for name in NirOptions.__slots__}))
+    else:
+        raise ModelError(f"{path.name}: format {suffix or 'without a suffix'} is none of {', '.join(FORMATS)}")
+    for layer in net.layers:
+        if layer.name.partition(".")[0] in (*RESERVED_NAMES, "whiten"):
+            raise ModelError(f"{path.name}: layer name {layer.name!r} begins with a reserved word")
+    return net
+
+
+def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str, ...]:
+    """Factory class names: the option's, else the data's own, else a number for each of the model's outputs."""
+    outputs = len(net.layers[-1].weight)
+    names = options.classes or samples.names or tuple(str(k) for k in range(outputs))
+    if options.head_kind == "logits" and len(names) > outputs:
+        raise DataError(f"{len(names)} class names, but the model has {outputs} outputs")
+    return names
+
+
+def labelled(path: Path, net: FloatNet, names: Sequence[str]) -> Samples:
+    """The labelled samples of a data file. Raises DataError if there is none."""
+    samples = data.relabel(path.name, data.as_inputs(path.name, data.load(path), net.input_shape), names)
+    rows = np.flatnonzero(samples.y >= 0)
+    if not len(rows):
+        raise DataError(f"{path.name}: has no labels")
+    return samples.take(rows)
+
+
+def split(name: str, samples: Samples) -> tuple[I64, I64]:
+    """Samples for ranges and means, and those kept apart for the probe. Raises DataError where labels are too few."""
+    count = int((samples.y >= 0).sum())
+    if count < PROBE_ROWS[0]:
+        raise DataError(f"{name}: has {count} labelled samples, a bundle's probe takes {PROBE_ROWS[0]} or more")
+    return data.hold_out(samples.y, least=PROBE_ROWS[0], most=PROBE_ROWS[1])
+
+
+# ------------------------------------------------------------------ head and learning
+
+
+def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Options) -> tuple[Twin, Manifest, Tensors]:
+    """The layers that are needed, the whole manifest and its tensors; class means come from these samples."""
+    capacity = options.capacity or max(len(names), twin.parts[-1].layer.outputs)
+    features = feature_layer(twin, options.features)
+    if options.learn == "eprop":
+        twin = widen_readout(twin, capacity)
+    elif options.head_kind == "prototypes":
+        twin = cut_after(twin, features)
+    elif last_is_spiking(twin):
+        raise ModelError(
+            f"the last layer {twin.parts[-1].layer.name} spikes: pass --readout last or --learn prototypes"
+        )
+    manifest = Manifest(
+        name=options.name or twin.net.name,
+        seq=options.seq,
+        device_class=options.device_class,
+        input=twin.input,
+        encoder=twin.net.encoder,
+        layers=tuple(part.layer for part in twin.parts),
+        classes=ClassTable(names=tuple(names), capacity=capacity),
+    )
+    manifest = msgspec.structs.replace(manifest, learning=learning_plan(options.learn, manifest))
+    tensors = twin.tensors
+    if options.head_kind == "prototypes":
+        manifest, more = with_prototypes(twin, manifest, features, samples.take(np.flatnonzero(samples.y >= 0)))
+        tensors |= more
+    if manifest.learning.eprop is not None:
+        EPropRule(manifest, tensors)  # refuses what the device would refuse
+    return twin, decode_manifest(encode_manifest(manifest)), tensors
+
+
+def with_prototypes(twin: Twin, manifest: Manifest, features: str, samples: Samples) -> tuple[Manifest, Tensors]:
+    """The manifest with a whitened prototype head, and the head's tensors, from labelled samples."""
+    z = measure.raw_features(twin, features, twin.inputs(samples))
+    part = whitening(z, samples.y, measure.feature_reach(twin, features))
+    white = measure.run_dense(part, z)
+    head = Head(kind="prototypes", features=features, whiten=part.layer)
+    tensors = part.tensors | class_sums(white, samples.y, len(manifest.classes.names))
+    return msgspec.structs.replace(manifest, head=head), tensors
+
+
+# ------------------------------------------------------------------ what the bundle says of itself
+
+
+def with_provenance(manifest: Manifest, model: Path, calibration: Path, accuracy: Accuracy) -> Manifest:
+    return msgspec.structs.replace(
+        manifest,
+        provenance=Provenance(
+            source=model.name,
+            source_sha256=digest(model),
+            exporter=f"edgerun {metadata.version('edgerun')}",
+            calibration=f"{calibration.name} {digest(calibration)}",
+            float_accuracy=accuracy.float_model,
+            integer_accuracy=accuracy.integer,
+        ),
+    )
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def selftest(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Selftest:
+    """Inputs spread over the data, and the exact scores that the network gives them."""
+    rows = samples.take(np.linspace(0, len(samples) - 1, SELFTEST_ROWS).astype(np.int64))
+    return Selftest(x=twin.stored(rows), y=measure.scores(manifest, tensors, twin.inputs(rows)))
+
+
+def describe(model: Path, bundle: Bundle, twin: Twin, samples: Samples, accuracy: Accuracy) -> Report:
+    layers = measure.layer_reports(twin, samples, bundle.certificates)
+    return Report(
+        model=model.name,
+        name=bundle.manifest.name,
+        id=bundle.id,
+        bytes=bundle.size,
+        layers=tuple(layers),
+        accuracy=accuracy,
+        sections=tuple((section.name, section.length) for section in bundle.sections),
+        notes=(*twin.net.notes, *twin.notes),
+    )
+
+
+# ------------------------------------------------------------------ the command
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL.{onnx,nir}", help="a trained model")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        required=True,
+        metavar="DATA.npz",
+        help="x and y: ranges, class means, self-test, probe",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.edgb", help="the bundle to write")
+    parser.add_argument("--test", type=Path, metavar="DATA.npz", help="measure accuracy on these samples instead")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report as JSON too")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a page")
+    parser.add_argument("--sign", metavar="KEY", action="append", default=[], help="sign with this private key")
+    model = parser.add_argument_group("the bundle")
+    model.add_argument(
+        "--learn", choices=("none", "prototypes", "eprop"), default="none", help="what the device may learn"
+    )
+    model.add_argument("--head", choices=("logits", "prototypes"), help="who decides; follows --learn where not given")
+    model.add_argument("--features", metavar="LAYER", help="what prototypes look at: a Dense or Lif layer")
+    model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")
+    model.add_argument("--capacity", type=int, metavar="N", help="how many classes the device may know in the end")
+    model.add_argument("--name", help="the model's name; the file's where not given")
+    model.add_argument(
+        "--seq", type=int, default=0, metavar="N", help="rises with every release: devices refuse lower ones"
+    )
+    model.add_argument("--device-class", default="any", metavar="NAME", help="which devices may run it")
+    model.add_argument(
+        "--percentile",
+        type=float,
+        default=100.0,
+        metavar="P",
+        help="share of activations inside int8; 100 is min to max",
+    )
+    spiking = parser.add_argument_group("what a NIR file may leave open (its own metadata comes first)")
+    spiking.add_argument("--reset", choices=("subtract", "zero", "none"), help="what a spike does to the membrane")
+    spiking.add_argument("--reset-delay", type=int, choices=(0, 1), help="1: the reset acts one step after the spike")
+    spiking.add_argument("--readout", choices=("last",), help="the last LIF layer is a readout that does not spike")
+    spiking.add_argument("--encoder", choices=("phase-rate",), help="how inputs become spikes")
+    spiking.add_argument("--steps", type=int, metavar="N", help="time steps of one sample")
+    spiking.add_argument("--full-scale", type=int, metavar="N", help="the input value that spikes in every step")
+    spiking.add_argument("--input-scale", type=float, metavar="X", help="what one step of the input stands for")
+    parser.epilog = (
+        "example:\n  edgerun export digits.onnx --calibrate digits.npz -o digits.edgb\n"
+        "  edgerun export digits.nir --calibrate digits.npz --learn eprop --capacity 10 -o digits.edgb"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    signers = [signer(key) for key in args.sign]
+    made = export(args.model, args.calibrate, options_of(args), test=args.test, sign=signers)
+    write(args.output, made.data)
+    as_json = msgspec.json.format(msgspec.json.encode(made.report))
+    if args.report:
+        write(args.report, as_json + b"\n")
+    print(as_json.decode() if args.json else f"{args.output}\n{render(made.report)}")
+    return 0
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """Arguments as Options. Raises DataError for numbers out of range."""
+    given = {name: getattr(args, name) for name in Options.__slots__}
+    if args.classes is not None:
+        given["classes"] = tuple(name.strip() for name in args.classes.split(","))
+    if args.reset_delay is not None:
+        given["reset_delay"] = bool(args.reset_delay)
+    if not 90 <= args.percentile <= 100:
+        raise DataError(f"--percentile {args.percentile} is outside [90, 100]")
+    if args.input_scale is not None and not 0 < args.input_scale < float("inf"):
+        raise DataError(f"--input-scale {args.input_scale} is not positive and finite")
+    for name in ("capacity", "steps", "full_scale"):
+        if given[name] is not None and given[name] < 1:
+            raise DataError(f"--{name.replace('_', '-')} {given[name]} is under 1")
+    return Options(**given)
+
+
+def signer(key: str) -> Signer:
+    try:
+        from exporters.keys import file_signer
+    except ModuleNotFoundError:
+        raise MissingExtra("export --sign", "sign", "cryptography") from None
+    return file_signer(key)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Whole or not at all: written beside, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""What an export reports: the numbers as records, for programs, and as a page, for people."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from edgerun.spec import Record
+
+
+class LayerReport(Record, frozen=True, kw_only=True):
+    """One layer: how it was quantised, and how far its integers are from its floats on samples kept apart."""
+
+    name: str
+    kind: str
+    shape: tuple[int, int]  # outputs, inputs
+    low: float  # reach of the float output: activations, membrane in thresholds, or logits
+    high: float
+    weight_scale: tuple[float, float]  # smallest and largest over channels
+    clipped: float  # share of weights that saturate
+    error_rms: float  # in the unit of low and high; for spikes the share that differ
+    error_max: float
+    carrier: str  # the certificate
+    bound: int  # largest accumulator that any input can cause
+
+
+class Accuracy(Record, frozen=True, kw_only=True):
+    """Share of right answers; `apart`: on samples that no scale, whitening or class mean was made from."""
+
+    samples: int
+    apart: bool
+    float_model: float | None
+    integer: float
+
+
+class Report(Record, frozen=True, kw_only=True):
+    """All of it."""
+
+    model: str
+    name: str
+    id: str
+    bytes: int
+    layers: tuple[LayerReport, ...]
+    accuracy: Accuracy
+    sections: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...] = ()
+
+
+LAYER_TITLES = ("layer", "shape", "float range", "weight step", "clipped", "error rms", "max", "exact in", "bound")
+
+
+def render(report: Report, width: int = 120) -> str:
+    """The page: tables with `rich` where it is installed, plain columns otherwise."""
+    accuracy = report.accuracy
+    where = "kept apart" if accuracy.apart else "also used for calibration"
+    twin = "-" if accuracy.float_model is None else f"{accuracy.float_model:.2%}"
+    summary = [
+        f"{report.model} is now {report.name}, {report.bytes} bytes",
+        f"id {report.id}",
+        f"accuracy: integer {accuracy.integer:.2%}, float {twin}, on {accuracy.samples} samples {where}",
+        *(f"note: {note}" for note in report.notes),
+    ]
+    layers = table("layers", LAYER_TITLES, [layer_cells(layer) for layer in report.layers], width)
+    sizes = table("bytes", ("section", "bytes"), [(name, str(size)) for name, size in report.sections], width)
+    return "\n".join([*summary, "", layers, sizes])
+
+
+def layer_cells(layer: LayerReport) -> tuple[str, ...]:
+    low, high = layer.weight_scale
+    step = f"{low:.3g}" if low == high else f"{low:.2g} to {high:.2g}"
+    unit = " of spikes" if layer.kind == "lif" else ""
+    return (
+        f"{layer.name} ({layer.kind})",
+        f"{layer.shape[1]} -> {layer.shape[0]}",
+        f"{layer.low:.3g} to {layer.high:.3g}",
+        step,
+        f"{layer.clipped:.2%}",
+        f"{layer.error_rms:.3g}{unit}",
+        f"{layer.error_max:.3g}",
+        layer.carrier,
+        str(layer.bound),
+    )
+
+
+def table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    if find_spec("rich") is None:
+        return plain_table(title, titles, rows)
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for heading in titles:
+        grid.add_column(heading, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    page = io.StringIO()
+    Console(file=page, width=width, no_color=True, markup=False, highlight=False).print(grid)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+
+
+def plain_table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[k]) for row in (titles, *rows)) for k in range(len(titles))]
+    lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) for row in (titles, *rows)]
+    return "\n".join([title, *(line.rstrip() for line in lines)])
