@@ -330,10 +330,10 @@ def _protect(
         if cost_uj > spare_uj:
             need_uj = pool - spare_uj + cost_uj
             why = f"{name} first: tokens {pool / 1e3:.1f} mJ under {need_uj / 1e3:.1f} mJ"
-            return frozenset(granted), 0.0, 0.0, why
+            return frozenset(granted), spare_uj, spare_us, why
         if cost_us > spare_us:
             why = f"{name} first: {cost_us:.0f} us, {spare_us:.0f} us left in the period"
-            return frozenset(granted), 0.0, 0.0, why
+            return frozenset(granted), spare_uj, spare_us, why
         granted.add(name)
         spare_uj -= cost_uj
         spare_us -= cost_us

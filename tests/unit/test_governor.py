@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edgerun.errors import BudgetError, Refused
 from edgerun.governor import (
@@ -39,6 +41,7 @@ PRICES = Prices(
     checkpoint_uj=20e3,
 )
 RICH, POOR = Budget(power_mw=40.0), Budget(power_mw=7.0)
+SAVE = (False, False, False, True)
 ALL = {"lesson_pending": True, "telemetry_due": True, "consolidation_due": True, "checkpoint_due": True}
 
 
@@ -75,23 +78,24 @@ class Meter:
         if to_s > from_s and mw > 0:
             self.steps.append((from_s, to_s, mw))
 
-    def energy_mj(self, from_s: float, to_s: float) -> float:
-        return math.fsum(mw * max(0.0, min(b, to_s) - max(a, from_s)) for a, b, mw in self.steps)
-
     def worst_mj(self, from_s: float, to_s: float) -> float:
         """Over all windows in [from_s, to_s]: energy is piecewise linear, so one that meets an edge is the worst."""
-        edges = {edge for a, b, _ in self.steps for edge in (a, b) if from_s <= edge <= to_s} | {from_s, to_s}
-        starts = {start for edge in edges for start in (edge, edge - WINDOW_S)}
-        last = max(from_s, to_s - WINDOW_S)
-        return max(self.energy_mj(s, min(s + WINDOW_S, to_s)) for s in {min(max(s, from_s), last) for s in starts})
+        begin, end, mw = np.array(self.steps).T
+        edges = np.unique(np.clip(np.concatenate([begin, end]), from_s, to_s))
+        starts = np.clip(np.concatenate([edges, edges - WINDOW_S]), from_s, max(from_s, to_s - WINDOW_S))[:, None]
+        overlap = np.minimum(end, np.minimum(starts + WINDOW_S, to_s)) - np.maximum(begin, starts)
+        return float(np.max(np.maximum(overlap, 0.0) @ mw))
 
 
-cycles = st.tuples(
-    st.floats(0.2, 8.0),  # how long the cycle lasts, in periods
-    st.tuples(*[st.booleans()] * 4),  # what is due
-    st.floats(0.0, 1.0),  # when in the cycle its acts begin
-    st.floats(0.01, 1.0),  # how much of what is left they take
-    st.sampled_from((None, None, None, None, None, None, None, 1.2, 1.7, 3.0, 8.0, 40.0)),  # a new budget, in floors
+spells = st.tuples(
+    st.integers(1, 12),  # cycles
+    st.floats(0.2, 3.0),  # how long each lasts, in periods
+    st.one_of(st.just((True,) * 4), st.tuples(*[st.booleans()] * 4)),  # what is due
+    st.one_of(st.just(0.0), st.just(1.0), st.floats(0.0, 1.0)),  # when in the cycle its acts begin
+    st.one_of(st.just(0.01), st.floats(0.01, 1.0)),  # how much of what is left they take
+    st.sampled_from(
+        (None, None, None, 0.3, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 8.0, 30.0)
+    ),  # new budget, in dearest cycles
 )
 price_lists = st.builds(
     lambda sleep, infer, lesson, message, consolidate, checkpoint, kinds: Prices(
@@ -115,36 +119,62 @@ price_lists = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+def dearest_uj(prices: Prices) -> float:
+    lesson = max(prices.lesson_uj.values(), default=0.0) + prices.consolidate_uj
+    return 2 * prices.inference_uj + max(prices.checkpoint_uj, prices.telemetry_uj + lesson)
+
+
+@settings(max_examples=300, deadline=None)
 @given(
     prices=price_lists,
-    period_s=st.sampled_from((0.1, 1.0, 7.0, 59.0, 100.0)),
-    run=st.lists(cycles, min_size=3, max_size=40),
+    period_s=st.sampled_from((0.1, 1.0, 7.0, 15.0, 36.0, 59.0, 100.0)),
+    run=st.lists(spells, min_size=1, max_size=12),
     fresh=st.booleans(),
 )
+@example(  # an act at the end of a long cycle, one at the beginning of the next, a third when the bucket holds it again
+    prices=replace(PRICES, lesson_uj={}, lesson_us={}, checkpoint_uj=1e5, inference_uj=1.0),
+    period_s=36.0,
+    run=[(1, 1.0, SAVE, 1.0, 0.01, 2.5), (1, 1.0, SAVE, 0.0, 0.01, None), (3, 0.36, SAVE, 0.0, 0.01, None)],
+    fresh=True,
+)
+@example(  # a full bucket when the budget falls to less than one act
+    prices=replace(PRICES, checkpoint_uj=1e5),
+    period_s=1.0,
+    run=[(3, 1.0, (False,) * 4, 0.0, 0.01, 30.0), (80, 1.0, SAVE, 0.0, 0.01, 0.3)],
+    fresh=True,
+)
 def test_no_window_inside_a_phase_exceeds_its_budget(
-    prices: Prices, period_s: float, run: list[tuple[float, tuple[bool, ...], float, float, float | None]], fresh: bool
+    prices: Prices,
+    period_s: float,
+    run: list[tuple[int, float, tuple[bool, ...], float, float, float | None]],
+    fresh: bool,
 ) -> None:
     floor = floor_mw(prices, period_s)
-    meter, budget, now_s = Meter(), Budget(power_mw=2 * floor, deadline_ms=1e6), 5.0
+
+    def budget_of(cycles: float) -> Budget:
+        return Budget(power_mw=1.01 * floor + cycles * dearest_uj(prices) / 1e3 / WINDOW_S, deadline_ms=1e6)
+
+    meter, budget, now_s = Meter(), budget_of(2.0), 5.0
     phases = [(now_s, budget)]
     state = GovernorState.first_boot() if fresh else GovernorState()
-    for length, due, begin, spread, change in run:
+    for count, length, due, begin, spread, change in run:
         if change is not None:
-            budget = Budget(power_mw=change * floor, deadline_ms=1e6)
+            budget = budget_of(change)
             phases.append((now_s, budget))
-        asked = demand(prices, period_s, **dict(zip(ALL, due, strict=True)))
-        decision, state = decide(budget, Readings(now_s=now_s), asked, state)
-        end_s = now_s + length * period_s
-        start_s = now_s + begin * (end_s - now_s) * 0.999
-        stop_s = start_s + max(1e-6, spread * (end_s - start_s))
-        energy = cost_uj(prices, decision)
-        meter.add(now_s, end_s, prices.sleep_mw)
-        meter.add(start_s, stop_s, energy / 1e3 / (stop_s - start_s))
-        state = charge(state, energy)
-        now_s = end_s
+        for _ in range(count):
+            asked = demand(prices, period_s, **dict(zip(ALL, due, strict=True)))
+            decision, state = decide(budget, Readings(now_s=now_s), asked, state)
+            end_s = now_s + length * period_s
+            start_s = now_s + begin * (end_s - now_s) * 0.999
+            stop_s = start_s + spread * (end_s - start_s)
+            energy = cost_uj(prices, decision)
+            meter.add(now_s, end_s, prices.sleep_mw)
+            meter.add(start_s, stop_s, energy / 1e3 / (stop_s - start_s))
+            state = charge(state, energy)
+            now_s = end_s
     for (from_s, phase), (to_s, _) in itertools.pairwise([*phases, (now_s, budget)]):
-        assert meter.worst_mj(from_s, to_s) <= phase.power_mw * WINDOW_S * (1 + 1e-9) + 1e-6
+        if from_s < to_s:
+            assert meter.worst_mj(from_s, to_s) <= phase.power_mw * WINDOW_S * (1 + 1e-9) + 1e-6
 
 
 def test_the_bucket_is_not_wasteful() -> None:
@@ -157,6 +187,16 @@ def test_the_bucket_is_not_wasteful() -> None:
         spent += energy
         state = charge(state, energy)
     assert spent / 1e3 / 1200 + PRICES.sleep_mw > 0.6 * budget.power_mw
+
+
+def test_a_bucket_holds_four_of_the_dearest_cycles_where_the_budget_has_them() -> None:
+    assert capacity_uj(Budget(power_mw=1000.0), PRICES, 1.0) == 4 * dearest_uj(PRICES)
+    tight_uj = 1.25 * dearest_uj(PRICES)
+    window_uj = tight_uj / 0.7  # a budget whose half is too little and whose nine tenths are enough
+    tight = Budget(power_mw=PRICES.sleep_mw + PRICES.inference_uj / 1e3 + window_uj / WINDOW_S / 1e3)
+    assert capacity_uj(tight, PRICES, 1.0) == pytest.approx(tight_uj)
+    middle = Budget(power_mw=PRICES.sleep_mw + PRICES.inference_uj / 1e3 + 4 * dearest_uj(PRICES) / WINDOW_S / 1e3)
+    assert capacity_uj(middle, PRICES, 1.0) == pytest.approx(2 * dearest_uj(PRICES))
 
 
 readings_at = st.builds(
@@ -334,7 +374,7 @@ def test_the_ladder_sheds_plasticity_then_telemetry_and_never_inference() -> Non
 
 
 def test_sparse_lessons_are_every_fourth_with_heads_between() -> None:
-    prices = msgspec.structs.replace(
+    prices = replace(
         PRICES,
         lesson_uj={"sparse": 3700.0, "head": 240.0},
         lesson_us={"sparse": 45e3, "head": 3e3},
@@ -367,15 +407,42 @@ def test_what_is_due_holds_back_the_lesson_and_says_so() -> None:
     assert decision.reason == "checkpoint first: tokens 15.0 mJ under 20.7 mJ"
 
 
+def test_a_lesson_never_overtakes_a_consolidation() -> None:
+    """Tokens for a head lesson, not for a consolidation that is due beside it: nothing is learned until it is paid."""
+    prices = replace(PRICES, consolidate_uj=5e3)
+    asked = demand(prices, lesson_pending=True, consolidation_due=True)
+    learning = GovernorState(tokens_uj=4e3, level="head", power_mw=40.0, capacity_uj=1e5, now_s=0.0)
+    for tokens_uj, consolidated in ((4e3, False), (30e3, True)):
+        decision, _ = decide(RICH, Readings(now_s=0.0), asked, replace(learning, tokens_uj=tokens_uj))
+        assert decision.consolidate == consolidated
+        assert (decision.learn is not None) == consolidated
+
+
+def test_a_lesson_leaves_the_price_of_a_consolidation() -> None:
+    """Beside a message and a checkpoint 7.5 mJ are left: enough for 7.4 of a lesson, not for the 0.3 that go with it."""
+    asked = demand(lesson_pending=True, telemetry_due=True, checkpoint_due=True)
+    decision, _ = decide(RICH, Readings(now_s=0.0), asked, GovernorState(tokens_uj=28.2e3))
+    assert (decision.level, decision.checkpoint, decision.learn) == ("full", True, "light")
+
+
+def test_time_for_inference_is_set_aside_before_a_lesson() -> None:
+    """A lesson that fits the period, but not beside an inference, does not run."""
+    prices = replace(PRICES, lesson_us={**PRICES.lesson_us, "full": 98e3})
+    asked = Demand(prices=prices, period_s=0.1, lesson_pending=True)
+    assert decide(RICH, Readings(now_s=0.0), asked, GovernorState.first_boot())[0].learn == "light"
+    late = Demand(prices=PRICES, period_s=0.1, late_s=0.008, lesson_pending=True)  # 92 ms left, 90 + 2.8 needed
+    assert decide(RICH, Readings(now_s=0.0), late, GovernorState.first_boot())[0].learn == "light"
+
+
 def test_a_late_cycle_learns_only_what_still_fits() -> None:
     on_time = Demand(prices=PRICES, period_s=0.1, lesson_pending=True)
-    late = msgspec.structs.replace(on_time, late_s=0.04)
+    late = replace(on_time, late_s=0.04)
     assert decide(RICH, Readings(now_s=0.0), on_time, GovernorState.first_boot())[0].learn == "full"
     assert decide(RICH, Readings(now_s=0.0), late, GovernorState.first_boot())[0].learn == "light"
 
 
 def test_a_lesson_that_would_break_the_peak_has_no_rung() -> None:
-    hungry = msgspec.structs.replace(PRICES, lesson_us={**PRICES.lesson_us, "full": 20e3})  # 370 mW
+    hungry = replace(PRICES, lesson_us={**PRICES.lesson_us, "full": 20e3})  # 370 mW
     budget = Budget(power_mw=40.0, peak_mw=100.0)
     asked = demand(hungry, lesson_pending=True)
     assert decide(budget, Readings(now_s=0.0), asked, GovernorState.first_boot())[0].learn == "light"
