@@ -25,7 +25,7 @@ EXAMPLE = FOLDER.parent / "deploy" / "systemd" / "device.toml"
 COMMANDS_INTRO = """\
 Exit code 0: done. 1: the work failed, or a check said no. 2: input or arguments were refused, nothing was changed.
 
-`EDGERUN_BROKER=host[:port]` is the default of every `--broker`. `EDGERUN_LOG=info` shows what happens while it happens.
+`EDGERUN_BROKER` is the default of every `--broker`. `EDGERUN_LOG=info` shows what happens while it happens.
 """
 
 CONFIG_INTRO = """\

@@ -133,7 +133,7 @@ def main_parser() -> Parser:
         usage="edgerun COMMAND [ARGUMENTS]",
         description=f"Lifelong learning on small devices.\n{overview()}",
         epilog="'edgerun COMMAND --help' explains one, with an example.\n"
-        "EDGERUN_BROKER=host[:port] is the default of --broker; EDGERUN_LOG=info shows what happens.",
+        "EDGERUN_BROKER is the default of --broker; EDGERUN_LOG=info shows what happens.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"edgerun {metadata.version('edgerun')}")
