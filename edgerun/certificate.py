@@ -3,13 +3,14 @@
 The exporter computes it to choose scales, the loader computes it again and trusts nobody. All bounds are worst cases
 over every input that the layer before can emit; random data never reaches them, adversarial same-sign data does.
 
-Dense, per channel, with A = sum|w| * max|x| + |b| and y = clip(((acc * m + 2**(s-1)) >> s) + zp):
+Dense, per channel, with A = sum|w| * max|x| + |b|, Z = 2**(s-1) + |zp| * 2**s and
+y = clip(((acc * m + 2**(s-1)) >> s) + zp), the zero point added inside the floor on every float carrier:
 
     always                            A + 2**22 < 2**31
-    float32-folded   m = 1,           A + 2**(s-1) <= 2**24
-    float32-dot      sum|w| * max|x| <= 2**24  and  A * m + 2**(s-1) <= 2**53      dot in float32, the rest in float64
-    float64                                         A * m + 2**(s-1) <= 2**53
-    int64            otherwise
+    float32-folded   m = 1,           A + Z <= 2**24
+    float32-dot      sum|w| * max|x| <= 2**24  and  A * m + Z <= 2**53      dot in float32, the rest in float64
+    float64                                         A * m + Z <= 2**53
+    int64            otherwise, the zero point added after the floor
 
 Lif:      S = sum|w|, times 2**(12-f), plus |b|, is under 2**30 (Q3.12); plastic weights count as 127 each.
 Readout:  S = sum|w|, times 2**(24-f), plus |b|, is under 2**30 (Q7.24), factory weights: its kernel carries int64 and
@@ -38,12 +39,6 @@ CARRIERS: Final[tuple[Carrier, ...]] = ("float32-folded", "float32-dot", "float6
 
 F32_EXACT: Final = 1 << 24
 F64_EXACT: Final = 1 << 53
-WHOLE_LIMIT: Final[dict[Carrier, int]] = {
-    "float32-folded": F32_EXACT,
-    "float32-dot": F64_EXACT,
-    "float64": F64_EXACT,
-    "int64": 1 << 62,
-}
 WEIGHT_MAX: Final = 127  # the largest |w| that learning can reach
 DRIVE_LIMIT: Final = 1 << 30
 
@@ -54,7 +49,11 @@ class Certificate:
 
     carrier: Carrier
     bound: int  # the largest |accumulator| of any channel, bias included, in the layer's own fixed point
-    folds_zero_point: bool = True  # the carrier stays exact with the zero point added inside the floor
+
+    @property
+    def folds_zero_point(self) -> bool:
+        """Whether the carrier is exact with the zero point added inside the floor."""
+        return self.carrier != "int64"
 
 
 def certify(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[str, Certificate]:
@@ -85,25 +84,20 @@ def certify_dense(layer: Dense, weight: I8, bias: I32, multiplier: I32, shift: U
     dot = magnitude(weight, axis=1) * layer.input_bound
     bound = dot + np.abs(bias.astype(np.int64))
     _refuse(layer.name, "sum|w| * max|x| + |b| + 2**22", bound + (1 << 22), (1 << 31) - 1)
-    carrier, folds = _dense_carrier(layer, dot, bound, multiplier.astype(np.int64), shift.astype(np.int64))
-    return Certificate(carrier=carrier, bound=int(bound.max()), folds_zero_point=folds)
+    carrier = _dense_carrier(layer.zero_point, dot, bound, multiplier.astype(np.int64), shift.astype(np.int64))
+    return Certificate(carrier=carrier, bound=int(bound.max()))
 
 
-def _dense_carrier(layer: Dense, dot: I64, bound: I64, multiplier: I64, shift: I64) -> tuple[Carrier, bool]:
-    half = np.int64(1) << (shift - 1)
-    product = bound * multiplier + half  # < 2**31 * 2**24 + 2**45
+def _dense_carrier(zero_point: int, dot: I64, bound: I64, multiplier: I64, shift: I64) -> Carrier:
+    """The fastest carrier that is exact for every channel."""
+    offset = (np.int64(1) << (shift - 1)) + (np.int64(abs(zero_point)) << shift)  # at most 2**45 + 2**53
+    whole = bound * multiplier + offset  # under 2**56; with m = 1 it is the sum itself
     ranks = np.select(
-        [
-            (multiplier == 1) & (bound + half <= F32_EXACT),
-            (dot <= F32_EXACT) & (product <= F64_EXACT),
-            product <= F64_EXACT,
-        ],
+        [(multiplier == 1) & (whole <= F32_EXACT), (dot <= F32_EXACT) & (whole <= F64_EXACT), whole <= F64_EXACT],
         [0, 1, 2],
         default=3,
     )
-    carrier = CARRIERS[int(ranks.max())]
-    whole = product + (np.int64(abs(layer.zero_point)) << shift)  # with m = 1 the product is the sum itself
-    return carrier, bool((whole <= WHOLE_LIMIT[carrier]).all())
+    return CARRIERS[int(ranks.max())]
 
 
 def _check_requant(name: str, multiplier: I32, shift: U8) -> None:

@@ -13,6 +13,7 @@ from edgerun.arrays import I8, I32, I64, U8, Tensors
 from edgerun.certificate import CARRIERS, Carrier, Certificate, certify, certify_dense
 from edgerun.errors import SpecError
 from edgerun.graph import input_reach, wanted_tensors
+from edgerun.network import DenseRun
 from edgerun.spec import (
     ClassTable,
     Dense,
@@ -84,7 +85,7 @@ def channels(draw: st.DrawFn) -> tuple[I8, int, int, int, int, int]:
     return w, b, m, s, draw(st.integers(-128, 127)), draw(st.integers(1, 128))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(channel=channels())
 def test_a_certified_carrier_is_exact_on_adversarial_data(channel: tuple[I8, int, int, int, int, int]) -> None:
     w, b, m, s, zp, bound = channel
@@ -142,11 +143,29 @@ def test_beyond_the_certificate_float64_is_wrong() -> None:
     assert carried("int64", False, x, w, b, m, s, 0) == exact(x, w, b, m, s, 0)
 
 
-def test_the_zero_point_is_folded_only_where_it_fits() -> None:
-    w = np.full(1000, 127, dtype=np.int8)
-    assert one_channel(w, 0, 1, 10, zp=-100).folds_zero_point
-    assert not one_channel(w, 0, 1, 19, zp=-100).folds_zero_point
-    assert one_channel(w, 0, 1, 19, zp=-100).carrier == "float32-folded"
+def test_the_zero_point_counts_because_it_is_added_inside_the_floor() -> None:
+    w = np.full(1000, 127, dtype=np.int8)  # A = 16256000
+    assert [one_channel(w, 0, 1, s).carrier for s in (10, 19)] == ["float32-folded", "float32-folded"]
+    assert [one_channel(w, 0, 1, s, zp=-100).carrier for s in (10, 19)] == ["float32-folded", "float32-dot"]
+    assert one_channel(w, 0, 1 << 23, 46).carrier == "float32-dot"
+    assert one_channel(w, 0, 1 << 23, 46, zp=-128) == Certificate(carrier="int64", bound=16256000)
+    assert not one_channel(w, 0, 1 << 23, 46, zp=-128).folds_zero_point
+
+
+@settings(max_examples=200, deadline=None)
+@given(pair=st.tuples(channels(), channels()))
+def test_a_running_layer_is_exact_on_adversarial_data(pair: tuple[Any, Any]) -> None:
+    """Two channels that may ask for different carriers, through the kernels themselves."""
+    (first, b0, m0, s0, zp, bound), (second, b1, m1, s1, _, _) = pair
+    n = min(first.size, second.size, 4096)
+    weight: I8 = np.stack([first[:n], -second[:n]])
+    layer = Dense(name="d", inputs=n, outputs=2, zero_point=zp, input_bound=bound)
+    bias, multiplier, shift = np.array([b0, b1], np.int32), np.array([m0, m1], np.int32), np.array([s0, s1], np.uint8)
+    run = DenseRun(layer, {"d.weight": weight, "d.bias": bias, "d.multiplier": multiplier, "d.shift": shift}, ())
+    for x in adversaries(weight[0], bound) + adversaries(weight[1], bound):
+        run.step(x.astype(np.float32))
+        want = [exact(x, *channel, zp) for channel in ((weight[0], b0, m0, s0), (weight[1], b1, m1, s1))]
+        assert run.out.tolist() == np.clip(want, -128, 127).tolist()
 
 
 @pytest.mark.parametrize(
