@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerun.boards import get_board
@@ -68,7 +68,6 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(run=acts, share=st.tuples(st.floats(0, 0.4), st.floats(0.6, 1)))
 def test_the_worst_window_is_not_beaten_by_any_of_a_fine_grid(
     run: list[tuple[float, float, float]], share: tuple[float, float]

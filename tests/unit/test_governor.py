@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -93,9 +93,7 @@ spells = st.tuples(
     st.one_of(st.just((True,) * 4), st.tuples(*[st.booleans()] * 4)),  # what is due
     st.one_of(st.just(0.0), st.just(1.0), st.floats(0.0, 1.0)),  # when in the cycle its acts begin
     st.one_of(st.just(0.01), st.floats(0.01, 1.0)),  # how much of what is left they take
-    st.sampled_from(
-        (None, None, None, 0.3, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 8.0, 30.0)
-    ),  # new budget, in dearest cycles
+    st.sampled_from((None, None, None, 0.3, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 8.0, 30.0)),  # new budget, in dearest cycles
 )
 price_lists = st.builds(
     lambda sleep, infer, lesson, message, consolidate, checkpoint, kinds: Prices(
@@ -124,7 +122,6 @@ def dearest_uj(prices: Prices) -> float:
     return 2 * prices.inference_uj + max(prices.checkpoint_uj, prices.telemetry_uj + lesson)
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     prices=price_lists,
     period_s=st.sampled_from((0.1, 1.0, 7.0, 15.0, 36.0, 59.0, 100.0)),
@@ -218,7 +215,6 @@ readings_at = st.builds(
 BOUNDED = Budget(power_mw=9.0, ram_kb=400, cpu_share=0.5, energy_j_per_day=450.0, peak_mw=120.0)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     run=st.lists(
         st.tuples(st.floats(0.05, 20.0), st.tuples(*[st.booleans()] * 4), readings_at), min_size=2, max_size=60
@@ -251,7 +247,6 @@ def test_ladder_dwell_ram_and_deadline(run: list[tuple[float, tuple[bool, ...], 
             assert cost_uj(PRICES, decision) == 0
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     run=st.lists(st.tuples(st.floats(0.2, 15.0), st.tuples(*[st.booleans()] * 4)), min_size=1, max_size=25),
     low=st.floats(3.0, 60.0),
@@ -419,7 +414,7 @@ def test_a_lesson_never_overtakes_a_consolidation() -> None:
 
 
 def test_a_lesson_leaves_the_price_of_a_consolidation() -> None:
-    """Beside a message and a checkpoint 7.5 mJ are left: enough for 7.4 of a lesson, not for the 0.3 that go with it."""
+    """Beside a message and a checkpoint 7.5 mJ are left: enough for a lesson's 7.4, not with its 0.3."""
     asked = demand(lesson_pending=True, telemetry_due=True, checkpoint_due=True)
     decision, _ = decide(RICH, Readings(now_s=0.0), asked, GovernorState(tokens_uj=28.2e3))
     assert (decision.level, decision.checkpoint, decision.learn) == ("full", True, "light")
