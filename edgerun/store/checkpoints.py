@@ -126,13 +126,12 @@ def _whole(slots: list[_Slot | None]) -> list[tuple[int, bytes]]:
 
 
 def _victim(slots: list[_Slot | None], good: int | None) -> int:
-    """The slot to overwrite: a damaged or missing one, else the oldest that is neither newest nor good."""
+    """The slot to overwrite: a damaged or missing one, else the oldest that is not good, so never the newest."""
     whole = {number: slot.generation for number, slot in enumerate(slots) if slot and slot.payload is not None}
     spare = [number for number in range(len(slots)) if number not in whole]
     if spare:
         return spare[0]
-    newest = max(whole.values())
-    return min((number for number in whole if whole[number] not in (newest, good)), key=whole.__getitem__)
+    return min((number for number in whole if whole[number] != good), key=whole.__getitem__)
 
 
 # ------------------------------------------------------------------ payloads

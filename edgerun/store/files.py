@@ -1,4 +1,4 @@
-"""Two small things that every file of the store needs: an atomic replacement, and the shape of a bundle id."""
+"""Small things that the whole store needs: an atomic replacement, a wipe that ends, the shape of a bundle id."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from edgerun.errors import StoreError
 from edgerun.ports import Disk
 
+_WIPING: Final = "slots/wiping"
 _BUNDLE_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -18,6 +19,26 @@ def replace(disk: Disk, path: str, data: bytes) -> None:
     disk.sync(beside)
     disk.rename(beside, path)
     disk.sync_dir(path.rpartition("/")[0])
+
+
+def wipe_learned(disk: Disk) -> None:
+    """Erase every checkpoint and journal of every bundle, as a whole even if the power is cut. Open them anew then."""
+    replace(disk, _WIPING, b"{}\n")
+    finish_wipe(disk)
+
+
+def finish_wipe(disk: Disk) -> bool:
+    """Go through with a wipe that was begun; say whether there was one. To be called before anything is opened."""
+    if disk.size(_WIPING) is None:
+        return False
+    for folder in ("learned", "journal"):
+        for bundle_id in disk.list(folder):
+            for name in disk.list(f"{folder}/{bundle_id}"):
+                disk.remove(f"{folder}/{bundle_id}/{name}")
+            disk.sync_dir(f"{folder}/{bundle_id}")
+    disk.remove(_WIPING)
+    disk.sync_dir(_WIPING.rpartition("/")[0])
+    return True
 
 
 def is_bundle_id(text: str) -> bool:

@@ -146,7 +146,7 @@ class Outbox:
             if lane != "data" or self._due():
                 try:
                     self.flush()
-                except StoreError:  # the message was not taken in: its number is the next one's
+                except BaseException:  # the message was not taken in: its number is the next one's
                     self._batch.pop()
                     self._at.next -= 1
                     raise

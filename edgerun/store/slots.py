@@ -114,7 +114,7 @@ class Slots:
     def prune(self) -> None:
         """Remove bundles in no role, with what was learned on them."""
         pointers = [self._read(name) for name in ("current", "next", "previous")]
-        kept = {each for p in pointers if p is not None for each in (p.bundle, p.replaces)}
+        kept = {pointer.bundle for pointer in pointers if pointer is not None}
         for folder in _BOUND:
             for bundle_id in self._disk.list(folder):
                 if is_bundle_id(bundle_id) and bundle_id not in kept:

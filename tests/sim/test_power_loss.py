@@ -10,6 +10,7 @@ import pytest
 
 from edgerun.errors import StoreError
 from edgerun.store.checkpoints import Checkpoints
+from edgerun.store.files import finish_wipe, wipe_learned
 from edgerun.store.journal import Journal, JournalReader
 from edgerun.store.slots import Slots
 from firmware_sim.flash import FATES, KEEPS, Fate, Keep, PowerCut, SimFlash
@@ -110,18 +111,35 @@ def test_committed_records_survive_and_others_come_whole_or_not_at_all() -> None
         assert list(Journal(survived, A).records()) == [*records, b"goes on"]
 
 
-def test_what_a_restart_has_read_stays_even_if_it_was_never_synced() -> None:
-    flash = SimFlash(page_bytes=256, pages=64)
-    journal = Journal(flash, A)
-    journal.append(b"one")
-    journal.commit()
-    flash.cut_power_after(2, "lost")  # the append is done, its sync is not
-    journal.append(b"two")
-    with pytest.raises(PowerCut):
+def test_what_a_start_after_a_kill_has_read_outlives_the_next_power_cut() -> None:
+    flash, twin = SimFlash(), SimFlash()
+    for disk, records in ((flash, [b"one"]), (twin, [b"one", b"two"])):
+        journal = Journal(disk, A)
+        for record in records:
+            journal.append(record)
         journal.commit()
-    killed = flash.reboot("all")  # as after a mere kill: the page cache is still there
-    read = list(Journal(killed, A).records())
-    assert list(Journal(killed.reboot("none"), A).records()) == read
+    path = f"journal/{A}/00000000.log"
+    flash.append(path, (twin.read(path) or b"")[flash.size(path) or 0 :])  # killed between the append and its sync
+    assert list(Journal(flash, A).records()) == [b"one", b"two"]
+    assert list(Journal(flash.reboot("none"), A).records()) == [b"one", b"two"]
+
+
+def test_a_wipe_cut_short_is_gone_through_with_at_the_next_start() -> None:
+    def prepare(flash: SimFlash) -> None:
+        for bundle in (A, B):
+            Checkpoints(flash, bundle).save(b"learned")
+            journal = Journal(flash, bundle)
+            journal.append(b"lesson")
+            journal.commit()
+        Slots(flash).install(b"bundle", A)
+
+    for flash, done in after_every_cut(prepare, wipe_learned):
+        wiped = finish_wipe(flash) or done
+        states = {Checkpoints(flash, bundle).load() for bundle in (A, B)}
+        lessons = {tuple(JournalReader(flash, bundle).records()) for bundle in (A, B)}
+        assert (states, lessons) in [({None}, {()}), ({(1, b"learned")}, {(b"lesson",)})][: 1 if wiped else 2]
+        assert Slots(flash).read(A) == b"bundle"
+        assert not finish_wipe(flash)
 
 
 def test_the_first_opening_of_a_journal_can_be_cut_anywhere() -> None:

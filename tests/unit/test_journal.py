@@ -143,6 +143,7 @@ def test_a_torn_tail_is_cut_off_and_writing_goes_on() -> None:
         filled(disk, [[b"one"], [b"two"]])
         disk.truncate(log(0), (disk.size(log(0)) or 0) - cut)
         journal = Journal(disk, BUNDLE)
+        assert disk.size(log(0)) == 136 + 8 + 3
         assert list(journal.records()) == [b"one"]
         journal.append(b"new")
         journal.commit()

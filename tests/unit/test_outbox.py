@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.errors import StoreError
-from edgerun.store.outbox import BLOCK, Lane, Outbox, Row
+from edgerun.store.outbox import BLOCK, Gap, Lane, Outbox, Row, encode_gap
 from edgerun.telemetry.messages import Event
 
 
@@ -169,24 +169,24 @@ def test_a_message_that_cannot_be_encoded_or_is_too_long_takes_no_number() -> No
 
 def test_a_long_outage_stays_inside_the_bound_and_confesses_every_number(tmp_path: Path) -> None:
     box = Outbox(tmp_path / "outbox.db", max_mb=1)
-    for tick in range(30_000):
-        box.add("data", "t", payload(200))
-        if tick % 500 == 0:
+    for tick in range(8000):
+        box.add("data", "t", payload(800))
+        if tick % 200 == 0:
             box.add("event", "e", payload(50))
-        if tick % 2000 == 0:
+        if tick % 500 == 0:
             assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1 << 20
     rows = box.pending(limit=10**9)
     assert uncovered(box) == []
-    assert sum(row.topic == "e" for row in rows) == 60, "events outlive data"
+    assert sum(row.topic == "e" for row in rows) == 40, "events outlive data"
     data = [row.seq for row in rows if row.lane == "data"]
-    assert box.dropped == 30_000 - len(data)
-    assert sum(len(row.payload) for row in rows if row.lane == "data") > 250_000, "data holds most of the room"
+    assert box.dropped == 8000 - len(data)
+    assert sum(len(row.payload) for row in rows if row.lane == "data") > 350_000, "data holds most of the room"
     assert data[-1] - data[-60] < 120, "the newest is whole, but for the numbers of gaps"
-    assert data[-1] - data[0] > 8000, "thinning reaches further back than the 3000 rows that dropping would leave"
+    assert data[-1] - data[0] > 2500, "thinning reaches further back than the 900 rows that dropping would leave"
     box.abandon()
     again = Outbox(tmp_path / "outbox.db", max_mb=1)
     assert uncovered(again) == []
-    assert again.dropped == 30_000 - len(data)
+    assert again.dropped == 8000 - len(data)
     again.close()
 
 
@@ -198,6 +198,55 @@ def test_events_alone_are_bounded_too(tmp_path: Path) -> None:
     assert box.dropped > 0
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1 << 20
     box.close()
+
+
+def test_a_flush_that_fails_half_way_takes_nothing_in_and_miscounts_nothing(tmp_path: Path) -> None:
+    broken = False
+
+    def make_gap(gap: Gap) -> bytes:
+        if broken:
+            raise LookupError
+        return encode_gap(gap)
+
+    box = Outbox(tmp_path / "outbox.db", max_mb=1, make_gap=make_gap)
+    while box.dropped == 0:
+        box.add("data", "t", payload(800))
+    box.flush()
+    failures = 0
+    for _ in range(40):
+        broken, before = True, (box.depth, box.dropped, box.newest)
+        try:
+            box.add("event", "t", payload(8000))
+        except LookupError:
+            failures += 1
+            assert (box.depth, box.dropped, box.newest) == before
+        broken = False
+        box.add("event", "t", payload(8000))
+        assert box.depth == len(box.pending(limit=10**9))
+    assert failures > 1
+    assert uncovered(box) == []
+    box.close()
+
+
+def test_the_bound_holds_even_where_confessing_costs_more_than_it_frees(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "outbox.db", max_mb=1, make_gap=lambda gap: bytes(60_000))
+
+    def fill() -> None:
+        for _ in range(20_000):
+            box.add("data", "t", payload(800))
+
+    with pytest.raises(StoreError, match="full"):
+        fill()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1 << 20
+    box.abandon()
+
+
+def test_the_reservation_in_the_database_is_enough(open_box: Callable[..., Outbox], tmp_path: Path) -> None:
+    box = open_box()
+    box.add("data", "t", payload())
+    box.abandon()
+    (tmp_path / "outbox.db.seq").unlink()
+    assert ranges(open_box().pending()) == [(1, BLOCK)]
 
 
 ACTS = st.one_of(
