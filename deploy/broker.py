@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from edgerun.errors import EdgeRunError, MissingExtra
+from edgerun.errors import EdgeRunError, MissingExtra, Refused
 from edgerun.telemetry.messages import MAX_MESSAGE_BYTES
 
 HOST = "127.0.0.1"
@@ -87,7 +87,11 @@ class Broker:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Returns when the broker takes connections. Raises EdgeRunError with its last words if it does not."""
+        """Returns when the broker takes connections.
+
+        Raises Refused where the port is taken, EdgeRunError with the broker's last words if it does not start.
+        """
+        self._check_port()
         command = self._mosquitto() if self.kind == "mosquitto" else self._embedded()
         with (self.folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
@@ -127,6 +131,14 @@ class Broker:
     def _embedded(self) -> list[str]:
         return [sys.executable, "-m", "deploy.broker", str(self.credentials)]
 
+    def _check_port(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just given up is free
+            try:
+                probe.bind((self.host, self.port))
+            except (OSError, OverflowError) as err:
+                raise Refused(f"port {self.port} cannot be used: {getattr(err, 'strerror', err)}") from None
+
     def _await_listener(self) -> None:
         deadline = time.monotonic() + _START_S
         while self.running and time.monotonic() < deadline:
@@ -156,7 +168,7 @@ class Broker:
 def start_broker(folder: Path, port: int = 0, kind: Kind | None = None) -> Broker:
     """A broker that is ready; `port` 0 takes a free one, `kind` None takes mosquitto if it is here.
 
-    Raises MissingExtra where neither broker is installed, EdgeRunError where the port is taken.
+    Raises MissingExtra where neither broker is installed, and what `Broker.start` raises.
     """
     chosen: Kind = kind or ("mosquitto" if find_mosquitto() else "amqtt")
     if chosen == "amqtt" and find_spec("amqtt") is None:

@@ -13,8 +13,10 @@ import base64
 import json
 import os
 import secrets
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -281,7 +283,7 @@ class BrokerAddress(NamedTuple):
 
 
 def parse_broker(url: str | None) -> BrokerAddress:
-    """`mqtt://user:password@host:port`, `mqtts://...` for TLS, or `host:port`. Raises ConfigError, quoting no password."""
+    """`mqtt://user:password@host:port`, `mqtts://` for TLS, or `host:port`. Raises ConfigError, quoting no password."""
     if not url:
         raise ConfigError("no broker: give --broker mqtt://user:password@host:port, or set EDGERUN_BROKER")
     parts = urlsplit(url if "://" in url else f"mqtt://{url}")
@@ -296,9 +298,9 @@ def parse_broker(url: str | None) -> BrokerAddress:
 def load_examples(path: Path, of: str | None, shots: int) -> list[dict[str, Any]]:
     """The first `shots` samples of a data file (`x`, and where `of` names a class also `y`), ready for `teach`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("x", "y") if name in file}
-    except (ValueError, EOFError, zipfile.BadZipFile) as err:
+        with path.open("rb") as file, zipfile.ZipFile(file):  # so that it is an archive, and is closed if it is not
+            arrays = dict(np.load(file, allow_pickle=False))
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as err:
         raise DataError(f"{path} is no data file: {err}") from None
     if "x" not in arrays or arrays["x"].ndim < 2:
         raise DataError(f"{path} has no array x of samples")
@@ -365,7 +367,8 @@ def _add_rollback(parser: argparse.ArgumentParser) -> None:
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     for name in BudgetSet.__struct_fields__:
         kind = int if name == "ram_kb" else _number
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=UNSET, metavar="N")
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=UNSET, metavar="N", help=f"new bound of {name}")
 
 
 def _budget(args: argparse.Namespace) -> dict[str, Any]:
