@@ -79,11 +79,15 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open or create the store for its one writer. Raises StoreError if the file cannot be one."""
     try:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as err:
+        raise StoreError(f"history {path}: {err}") from None
+    try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 4194304")
         db.executescript(SCHEMA)
     except sqlite3.Error as err:
+        db.close()
         raise StoreError(f"history {path}: {err}") from None
     return db
 

@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.dashboard.collector import Broker, Collector, Feed
 from deploy.dashboard.reading import MAX_POINTS, CollectorStats, Reader
-from edgerun.errors import DataError
+from edgerun.errors import DataError, StoreError
 from edgerun.spec import LEVELS
 from edgerun.telemetry.metrics import METRICS
 
@@ -184,6 +184,7 @@ def listen(host: str, port: int) -> socket.socket:
 class Dashboard:
     """Collector, store and page in this process, in threads of their own.
 
+    Raises StoreError for a file that is no history, OSError for a host that is not this machine's.
     Where the wanted `port` is taken a free one is used: `url` tells which.
     """
 
@@ -202,7 +203,11 @@ class Dashboard:
         self._socket = listen(host, port)
         self._host = host
         self.port = int(self._socket.getsockname()[1])
-        self.collector = Collector(history_path, Broker(broker_host, broker_port, username, password, ca))
+        try:
+            self.collector = Collector(history_path, Broker(broker_host, broker_port, username, password, ca))
+        except StoreError:
+            self._socket.close()
+            raise
         self._reader = Reader(history_path)
         self._stopping = threading.Event()
         app = make_app(self._reader, self.collector, self._stopping, host)
