@@ -172,6 +172,16 @@ def test_sealing_changes_the_epoch_and_loses_no_record() -> None:
         assert list(journal.records(2)) == [b"last", b"goes on"]
 
 
+def test_a_wipe_that_has_ended_does_not_come_back_for_what_is_learned_after_it() -> None:
+    flash = SimFlash()
+    Checkpoints(flash, A).save(b"before")
+    wipe_learned(flash)
+    Checkpoints(flash, A).save(b"after")
+    restarted = flash.reboot("none")
+    assert not finish_wipe(restarted)
+    assert Checkpoints(restarted, A).load() == (1, b"after")
+
+
 def committed_pair(flash: SimFlash) -> None:
     slots = Slots(flash)
     for bundle in (A, B):
