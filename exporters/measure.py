@@ -110,10 +110,10 @@ def weight_scale(twin: Twin, part: Quantised[Layer], k: int) -> tuple[float, flo
     return float(steps.min()), float(steps.max())
 
 
-def bare_manifest(twin: Twin) -> Manifest:
-    """The layers alone, under a head that adds nothing."""
+def bare_manifest(twin: Twin, known: int = 1) -> Manifest:
+    """The layers alone, their last outputs being the scores, of which the first `known` are factory classes."""
     layers = tuple(part.layer for part in twin.parts)
-    table = ClassTable(names=("any",), capacity=layers[-1].outputs)
+    table = ClassTable(names=tuple(str(k) for k in range(known)), capacity=layers[-1].outputs)
     return Manifest(name="bare", input=twin.input, encoder=twin.net.encoder, layers=layers, classes=table)
 
 

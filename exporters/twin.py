@@ -30,7 +30,7 @@ REACH_SAMPLES: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A float net and its layers in integers, in the same order; `parts` may end earlier. `notes` are for the report."""
+    """A float net and its layers in integers, in order; `parts` may end earlier. `notes` are for the report."""
 
     net: FloatNet
     input: InputSpec

@@ -5,6 +5,7 @@
 Made with Python 3.11, torch 2.13.0, snntorch 1.0.0, nir 1.0.8, nirtorch 2.6, onnx 1.23.2, scikit-learn 1.9.1 and
 numpy 2.4.6. The tests need none of torch, snntorch, nirtorch.
 
+    digits.npz             scikit-learn's bundled digits, x (1797, 8, 8) from 0 to 16, y (1797,)
     digits_mlp.onnx        64-32-10 ReLU on scikit-learn's digits, trained on the even-numbered images
     digits_matmul.onnx     the same weights as MatMul + Add, with Reshape, Dropout and a final Softmax
     digits_rsnn.nir        64-48 recurrent, readout of 10, trained on the same images, metadata set
@@ -168,6 +169,7 @@ def main() -> None:
     torch.set_num_threads(1)
     digits = load_digits()
     q, labels = digits.data.astype(np.int64), digits.target
+    np.savez_compressed(HERE / "digits.npz", x=digits.images.astype(np.uint8), y=labels.astype(np.uint8))
     x, y = torch.tensor(q[::2], dtype=torch.float32), torch.tensor(labels[::2])
     dense_models(x, y)
 
