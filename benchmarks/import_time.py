@@ -14,4 +14,4 @@ def import_time(module: str) -> float:
 
 
 for module in sys.argv[1:] or ["edgerun.agent", "edgerun.cli"]:
-    print(f"{module:<16}{min(import_time(module) for _ in range(5)):.3f} s")
+    print(f"{module:<28}{min(import_time(module) for _ in range(5)):.3f} s")
