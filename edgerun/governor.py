@@ -32,8 +32,9 @@ WINDOW_S: Final = 60.0
 DWELL_S: Final = 30.0
 DAY_S: Final = 86400.0
 HYSTERESIS: Final = 1.25  # tokens that a climb needs, over those that staying needs
-BURST: Final = 4.0  # capacity wanted, in cycles of the dearest kind
+BURST: Final = 1 / 3  # of a window may be saved up: what refills while a climb dwells, so that none of it overflows
 LEARNING: Final[Rungs] = ("full", "light", "sparse", "head")
+SAVING: Final = 3 / 4  # of a window may be saved up at the cost of a slow refill, for an act that needs so much
 EVERY: Final = 4  # sparse lessons, quiet telemetry and slow inference: one in so many
 
 TEMPERATURE: Final[tuple[tuple[float, Level], ...]] = ((5.0, "sleep"), (0.0, "slow"), (-5.0, "infer"))
@@ -114,19 +115,17 @@ def check_budget(budget: Budget, demand: Demand) -> None:
 
 
 def capacity_uj(budget: Budget, prices: Prices, period_s: float) -> float:
-    """C: four of the dearest cycles, at most half of what a window has beyond sleep and inference.
+    """C: a third of what a window has beyond sleep and inference; where more is needed, up to three quarters.
 
-    Where that is too little for one such cycle, up to nine tenths. Never under two and a half inferences. It grows with
-    the budget, and never faster than the budget does: more budget is more refill too.
+    Needed is what the dearest level asks of a climb, or a checkpoint, besides what the cycle before has just spent on
+    service. C is never under two and a half inferences. It grows with the budget, but never faster: more budget is more
+    refill too.
     """
     window_uj = (budget.power_mw - prices.sleep_mw) * WINDOW_S * 1e3 - prices.inference_uj * WINDOW_S / period_s
+    climb = HYSTERESIS * max(_need_uj(prices, level) for level in (*_priced(prices), "infer"))
     save = 2 * prices.inference_uj + prices.checkpoint_uj
-    dearest = max(save, *(_need_uj(prices, level) for level in (*_priced(prices), "infer")))
-    return max(
-        min(BURST * dearest, window_uj / 2),
-        min(HYSTERESIS * dearest, 0.9 * window_uj),
-        2 * HYSTERESIS * prices.inference_uj,
-    )
+    needed = max(climb, save) + prices.inference_uj + prices.telemetry_uj
+    return max(BURST * window_uj, min(needed, SAVING * window_uj), 2 * HYSTERESIS * prices.inference_uj)
 
 
 def charge(state: GovernorState, energy_uj: float) -> GovernorState:
