@@ -198,11 +198,12 @@ def _stay_ourselves() -> str:
 
 
 def _mended_broker(config: dict[str, Any]) -> Any:
-    """An amqtt broker that keeps three promises of the standard which amqtt 0.12 does not.
+    """An amqtt broker that keeps four promises of the standard which amqtt 0.12 does not.
 
     A client silent for 1.5 keepalives is gone, so its will is published. A message that waited for a session is
-    delivered as what it was, not as a retained one. A client of MQTT 5 is refused at once, not left waiting because the
-    properties in its CONNECT were taken for a very long name.
+    delivered as what it was, not as a retained one. A session that comes back gets retained messages of its own
+    subscriptions, not of everybody's. A client of MQTT 5 is refused at once, not left waiting because the properties in
+    its CONNECT were taken for a very long name.
     """
     from amqtt.broker import Broker as Amqtt
     from amqtt.mqtt.connect import ConnectPayload
@@ -234,9 +235,16 @@ def _mended_broker(config: dict[str, Any]) -> Any:
             message = await session.retained_messages.get()
             await handler.mqtt_publish(message.topic, message.data, message.qos, retain=False)
 
+    show_retained = Amqtt._publish_retained_messages_for_subscription
+
+    async def show_own_retained(broker: Any, subscription: tuple[str, int], session: Any) -> None:
+        if any(subscriber is session for subscriber, _ in broker.subscriptions.get(subscription[0], ())):
+            await show_retained(broker, subscription, session)
+
     BrokerProtocolHandler.handle_read_timeout = drop_silent_client
     Amqtt._initialize_client_session = meet_patiently
     Amqtt._publish_session_retained_messages = deliver_waiting
+    Amqtt._publish_retained_messages_for_subscription = show_own_retained
     ConnectPayload.from_stream = read_known_payload
     return Amqtt(config)
 
@@ -248,7 +256,8 @@ async def _serve_embedded(credentials: Path) -> None:
 
     fields = json.loads(credentials.read_text())
     passwords = credentials.with_name("passwords")
-    _write_private(passwords, f"{fields['username']}:{PasswordHash((Argon2Hasher(),)).hash(fields['password'])}\n")
+    quick = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)  # the password is random: nothing to slow down
+    _write_private(passwords, f"{fields['username']}:{PasswordHash((quick,)).hash(fields['password'])}\n")
     config = {
         "listeners": {"default": {"type": "tcp", "bind": f"{fields['host']}:{fields['port']}"}},
         "plugins": {"amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(passwords)}},
