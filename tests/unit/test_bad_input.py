@@ -57,6 +57,8 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert out == ""
     assert err.startswith("edgerun: ")
     assert err.count("\n") == 1
+    assert "unknown command" not in err
+    assert "--help" not in err  # the file was refused, not the arguments
     return err
 
 

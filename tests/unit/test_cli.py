@@ -200,6 +200,12 @@ def test_names_are_unique_and_help_is_short() -> None:
         assert len(row.help) <= 80
 
 
+def test_every_command_module_has_a_row() -> None:
+    folder = Path(cli.__file__).parent / "commands"
+    commands = {path.stem for path in folder.glob("*.py") if "\ndef configure(" in path.read_text(encoding="utf-8")}
+    assert commands == {row.name for row in cli.CORE}
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_command_has_an_example_that_it_accepts(row: Row) -> None:
     parser = command_parser(row, resolve(row))
