@@ -238,6 +238,17 @@ class TestDelivery:
         bench.poll()
         assert bench.seqs() == [1, 2]
 
+    def test_what_was_on_its_way_when_the_connection_broke_does_not_fill_the_next_window(self, bench: Bench) -> None:
+        bench.link.acknowledge = False
+        bench.connect()
+        for _ in range(4):
+            bench.reporter.event("lesson")
+        bench.poll()
+        bench.lose()
+        bench.sent()
+        bench.connect()
+        assert bench.seqs() == [1, 2, 3, 4]
+
     def test_only_the_collector_empties_the_outbox(self, bench: Bench, outbox: Outbox) -> None:
         bench.connect()
         for _ in range(5):
@@ -294,6 +305,14 @@ class TestDelivery:
         bench.acknowledge(4)  # it is back, and lacks the rest
         bench.poll()
         assert bench.seqs() == [5, 6, 7, 8, 9, 10]
+
+    def test_silence_counts_from_when_there_was_something_to_say(self, bench: Bench) -> None:
+        bench.connect()
+        bench.poll(after_s=100)
+        bench.reporter.event("lesson")
+        bench.poll()
+        bench.poll(after_s=9)
+        assert bench.seqs() == [1]
 
     def test_probes_become_rarer(self, bench: Bench) -> None:
         bench.connect()
