@@ -25,7 +25,12 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "budget-refused": ("Refused a budget", " of {power_mw} mW", ", the floor is {floor_mw} mW"),
         "checkpoint": ("Checkpoint", " {generation} is safe"),
         "restored": ("Restored", " checkpoint {generation}", ", replayed {lessons} lessons"),
-        "gap": ("Announced a gap", ": messages {from} to {to} will not come", " ({reason})"),
+        "gap": (
+            "Announced a gap",
+            ": messages {from} to {to} will not come",
+            " ({reason})",
+            ", {dropped} dropped in all its life",
+        ),
         "class-added": ("A new class", ": “{label}”", ", {classes} known now"),
         "paused": ("Learning paused", " for {for_s} s", ": {reason}"),
         "resumed": ("Learning resumed", ": {reason}"),

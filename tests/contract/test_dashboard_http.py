@@ -7,8 +7,12 @@ import hashlib
 import http.client
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from deploy.dashboard import server as serving
 from deploy.dashboard.collector import Feed
 from deploy.dashboard.history import Arrival, History
 from deploy.dashboard.server import STATIC, Dashboard, tell
+from edgerun.cli import main
 from edgerun.errors import DataError, StoreError
 from edgerun.spec import LEVELS
 from edgerun.telemetry.messages import Birth, Data, Event, State
@@ -173,6 +178,45 @@ def test_a_history_that_is_none_is_refused_before_anything_runs(tmp_path: Path) 
     (tmp_path / "h.db").write_bytes(b"x" * 4096)
     with pytest.raises(StoreError, match="file is not a database"):
         Dashboard(tmp_path / "h.db", "127.0.0.1", 1)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials.json"
+    credentials.write_text('{"host": "127.0.0.1", "port": 1, "username": "u", "password": "p", "url": "mqtt://"}')
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "edgerun.cli", "dashboard", "--credentials", str(credentials)]
+        options = ["--history", str(tmp_path / "h.db"), "--port", taken]
+        with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(f"port {taken} is taken, using ")
+            url = re.findall(r"http://\S+", process.stdout.readline())[0]
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                assert b"<title>edgerun</title>" in answer.read()
+            process.send_signal(signal.SIGTERM)
+        assert process.returncode == 0
+
+
+REFUSALS = {
+    "no port": (["--broker", "host:0"], "broker 'host:0' is not HOST[:PORT]"),
+    "no host": (["--broker", ":1883"], "broker ':1883' is not HOST[:PORT]"),
+    "port too high": (["--port", "65536"], "port 65536 is outside [0, 65535]"),
+    "no JSON": (["--credentials", "bad.json"], "credentials bad.json: "),
+    "no such file": (["--password-file", "nowhere"], "nowhere: No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("options", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_wrong_arguments_are_refused(
+    options: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text("{")
+    assert main(["dashboard", *options]) == 2
+    assert reason in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ the stream
