@@ -1,6 +1,6 @@
 """Names for the arrays that kernels speak. `I16` reads as "an int16 array"; shapes stand in the docstrings."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,5 +16,5 @@ U64: TypeAlias = NDArray[np.uint64]
 I64: TypeAlias = NDArray[np.int64]
 F32: TypeAlias = NDArray[np.float32]
 F64: TypeAlias = NDArray[np.float64]
-AnyArray: TypeAlias = NDArray[np.generic]
+AnyArray: TypeAlias = NDArray[Any]
 Tensors: TypeAlias = dict[str, AnyArray]

@@ -83,13 +83,14 @@ def _dense_program(spec: Dense, tensors: Mapping[str, AnyArray], out: F32) -> Ca
     proof = certificate.certify_dense(spec, weight, bias, multiplier, shift)
     low, high, zero = spec.qmin, spec.qmax, spec.zero_point
     w, b, m, s = (tensor.astype(np.int64) for tensor in (weight.T, bias, multiplier, shift))
-    real = m * np.exp2(-s.astype(np.float64))
+    real = np.asarray(m * np.exp2(-s.astype(np.float64)), np.float64)
     if proof.carrier == "float32-folded" and proof.folds_zero_point:
         weights = np.ascontiguousarray(w * real, np.float32)
         offset = (b * real + 0.5 + zero).astype(np.float32)
         return lambda x: dense.dense_folded(out, x, weights, offset, low, high)
     if proof.carrier in ("float32-folded", "float32-dot") and proof.folds_zero_point:
-        weights, wide_offset = np.ascontiguousarray(w, np.float32), b * real + 0.5 + zero
+        weights = np.ascontiguousarray(w, np.float32)
+        wide_offset = np.asarray(b * real + 0.5 + zero, np.float64)
         acc, wide = np.zeros_like(out), np.zeros(out.shape, np.float64)
         return lambda x: dense.dense_requant(out, x, weights, real, wide_offset, low, high, acc, wide)
     whole = np.ascontiguousarray(w)
@@ -317,19 +318,19 @@ class Network:
             raise DataError(f"layer {layer!r} has no spikes to record")
         inputs = self._encode(q)
         steps, n = len(inputs), run.spec.outputs
-        tape = Tape(np.zeros((steps, run.spec.inputs), np.uint8), *(np.zeros((steps, n), np.uint8) for _ in range(2)),
-                    logits=np.zeros(0, np.int64))  # fmt: skip
+        pre = np.zeros((steps, run.spec.inputs), np.uint8)
+        spikes, psi = np.zeros((steps, n), np.uint8), np.zeros((steps, n), np.uint8)
         self.reset()
         for t in range(steps):
             x = inputs[t]
             for layer_run in self._runs:
                 if layer_run is run:
-                    np.copyto(tape.pre[t], x, casting="unsafe")
+                    np.copyto(pre[t], x, casting="unsafe")
                 layer_run.step(x)
                 x = layer_run.out
-            np.copyto(tape.spikes[t], run.fired)
-            spiking.surrogate(tape.psi[t], run.margin, run.spec.threshold)
-        return Tape(tape.pre, tape.spikes, tape.psi, self.logits())
+            np.copyto(spikes[t], run.fired)
+            spiking.surrogate(psi[t], run.margin, run.spec.threshold)
+        return Tape(pre=pre, spikes=spikes, psi=psi, logits=self.logits())
 
     def step(self, x: F32) -> None:
         """Advance one time step on encoded input (..., size), keeping state: the streaming form."""

@@ -195,12 +195,16 @@ class Head(Record, frozen=True, kw_only=True):
 
 
 class PlasticRate(Record, frozen=True, kw_only=True):
-    """One plastic tensor's step: d = SR(-G * eta, shift), at most `max_step` shadow LSB a lesson."""
+    """One plastic tensor's step: d = SR(-G * eta, shift + e), at most `max_step` shadow LSB a weight and update.
+
+    e >= 0 is the fewest halvings that keep the step's Euclidean norm under `max_norm` shadow LSB (0 = no such limit).
+    """
 
     tensor: Name
     eta: Annotated[int, Meta(ge=0, le=32767)]
     shift: Annotated[int, Meta(ge=0, le=30)]
     max_step: Annotated[int, Meta(ge=1, le=32512)] = 512
+    max_norm: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
 
 
 class EProp(Record, frozen=True, kw_only=True):
@@ -210,10 +214,12 @@ class EProp(Record, frozen=True, kw_only=True):
     readout: Name
     rates: Annotated[tuple[PlasticRate, ...], Meta(max_length=8)]
     chunk_steps: Annotated[int, Meta(ge=1, le=128)]
+    signal_shift: Annotated[int, Meta(ge=1, le=16)] = 7  # L = sat16(half_up(sum_k w_k error_k / 2**signal_shift))
     post_shift: Annotated[int, Meta(ge=1, le=8)] = 8
     gradient_shift: Annotated[int, Meta(ge=1, le=30)] = 8  # sg of the gradient that synaptic intelligence sees
     feedback: Literal["symmetric"] = "symmetric"
-    temperature_shift: Annotated[int, Meta(ge=0, le=24)] = 12  # logits >> this index the softmax table
+    gamma: Annotated[int, Meta(ge=1, le=256)] = 77  # Q0.8 height of the surrogate; scales only ALIF's own feedback
+    temperature_shift: Annotated[int, Meta(ge=0, le=24)] = 19  # (top - logit) >> this indexes the softmax table, 1/32 each
     error_threshold: Annotated[int, Meta(ge=0, le=32768)] = 32768  # skip a lesson whose p(label) is at or above, Q0.15
     recent_labels: Annotated[int, Meta(ge=0, le=4096)] = 0  # restrict the error to classes in the last so many; 0 = all
 
@@ -231,6 +237,7 @@ class Replay(Record, frozen=True, kw_only=True):
 
     capacity: Annotated[int, Meta(ge=0, le=4096)]
     passes: Annotated[int, Meta(ge=0, le=16)] = 1  # replayed samples for each new one at level "full"; 1 at "light"
+    refresh_every: Annotated[int, Meta(ge=1, le=4096)] = 8  # deep lessons between two recomputations of the prototypes
 
 
 class Guard(Record, frozen=True, kw_only=True):

@@ -29,7 +29,8 @@ def quantise(spec: InputSpec, x: AnyArray) -> I16:
         raise DataError(f"a sample has {int((~np.isfinite(real)).sum())} values that are not finite")
     low, high = (0, 255) if spec.dtype == "uint8" else (-128, 127)
     q = np.floor(real / spec.scale + 0.5) + spec.zero_point
-    return np.clip(q, low, high).astype(np.int16)
+    clipped: I16 = np.clip(q, low, high).astype(np.int16)
+    return clipped
 
 
 class PhaseCoder:

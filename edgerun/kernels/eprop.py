@@ -61,7 +61,7 @@ def post_factor(post: I16, psi: U8, filtered: I32, shift: int) -> None:
     np.copyto(post, np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
 
 
-def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: int, beta: I32, rho: I32) -> None:
+def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: int, beta: I64, rho: I64) -> None:
     """The ALIF form: the same, with one adjoint state a neuron running backwards in time.
 
         P = gamma * psi / 2**16;   post = psi * (L - beta * lambda);   lambda <- P * L + (rho - beta * P) * lambda
@@ -94,3 +94,12 @@ def gradient(out: I64, history: I16, post: I16) -> None:
         np.copyto(out, history.T.astype(np.float64) @ post.astype(np.float64), casting="unsafe")
     else:
         np.matmul(history.T.astype(np.int64), post.astype(np.int64), out=out)
+
+
+def squared_norm(history: I16, post: I16) -> int:
+    """|G|**2 / 2**24 of G = history.T @ post without forming G: sum_ts (<h_t, h_s> >> 12) * (<p_t, p_s> >> 12).
+
+    history  (T, m)     post  (T, n)     T <= 128, m and n <= 2**16: every product and the sum fit int64
+    """
+    h, p = history.astype(np.int64), post.astype(np.int64)
+    return max(0, int(((h @ h.T >> 12) * (p @ p.T >> 12)).sum()))

@@ -31,19 +31,17 @@ def small_gradient(small: I32, gradient: I64, shift: int) -> None:
     np.copyto(small, np.clip(gradient + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX), casting="unsafe")
 
 
-def limit_shift(square_sum: int, gradient_shift: int, eta: int, shift: int, max_norm: int) -> int:
-    """The smallest e >= 0 with sqrt(sum g**2) * 2**sg * eta <= max_norm * 2**(shift + e).
+def limit_shift(squared_norm: int, eta: int, shift: int, max_norm: int) -> int:
+    """The fewest halvings e >= 0 with |G| * eta <= max_norm * 2**(shift + e): a norm limit without a division.
 
-    A step that is too long is halved until it is short enough: a norm limit without a division.
-
-    square_sum is sum(g**2) over one tensor, an exact integer; max_norm counts shadow LSB, 0 = no limit.
+    squared_norm is |G|**2 / 2**24 (`eprop.squared_norm`), max_norm counts shadow LSB, 0 = no limit; shift + e <= 30.
     """
     if max_norm == 0:
         return 0
-    left = square_sum * eta * eta << 2 * gradient_shift
+    left = (squared_norm << 24) * eta * eta
     right = max_norm * max_norm << 2 * shift
     extra = 0
-    while left > right << 2 * extra:
+    while left > right << 2 * extra and shift + extra < 30:
         extra += 1
     return extra
 

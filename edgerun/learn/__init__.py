@@ -1,0 +1,6 @@
+"""Learning on the device, in integers: a rule makes a wanted change, stages consolidate, limit and write it.
+
+eprop        what the window says: factors of the gradient            reservoir    a bounded, class-balanced memory
+stages       the chain from gradient to weight                        prototypes   classes taught by example
+learner      lessons, boundaries, snapshots and the digest            drift        when the stream has changed
+"""

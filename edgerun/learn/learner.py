@@ -1,0 +1,453 @@
+"""Lessons, boundaries, verdicts: everything that changes what a device has learned goes through `Learner.apply`.
+
+`apply` is a deterministic function of the learned state and one journal record, so a journal replays to the same bits
+on any machine. The learner never reads a clock, a governor or a random source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
+from edgerun.errors import DataError, SpecError
+from edgerun.kernels import plasticity
+from edgerun.learn import prototypes, reservoir, stages
+from edgerun.learn.eprop import EPropRule
+from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
+from edgerun.learn.reservoir import Reservoir
+from edgerun.network import Network
+from edgerun.plan import Slot, carve, make_arena, make_plan
+from edgerun.spec import Level, Manifest
+
+BATCH = 32
+DEEP: tuple[Level, ...] = ("full", "light", "sparse")
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What one lesson did."""
+
+    correct: bool  # the prequential answer: what the device said before it was told
+    confidence: float  # the readout's p(label) before the lesson; nan where nothing deep ran
+    updates: int  # updates applied, replays included
+    norm: float  # Euclidean norm of the changes made, in weight LSB
+
+
+class Keeper(Protocol):
+    """Where the last good state is kept: flash on a device, memory in a replay."""
+
+    def keep(self, arrays: Tensors, meta: dict[str, Any]) -> None: ...
+    def recall(self) -> tuple[Tensors, dict[str, Any]] | None: ...
+
+
+class MemoryKeeper:
+    """Keeps the last good state in memory."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensors, dict[str, Any]] | None = None
+
+    def keep(self, arrays: Tensors, meta: dict[str, Any]) -> None:
+        self._kept = ({name: array.copy() for name, array in arrays.items()}, dict(meta))
+
+    def recall(self) -> tuple[Tensors, dict[str, Any]] | None:
+        return self._kept
+
+
+def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[str, Slot]:
+    """Every array of learned state by name: what a checkpoint holds and a digest covers."""
+    slots: dict[str, Slot] = {}
+    plan = manifest.learning
+    for rate in plan.eprop.rates if plan.eprop else ():
+        shape = tensors[rate.tensor].shape
+        slots |= stages.slots(rate.tensor, shape)
+        if plan.intelligence:
+            slots |= stages.Consolidation(plan.intelligence).slots(rate.tensor, shape)
+    if plan.replay.capacity:
+        slots |= reservoir.slots(manifest)
+    if manifest.head.kind == "prototypes":
+        capacity, width = manifest.classes.capacity, tensors["head.sum"].shape[1]
+        slots |= {
+            "head.sum": Slot((capacity, width), "int32", "head"),
+            "head.count": Slot((capacity,), "int32", "head"),
+            "head.bias": Slot((capacity,), "int32", "head"),
+        }
+    recent = plan.eprop.recent_labels if plan.eprop else 0
+    return slots | {"recent": Slot((max(1, recent),), "int16", "state")}
+
+
+def working_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[str, Slot]:
+    """Scratch that one update needs, shared by all tensors."""
+    rates = manifest.learning.eprop.rates if manifest.learning.eprop else ()
+    width = max((tensors[rate.tensor].shape[1] for rate in rates), default=0)
+    return dict(stages.scratch_slots(width)) if width else {}
+
+
+class Learner:
+    """The learned state of one bundle and the only way to change it.
+
+    network    runs the bundle; its plastic weight arrays must be writable, they are changed in place
+    priors     importance codes from offline training, by plastic tensor name
+    exemplars  (x, label) that the reservoir starts from
+    keeper     where the last good state lives
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        priors: Mapping[str, AnyArray],
+        exemplars: tuple[AnyArray, AnyArray] | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.network, self.manifest = network, network.manifest
+        self._tensors = cast(Tensors, network.tensors)
+        plan = self.manifest.learning
+        self._learned = learned_slots(self.manifest, self._tensors)
+        layout = make_plan(self._learned | working_slots(self.manifest, self._tensors))
+        self.arena_bytes = layout.total_bytes
+        self._state = carve(make_arena(layout), layout)
+        self._rule = EPropRule(self.manifest, self._tensors) if plan.eprop else None
+        self._rates = plan.eprop.rates if plan.eprop else ()
+        self._consolidation = stages.Consolidation(plan.intelligence) if plan.intelligence else None
+        self._priors, self._exemplars = priors, exemplars
+        self._keeper: Keeper = keeper or MemoryKeeper()
+        self._batch: Network | None = None
+        self.reservoir = Reservoir(self._state, self.manifest.seed) if plan.replay.capacity else None
+        if network.prototypes is not None:
+            self._adopt_prototypes()
+        self._error: I32 = np.zeros(network.logits().shape[-1], np.int32)
+        self.reset()
+
+    # ------------------------------------------------------------------ state
+
+    def reset(self) -> None:
+        """Back to the factory, in every bit."""
+        self.classes = list(self.manifest.classes.names)
+        self.updates = self.lessons = self.deep_lessons = self.recent_at = 0
+        for array in self._state.values():
+            array[...] = np.zeros((), array.dtype)
+        for rate in self._rates:
+            factory = self._factory_weights(rate.tensor)
+            self._tensors[rate.tensor][...] = factory
+            self._state[f"shadow.{rate.tensor}"][...] = factory.astype(np.int16) * 256
+            if self._consolidation:
+                self._state[f"ref.{rate.tensor}"][...] = self._state[f"shadow.{rate.tensor}"]
+                if rate.tensor in self._priors:
+                    self._state[f"importance.{rate.tensor}"][...] = self._priors[rate.tensor]
+        self._state["recent"][...] = reservoir.EMPTY
+        if self.reservoir:
+            self.reservoir.fill(*(self._exemplars or (np.zeros((0, self.manifest.input.size)), np.zeros(0))))
+        if self.network.prototypes is not None:
+            factory_head = self._factory_head
+            for name in ("sum", "count", "bias"):
+                self._state[f"head.{name}"][: len(self.classes)] = factory_head[name]
+        self._take_over()
+
+    def arrays(self) -> Tensors:
+        """Learned state by name (views, not copies)."""
+        return {name: self._state[name] for name in self._learned}
+
+    def meta(self) -> dict[str, Any]:
+        """The learned state that is not an array."""
+        return {
+            "classes": list(self.classes), "updates": self.updates, "lessons": self.lessons,
+            "deep_lessons": self.deep_lessons, "recent_at": self.recent_at,
+        }  # fmt: skip
+
+    def load(self, arrays: Mapping[str, AnyArray], meta: Mapping[str, Any]) -> None:
+        """Continue from saved state. Raises DataError, and changes nothing, if an array is missing or misshapen."""
+        for name, slot in self._learned.items():
+            saved = arrays.get(name)
+            if saved is None or saved.shape != slot.shape or saved.dtype != np.dtype(slot.dtype):
+                raise DataError(f"saved state has no {name} of {slot.dtype} {slot.shape}")
+        for name in self._learned:
+            self._state[name][...] = arrays[name]
+        self.classes = [str(name) for name in meta["classes"]]
+        self.updates, self.lessons = int(meta["updates"]), int(meta["lessons"])
+        self.deep_lessons, self.recent_at = int(meta["deep_lessons"]), int(meta["recent_at"])
+        for rate in self._rates:
+            plasticity.weights_from_shadow(
+                cast(I8, self._tensors[rate.tensor]), cast(I16, self._state[f"shadow.{rate.tensor}"])
+            )
+        self._take_over()
+
+    def digest(self) -> bytes:
+        """SHA-256 of everything learned: arrays in name order, class names, counters. Telemetry is not in it."""
+        sha = hashlib.sha256()
+        for name in sorted(self._learned):
+            sha.update(name.encode())
+            sha.update(np.ascontiguousarray(self._state[name]).data)
+        sha.update(repr(sorted(self.meta().items())).encode())
+        return sha.digest()
+
+    # ------------------------------------------------------------------ lessons
+
+    def plan_lesson(self, q: I16, label: int, level: Level, sample: int = 0) -> Lesson:
+        """The record of a lesson that has not happened yet; changes nothing."""
+        if not 0 <= label < len(self.classes):
+            raise DataError(f"label {label} is outside [0, {len(self.classes)})")
+        number, plan = self.lessons + 1, self.manifest.learning
+        deep = level in DEEP and self._rule is not None
+        draws: list[int] = []
+        if deep and self.reservoir is not None:
+            filled = self.reservoir.filled
+            passes = plan.replay.passes if level == "full" else min(1, plan.replay.passes)
+            draws = [int(filled[i]) for i in reservoir.draw(self.manifest.seed, number, passes, len(filled))]
+        return Lesson(
+            number=number,
+            sample=sample,
+            q=q.astype(self.manifest.input.dtype).tobytes(),
+            label=label,
+            level=level if deep else "head",
+            draws=draws,
+            threshold=plan.eprop.error_threshold if plan.eprop else 32768,
+            update=self.updates,
+            before=self.digest(),
+        )
+
+    def apply(self, entry: Entry) -> Taught | None:
+        """Do what a journal record says. Raises DataError if it cannot follow on this state."""
+        match entry:
+            case Lesson():
+                return self._lesson(entry)
+            case NewClass():
+                self._new_class(entry.label)
+            case Settle():
+                self.refresh()
+            case Boundary():
+                self._consolidate()
+            case Verdict():
+                self._verdict(entry.good)
+            case Rollback():
+                self.reset() if entry.to == "factory" else self._go_back()
+            case Forget():
+                self._forget(entry.label)
+        return None
+
+    def _lesson(self, lesson: Lesson) -> Taught:
+        if lesson.number != self.lessons + 1:
+            raise DataError(f"lesson {lesson.number} does not follow lesson {self.lessons}")
+        if lesson.label >= len(self.classes):
+            raise DataError(f"label {lesson.label} is outside [0, {len(self.classes)})")
+        self.lessons = lesson.number
+        q = np.frombuffer(lesson.q, self.manifest.input.dtype).astype(np.int16)
+        correct = self.network.infer(q).label == lesson.label
+        before, norm, confidence = self.updates, 0.0, float("nan")
+        if lesson.deep:
+            self.deep_lessons += 1
+            confidence, norm = self._learn(q, lesson.label, lesson.threshold)
+            for place in lesson.draws:
+                old = self._require_reservoir()
+                norm += self._learn(old.sample(place), int(old.label[place]), lesson.threshold)[1]
+        elif self.network.prototypes is not None:
+            self._add_to_prototype(q, lesson.label)
+        if self.reservoir is not None:
+            self.reservoir.add(q, lesson.label, lesson.number, len(self.classes))
+            if lesson.deep and self.deep_lessons % self.manifest.learning.replay.refresh_every == 0:
+                self.refresh()
+        self._consolidate_on_count(before)
+        return Taught(correct, confidence, self.updates - before, norm)
+
+    def _learn(self, q: I16, label: int, threshold: int) -> tuple[float, float]:
+        """One e-prop update on one window: p(label) before it and the norm of the change; none where p is high enough."""
+        rule = self._rule
+        if rule is None:
+            raise SpecError("the bundle has no e-prop plan")
+        tape = self.network.record(q, rule.plan.layer)
+        self._remember(label)
+        probability = rule.error(self._error, tape, label, self._in_play())
+        if probability >= threshold:
+            return probability / 32768, 0.0
+        chain: tuple[stages.Stage, ...] = (self._consolidation,) if self._consolidation else ()
+        squared = 0
+        for index, (rate, factors) in enumerate(
+            zip(self._rates, rule.factors(tape, self._error).values(), strict=True)
+        ):
+            squared += stages.update(
+                rate,
+                index,
+                factors,
+                cast(I8, self._tensors[rate.tensor]),
+                self._state,
+                chain,
+                gradient_shift=rule.plan.gradient_shift,
+                seed=self.manifest.seed,
+                number=self.updates,
+            )
+            self._load_weights(rate.tensor)
+        self.updates += 1
+        return probability / 32768, float(np.sqrt(squared)) / 256
+
+    def _in_play(self) -> Bool:
+        """Classes that the error is restricted to: those learned from lately, or all."""
+        in_play = np.zeros(len(self._error), np.bool_)
+        recent = self._state["recent"]
+        if self._rule is None or self._rule.plan.recent_labels == 0:
+            in_play[: len(self.classes)] = True
+        else:
+            in_play[recent[recent != reservoir.EMPTY]] = True
+        return in_play
+
+    def _remember(self, label: int) -> None:
+        self._state["recent"][self.recent_at] = label
+        self.recent_at = (self.recent_at + 1) % len(self._state["recent"])
+
+    # ------------------------------------------------------------------ prototypes and classes
+
+    def class_index(self, label: str) -> int | None:
+        return self.classes.index(label) if label in self.classes else None
+
+    def refresh(self) -> None:
+        """Recompute the prototypes from the reservoir, then the biases of classes that the factory did not know."""
+        head = self.network.prototypes
+        if head is None or self.reservoir is None:
+            return
+        filled = self.reservoir.filled
+        z, label = self.features(self.reservoir.x[filled]), self.reservoir.label[filled].astype(np.int64)
+        prototypes.recompute(head, z, label, len(self.classes))
+        new = list(range(len(self.manifest.classes.names), len(self.classes)))
+        prototypes.calibrate(head, z, label, new, len(self.classes))
+
+    def features(self, x: AnyArray) -> I64:
+        """z (m, d) of quantised samples x (m, size), in batches."""
+        return np.concatenate([self._batch_run(part)[1] for part in _parts(x)])
+
+    def scores(self, x: AnyArray) -> I32:
+        """Scores (m, known) of quantised samples x (m, size), in batches."""
+        return np.concatenate([self._batch_run(part)[0] for part in _parts(x)])
+
+    def _batch_run(self, part: AnyArray) -> tuple[I32, I64]:
+        if self._batch is None:
+            self._batch = self.network.batched(BATCH)
+        self._batch.known = len(self.classes)
+        padded = np.zeros((BATCH, part.shape[1]), np.int16)
+        padded[: len(part)] = part
+        scores = self._batch.scores(padded)
+        z = self._batch.features() if self.network.prototypes is not None else np.zeros((BATCH, 0), np.int64)
+        return scores[: len(part)], z[: len(part)]
+
+    def _add_to_prototype(self, q: I16, label: int) -> None:
+        head = self.network.prototypes
+        if head is None:
+            return
+        self.network.scores(q)
+        head.sums[label] += self.network.features().astype(np.int32)
+        head.counts[label] += 1
+        head.refresh()
+
+    def _new_class(self, label: str) -> None:
+        if label in self.classes:
+            raise DataError(f"class {label!r} is already known")
+        if len(self.classes) >= self.manifest.classes.capacity:
+            raise DataError(f"class {label!r} is over the capacity of {self.manifest.classes.capacity} classes")
+        if self.network.prototypes is None:
+            raise DataError(f"class {label!r} cannot join: the bundle's head has no prototypes")
+        self.classes.append(label)
+        self.network.known = len(self.classes)
+
+    def _forget(self, label: int) -> None:
+        if not 0 <= label < len(self.classes):
+            raise DataError(f"label {label} is outside [0, {len(self.classes)})")
+        head = self.network.prototypes
+        if head is not None:
+            head.sums[label], head.counts[label], head.bias[label] = 0, 0, 0
+            head.refresh()
+        if self.reservoir is not None:
+            self.reservoir.forget(label)
+        recent = self._state["recent"]
+        recent[recent == label] = reservoir.EMPTY
+
+    def _adopt_prototypes(self) -> None:
+        """Let the head's arrays be the learned state's."""
+        head = self.network.prototypes
+        if head is None:
+            return
+        known = len(self.manifest.classes.names)
+        self._factory_head = {
+            "sum": head.sums[:known].copy(), "count": head.counts[:known].copy(), "bias": head.bias[:known].copy(),
+        }  # fmt: skip
+        head.sums, head.counts, head.bias = (cast(I32, self._state[f"head.{n}"]) for n in ("sum", "count", "bias"))
+
+    # ------------------------------------------------------------------ boundaries and guards
+
+    def guard_score(self, probe_x: AnyArray, probe_label: AnyArray) -> tuple[int, int]:
+        """(correct, of) over the plan's mix of probe samples and the newest field samples of the reservoir."""
+        guard = self.manifest.learning.guard
+        share = round(guard.samples * guard.probe_share)
+        picked = np.linspace(0, max(0, len(probe_x) - 1), min(share, len(probe_x))).astype(np.int64)
+        x, label = [probe_x[picked]], [probe_label[picked].astype(np.int64)]
+        if self.reservoir is not None:
+            field = np.flatnonzero((self.reservoir.field == 1) & (self.reservoir.label != reservoir.EMPTY))
+            newest = field[-(guard.samples - share) :]
+            x.append(self.reservoir.x[newest])
+            label.append(self.reservoir.label[newest].astype(np.int64))
+        both, truth = np.concatenate(x), np.concatenate(label)
+        if not len(both):
+            return 0, 0
+        return int((self.scores(both).argmax(axis=1) == truth).sum()), len(both)
+
+    def importance(self) -> AnyArray:
+        """All importance codes, decoded: for telemetry."""
+        codes = [self._state[f"importance.{rate.tensor}"].reshape(-1) for rate in self._rates if self._consolidation]
+        return plasticity.decode_importance(np.concatenate(codes)) if codes else np.zeros(0, np.int64)
+
+    def _consolidate(self) -> None:
+        if self._consolidation is None:
+            return
+        for index, rate in enumerate(self._rates):
+            self._consolidation.consolidate(rate.tensor, index, self._state, self.manifest.seed, self.updates)
+
+    def _consolidate_on_count(self, updates_before: int) -> None:
+        every = self.manifest.learning.intelligence.every if self.manifest.learning.intelligence else 0
+        if every and self.updates // every != updates_before // every:
+            self._consolidate()
+
+    def _verdict(self, good: bool) -> None:
+        if good:
+            self._keeper.keep(self.arrays(), self.meta())
+        else:
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """To the last good state, or the factory's if there is none; lesson and update numbers go on rising."""
+        lessons, updates = self.lessons, self.updates
+        kept = self._keeper.recall()
+        if kept is None:
+            self.reset()
+        else:
+            self.load(*kept)
+        self.lessons, self.updates = lessons, updates
+
+    # ------------------------------------------------------------------ keeping arrays and network in step
+
+    def _factory_weights(self, tensor: str) -> I8:
+        if not hasattr(self, "_factory"):
+            self._factory = {rate.tensor: self._tensors[rate.tensor].copy() for rate in self._rates}
+        return cast(I8, self._factory[tensor])
+
+    def _take_over(self) -> None:
+        """Make the network run on the state that has just been loaded."""
+        for rate in self._rates:
+            self._load_weights(rate.tensor)
+        self.network.known = len(self.classes)
+        if self.network.prototypes is not None:
+            self.network.prototypes.refresh()
+
+    def _load_weights(self, tensor: str) -> None:
+        self.network.load_weights(tensor)
+        if self._batch is not None:
+            self._batch.load_weights(tensor)
+
+    def _require_reservoir(self) -> Reservoir:
+        if self.reservoir is None:
+            raise DataError("the lesson replays samples, the bundle has no reservoir")
+        return self.reservoir
+
+
+def _parts(x: AnyArray) -> list[AnyArray]:
+    return [x[first : first + BATCH] for first in range(0, len(x), BATCH)] or [x]

@@ -1,0 +1,213 @@
+"""What a device has learned, through every power cut: the learner over its checkpoints and its journal.
+
+    start    finish a wipe -> self-test on factory weights -> newest whole checkpoint -> journal records after it
+    lesson   apply, append; durable, and only then answered for, when `commit` has returned
+    verdict  journalled first; a good one is checkpointed and marked, a bad one goes back to the one marked last
+
+Order matters in one place: a checkpoint holds the journal position it stands at, so whatever the power does, each record
+is applied exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgerun.arrays import I16, Tensors
+from edgerun.bundle import Bundle
+from edgerun.errors import StoreError
+from edgerun.graph import plastic_tensors
+from edgerun.learn import records
+from edgerun.learn.learner import Learner, Taught
+from edgerun.network import Network
+from edgerun.ports import Disk
+from edgerun.selftest import check_selftest
+from edgerun.spec import Level
+from edgerun.store.checkpoints import Checkpoints, pack_state, unpack_state
+from edgerun.store.files import finish_wipe, wipe_learned
+from edgerun.store.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How a start went: the checkpoint it found (0 = factory) and what the journal added."""
+
+    generation: int
+    replayed: int
+    lessons: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the lesson guard found."""
+
+    good: bool
+    correct: int
+    of: int
+    best: float  # share of the last good state
+
+
+def new_learner(bundle: Bundle, keeper: Any = None) -> Learner:
+    """A learner on factory weights, with its own writable copies of the plastic tensors."""
+    plastic = plastic_tensors(bundle.manifest)
+    tensors: Tensors = {name: array.copy() if name in plastic else array for name, array in bundle.tensors.items()}
+    exemplars = None if bundle.exemplars is None else (_rows(bundle.exemplars.x), bundle.exemplars.label)
+    return Learner(Network(bundle.manifest, tensors), priors=bundle.priors, exemplars=exemplars, keeper=keeper)
+
+
+class Lifetime:
+    """One bundle's learned state on one disk.
+
+    observe  is told every entry after it was applied (an emulator's twin, a test)
+
+    Raises CheckFailed where the self-test does not give the exporter's bits, StoreError where the disk fails.
+    """
+
+    def __init__(self, bundle: Bundle, disk: Disk, observe: Callable[[records.Entry], None] | None = None) -> None:
+        self.bundle, self._disk = bundle, disk
+        self._observe = observe
+        finish_wipe(disk)
+        check_selftest(Network(bundle.manifest, bundle.tensors), bundle.selftest)
+        self.learner = new_learner(bundle, self)
+        self._probe = (_rows(bundle.probe.x), bundle.probe.label.astype(np.int64))
+        self._open()
+        self._group = 0  # lessons since the last verdict
+        self._best: float | None = None
+        self.recovery = self._recover()
+        self.committed_lessons = self.learner.lessons
+
+    # ------------------------------------------------------------------ lessons
+
+    def teach(self, q: I16, label: int, level: Level, sample: int) -> Taught:
+        """One lesson; durable after the next `commit`. Raises DataError, nothing changed, for a label not known."""
+        lesson = self.learner.plan_lesson(q, label, level, sample)
+        taught = self.learner.apply(lesson)
+        if taught is None:
+            raise StoreError("a lesson taught nothing")
+        self._append(lesson)
+        self._group += 1
+        return taught
+
+    def change(self, entry: records.NewClass | records.Settle | records.Boundary | records.Forget) -> None:
+        """Apply any other entry that changes what is known."""
+        self.learner.apply(entry)
+        self._append(entry)
+
+    def commit(self) -> None:
+        """Make everything since the last commit durable."""
+        self._journal.commit()
+        self.committed_lessons = self.learner.lessons
+
+    @property
+    def judgement_due(self) -> bool:
+        return self._group >= self.bundle.manifest.learning.guard.every
+
+    def judge(self) -> Judgement:
+        """Score the guard's mix; keep what was learned since the last verdict, or go back."""
+        correct, of = self.learner.guard_score(*self._probe)
+        share = correct / of if of else 1.0
+        best = share if self._best is None else self._best
+        good = best - share <= self.bundle.manifest.learning.guard.max_drop
+        self._firmly(records.Verdict(good=good, correct=correct, of=of))
+        self._group = 0
+        if good:
+            self._best = share
+        if self._journal.full and good:
+            self._seal()
+        return Judgement(good, correct, of, best)
+
+    def probe_accuracy(self) -> float:
+        """The share of the bundle's probe that the device gets right now."""
+        x, label = self._probe
+        return float((self.learner.scores(x).argmax(axis=1) == label).mean())
+
+    # ------------------------------------------------------------------ undo and forget
+
+    def roll_back(self, to: Literal["last-good", "factory"]) -> None:
+        """Go back, and stay there through any power cut."""
+        self._firmly(records.Rollback(to=to))
+        self._group, self._best = 0, None
+        self.checkpoint()
+
+    def wipe(self) -> None:
+        """Erase everything learned: journal, checkpoints, reservoir. The factory's bits remain."""
+        wipe_learned(self._disk)
+        self._open()
+        self.learner.reset()
+        self._group, self._best, self.committed_lessons = 0, None, 0
+
+    # ------------------------------------------------------------------ durable state
+
+    def checkpoint(self) -> int:
+        """Save the learned state; durable when its generation is returned."""
+        self.commit()
+        return self._checkpoints.save(self._payload())
+
+    def digest(self) -> str:
+        return self.learner.digest().hex()
+
+    def keep(self, arrays: Tensors, meta: dict[str, Any]) -> None:
+        """`learner.Keeper`: the state is good; its verdict is in the journal already."""
+        self._checkpoints.mark_good(self._checkpoints.save(self._payload()))
+
+    def recall(self) -> tuple[Tensors, dict[str, Any]] | None:
+        """`learner.Keeper`: the state marked good last."""
+        good = self._checkpoints.good()
+        payload = None if good is None else self._checkpoints.load_generation(good)
+        if payload is None:
+            return None
+        arrays, meta = unpack_state(payload)
+        return arrays, meta["learner"]
+
+    def _firmly(self, entry: records.Verdict | records.Rollback) -> None:
+        """Journal first, then act: what is kept or undone must not depend on when the power goes."""
+        self._append(entry)
+        self.commit()
+        self.learner.apply(entry)
+
+    def _append(self, entry: records.Entry) -> None:
+        self._journal.append(records.encode(entry))
+        if self._observe:
+            self._observe(entry)
+
+    def _payload(self) -> bytes:
+        meta = {
+            "learner": self.learner.meta(),
+            "position": list(self._journal.position),
+            "digest": self.digest(),
+        }
+        return pack_state(self.learner.arrays(), meta)
+
+    def _seal(self) -> None:
+        payload = self._payload()
+        self._journal.seal(self.learner.digest(), self._checkpoints.save(payload), payload)
+
+    def _open(self) -> None:
+        self._checkpoints = Checkpoints(self._disk, self.bundle.id)
+        self._journal = Journal(self._disk, self.bundle.id)
+
+    def _recover(self) -> Recovery:
+        generation, (epoch, skip) = 0, (0, 0)
+        saved = self._checkpoints.load()
+        if saved is not None:
+            generation = saved[0]
+            arrays, meta = unpack_state(saved[1])
+            self.learner.load(arrays, meta["learner"])
+            epoch, skip = meta["position"]
+        if self._journal.orphaned:
+            self._seal()
+            return Recovery(generation, 0, self.learner.lessons)
+        replayed = 0
+        for data in self._journal.records(epoch, skip):
+            self.learner.apply(records.decode(data))
+            replayed += 1
+        return Recovery(generation, replayed, self.learner.lessons)
+
+
+def _rows(x: Any) -> I16:
+    """(n, size) int16 of samples in the bundle's own dtype."""
+    rows: I16 = np.asarray(x).reshape(len(x), -1).astype(np.int16)
+    return rows
