@@ -173,6 +173,6 @@ def hold_out(y: I64, *, least: int, most: int) -> tuple[I64, I64]:
     return np.setdiff1d(np.arange(len(y)), held), held
 
 
-def first_line(err: BaseException) -> str:
-    """The first line of a foreign message, short enough to stand in one of ours."""
-    return (str(err).strip().splitlines() or [type(err).__name__])[0][:160]
+def first_line(foreign: object) -> str:
+    """The first line of a foreign message or value, short enough to stand in one of ours."""
+    return (str(foreign).strip().splitlines() or [type(foreign).__name__])[0][:160]

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F32, I16, U8
+from edgerun.arrays import F32, F64, I16, U8
 from edgerun.encode import PhaseCoder
 from edgerun.errors import ModelError
 from edgerun.spec import Direct, Encoder, PhaseRate
@@ -106,14 +106,18 @@ def check_parameters(layer: FloatLayer) -> None:
             raise ModelError(f"layer {layer.name}: {name} has shape {value.shape}, the layer has {n} units")
 
 
-def dense_forward(layers: tuple[FloatLayer, ...], x: F32) -> list[F32]:
-    """Outputs (N, out) of every dense layer for inputs x (N, ...)."""
-    outputs, value = [], x.reshape(len(x), -1).astype(np.float32)
-    for layer in layers:
-        value = value @ layer.weight.T + layer.bias
-        if isinstance(layer, FloatDense) and layer.relu:
-            value = np.maximum(value, 0)
-        outputs.append(value)
+def dense_forward(layers: tuple[FloatLayer, ...], x: F32 | F64) -> list[F32]:
+    """Outputs (N, out) of every dense layer for inputs x (N, ...). Raises ModelError where one overflows."""
+    outputs: list[F32] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = x.reshape(len(x), -1).astype(np.float32)
+        for layer in layers:
+            value = value @ layer.weight.T + layer.bias
+            if isinstance(layer, FloatDense) and layer.relu:
+                value = np.maximum(value, 0)
+            if not np.isfinite(value).all():
+                raise ModelError(f"layer {layer.name}: its float outputs overflow on these data")
+            outputs.append(value)
     return outputs
 
 
@@ -133,7 +137,19 @@ class SpikingTrace:
 
 
 def spiking_forward(layers: tuple[FloatLayer, ...], spikes: F32) -> SpikingTrace:
-    """Run LIF layers and readout over spike trains (steps, N, in), state starting at zero."""
+    """Run LIF layers and readout over spike trains (steps, N, in), state starting at zero.
+
+    Raises ModelError where the readout overflows.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        trace = run_spiking(layers, spikes)
+    if not np.isfinite(trace.readout_reach):
+        raise ModelError("the readout overflows on these data")
+    return trace
+
+
+def run_spiking(layers: tuple[FloatLayer, ...], spikes: F32) -> SpikingTrace:
+    """The steps of `spiking_forward`; an overflow shows as an infinite reach."""
     steps, batch, _ = spikes.shape
     record, membranes = [], []
     train, y, reach = spikes, None, 0.0

@@ -56,11 +56,11 @@ def float_scores(path: Path, twin: Twin, samples: Samples) -> F32 | None:
         return None if parts[0] is None else np.concatenate([part for part in parts if part is not None])
     from exporters.onnx_import import onnx_scores
 
-    x = samples.x.astype(np.float32)
-    theirs, ours = onnx_scores(path, x), dense_forward(twin.net.layers, x)[-1]
+    ours = dense_forward(twin.net.layers, samples.x)[-1]
+    theirs = onnx_scores(path, samples.x.astype(np.float32))
     apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum())
-    if theirs.shape != ours.shape or apart > DISAGREE * len(x):
-        raise ModelError(f"{path.name}: the import and ONNX Runtime disagree on {apart} of {len(x)} samples")
+    if theirs.shape != ours.shape or apart > DISAGREE * len(ours):
+        raise ModelError(f"{path.name}: the import and ONNX Runtime disagree on {apart} of {len(ours)} samples")
     return theirs
 
 
@@ -120,7 +120,7 @@ def bare_manifest(twin: Twin, known: int = 1) -> Manifest:
 def dense_gaps(twin: Twin, samples: Samples) -> list[Gap]:
     network = Network(bare_manifest(twin), twin.tensors, (len(samples),))
     network.scores(twin.inputs(samples))
-    wanted = dense_forward(twin.net.layers, samples.x.astype(np.float32))
+    wanted = dense_forward(twin.net.layers, samples.x)
     return [
         gap(want, real(network.layers[part.layer.name].out, part.output))
         for part, want in zip(twin.parts, wanted, strict=False)

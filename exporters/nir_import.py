@@ -119,7 +119,8 @@ def convert(file: str, graph: Any, options: NirOptions) -> FloatNet:
     refuse_unsupported(file, wiring)
     drives = in_order(file, wiring)
     last = list(drives)[-1]
-    layers = tuple(layer_of(wiring, name, drive, options, last=name == last) for name, drive in drives.items())
+    with np.errstate(over="ignore", invalid="ignore"):  # FloatNet refuses what is not finite
+        layers = tuple(layer_of(wiring, name, drive, options, last=name == last) for name, drive in drives.items())
     facts = facts_of(graph)
     return FloatNet(
         name=file_name(file),
@@ -220,7 +221,7 @@ def refuse_unsupported(file: str, wiring: Wiring) -> None:
 
 def instantaneous(node: Any, wiring: Wiring) -> bool:
     """Whether the synaptic current lasts one step only: alpha = 1 - dt/tau_syn is zero, or tau_syn is."""
-    tau = np.asarray(node.tau_syn, dtype=np.float64)
+    tau = real("tau_syn", node.tau_syn)
     return bool(np.all((tau == 0) | (np.abs(tau - wiring.dt) <= EXACT * wiring.dt)))
 
 
@@ -281,18 +282,18 @@ def drive_of(file: str, wiring: Wiring, name: str) -> Drive:
 
 
 def matrix(file: str, name: str, node: Any) -> tuple[F64, F64]:
-    w = real(node.weight)
-    b = real(node.bias) if isinstance(node, nir.Affine) else np.zeros(w.shape[0])
+    w = real(f"weights from {name}", node.weight)
+    b = real(f"bias beside weights from {name}", node.bias) if isinstance(node, nir.Affine) else np.zeros(w.shape[0])
     if w.ndim != 2 or not w.size or b.shape != (len(w),):
         raise ModelError(f"{file}: weights from {name} have shape {w.shape}, bias {b.shape}, must be (n, in) and (n,)")
     return w, b
 
 
-def real(value: Any) -> F64:
+def real(what: str, value: Any) -> F64:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ModelError(f"a parameter of type {type(value).__name__} is no number") from None
+        raise ModelError(f"{what}: a {type(value).__name__} is no number") from None
 
 
 # ------------------------------------------------------------------ one population
@@ -338,7 +339,7 @@ def discrete(wiring: Wiring, name: str, n: int) -> tuple[F64, F64]:
 
 def parameter(name: str, node: Any, field_name: str, n: int) -> F64:
     """A neuron parameter as (n,); one value stands for all."""
-    value = real(getattr(node, field_name))
+    value = real(f"{name}: {field_name}", getattr(node, field_name))
     flat_value = value.reshape(-1)
     if flat_value.size not in (1, n):
         raise ModelError(f"{name}: {field_name} has shape {value.shape}, the layer has {n} units")
@@ -349,8 +350,8 @@ def parameter(name: str, node: Any, field_name: str, n: int) -> F64:
 
 def is_readout(wiring: Wiring, name: str, options: NirOptions, *, last: bool) -> bool:
     role = wiring.facts[name].get("role")
-    if role not in (None, "readout"):
-        raise ModelError(f"{name}: role {role!r} is not 'readout'")
+    if not (role is None or (isinstance(role, str) and role == "readout")):
+        raise ModelError(f"{name}: role {first_line(role)!r} is not 'readout'")
     marked = role == "readout" or isinstance(wiring.nodes[name], nir.LI)
     if marked and not last:
         raise ModelError(f"{name}: a readout must be the last layer")
@@ -368,9 +369,9 @@ def reset_of(wiring: Wiring, name: str, options: NirOptions) -> tuple[Reset, boo
         wiring.notes.append(f"{name}: reset delay not stated, assumed 0 (--reset-delay says otherwise)")
     reset, delay = "zero" if reset is None else reset, 0 if delay is None else delay
     if not isinstance(reset, str) or reset not in RESETS:
-        raise ModelError(f"{name}: reset {reset!r} is none of {', '.join(RESETS)}")
+        raise ModelError(f"{name}: reset {first_line(reset)!r} is none of {', '.join(RESETS)}")
     if np.ndim(delay) or delay not in (0, 1):
-        raise ModelError(f"{name}: reset_delay {delay} is neither 0 nor 1")
+        raise ModelError(f"{name}: reset_delay {first_line(delay)} is neither 0 nor 1")
     return RESETS[reset], bool(delay)
 
 
@@ -379,9 +380,11 @@ def reset_of(wiring: Wiring, name: str, options: NirOptions) -> tuple[Reset, boo
 
 def encoder_of(file: str, facts: Facts, options: NirOptions) -> PhaseRate:
     """The input code: options, else graph metadata. Raises ModelError where neither names it."""
-    kind = options.encoder or facts.get("encoder")
-    steps, full = options.steps or facts.get("steps"), options.full_scale or facts.get("full_scale")
-    if kind != "phase-rate" or steps is None or full is None:
+    kind, steps, full = (
+        getattr(options, key) if getattr(options, key) is not None else facts.get(key)
+        for key in ("encoder", "steps", "full_scale")
+    )
+    if not isinstance(kind, str) or kind != "phase-rate" or steps is None or full is None:
         raise ModelError(f"{file}: the encoder is not stated; give --encoder phase-rate --steps N --full-scale N")
     try:
         return msgspec.convert({"type": kind, "steps": int(steps), "full_scale": int(full)}, PhaseRate)
@@ -392,5 +395,5 @@ def encoder_of(file: str, facts: Facts, options: NirOptions) -> PhaseRate:
 def positive(where: str, facts: Facts, key: str, default: float) -> float:
     value: AnyArray | float = facts.get(key, default)
     if np.ndim(value) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value < 0:
-        raise ModelError(f"{where}: metadata {key} {value} is no positive number")
+        raise ModelError(f"{where}: metadata {key} {first_line(value)} is no positive number")
     return float(value)

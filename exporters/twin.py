@@ -78,8 +78,7 @@ def quantise_spiking(net: FloatNet, encoder: PhaseRate, samples: Samples) -> Twi
     scale = calibrate.spiking_input_scale(net, samples, encoder.full_scale)
     bare = Twin(net, InputSpec(shape=net.input_shape, dtype="uint8", scale=scale), ())
     some = samples.take(np.linspace(0, len(samples) - 1, min(len(samples), REACH_SAMPLES)).astype(np.int64))
-    with np.errstate(over="ignore", invalid="ignore"):
-        trace = spiking_forward(net.layers, bare.spikes(some))
+    trace = spiking_forward(net.layers, bare.spikes(some))
     halvings = calibrate.readout_halvings(trace, READOUT_REACH)
     parts: list[quantise.Quantised[Layer]] = [
         quantise.quantise_lif(layer) if isinstance(layer, FloatLif) else quantise.quantise_readout(layer, halvings)
