@@ -54,6 +54,19 @@ class CollectorStats:
     gaps: int  # gaps announced
 
 
+class Born(msgspec.Struct, frozen=True, kw_only=True):
+    """What a card shows of a birth message."""
+
+    bundle: str
+    bundle_name: str
+    runtime: str
+    board: str
+    classes: list[str]
+    capacity: int
+    heartbeat_s: float
+    allow_unsigned: bool
+
+
 class Reader:
     """Questions to the store, from any thread: each opens its own read-only connection (about 0.1 ms)."""
 
@@ -126,8 +139,8 @@ def event_line(row: Row) -> dict[str, Any]:
 
 def node_card(db: sqlite3.Connection, row: Row, now_ms: int) -> dict[str, Any]:
     node, name, sid, online, mode, reason, blob, seen_ms, first, last = row
-    birth = None if blob is None else msgspec.json.decode(blob)
-    stale_after_s = MISSED_HEARTBEATS * (birth["heartbeat_s"] if birth else DEFAULT_HEARTBEAT_S)
+    birth = None if blob is None else msgspec.json.decode(blob, type=Born)
+    stale_after_s = MISSED_HEARTBEATS * (birth.heartbeat_s if birth else DEFAULT_HEARTBEAT_S)
     start = max(first, last - SPARK_MS)
     newest = db.execute(NEWEST, {"node": node, "last": last})
     return {
@@ -143,7 +156,7 @@ def node_card(db: sqlite3.Connection, row: Row, now_ms: int) -> dict[str, Any]:
         "birth": birth,
         "values": {metric: value for metric, value in newest if value is not None},
         "spark": buckets(db, node, SPARK_METRIC, start, last, bucket_ms(start, last, SPARK_POINTS))["mean"],
-        "stats": msgspec.to_builtins(node_stats(db, node)),
+        "stats": node_stats(db, node),
     }
 
 
