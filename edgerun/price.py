@@ -1,0 +1,355 @@
+"""What a bundle costs before it runs: operations counted from its own self-test, and the memory that it needs.
+
+    one window     spikes of the mean self-test sample, each times the width that it reaches; T ticks of every neuron
+    deep lesson    answer + (1 + passes) * (recorded window + update) + its share of the prototypes' refresh + journal
+    update         T * (m n + n n) + n k products of trace and post, and every plastic synapse written once
+    head lesson    answer + journal, and where prototypes decide one more window + its class's mean
+
+Counts are of the work that `learn.Learner` and `network.Network` really do. `array_calls` says how often they call
+numpy; firmware boards price such a call at nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from edgerun.arrays import F32
+from edgerun.boards import Board, Ops, price
+from edgerun.bundle import Bundle
+from edgerun.encode import PhaseCoder
+from edgerun.graph import feature_width, score_width
+from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
+from edgerun.learn.stages import BLOCK_ROWS
+from edgerun.network import Network
+from edgerun.plan import Plan, Slot, SlotType, make_plan
+from edgerun.spec import Dense, Layer, Level, Lif, Manifest, PhaseRate, Prices, Readout
+
+LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
+
+HASHED: Final = 30
+"""Bytes that could be moved while one is hashed: SHA-256 in software, near 30 cycles a byte on a Cortex-M4."""
+RECORD_BYTES: Final = 160  # a journal record beside its sample: frame, numbers, draws, digest
+CHECKPOINT_BYTES: Final = 1024  # a checkpoint beside its arrays: header, names, counters, class names
+CHECKPOINTS: Final = 3  # slots: the newest, the last good, the one being written
+EPOCHS: Final = 2  # of the journal, at the least: the one that is kept and the one that is written
+
+CALLS: Final[Mapping[type[Layer], int]] = MappingProxyType({Dense: 7, Lif: 24, Readout: 12})
+"""Calls into numpy of one step of a layer."""
+CALLS_ENCODE: Final = 8
+CALLS_SCORE: Final = 12
+CALLS_TICK: Final = 32  # of learning, a step: record, three traces, the filter backwards
+CALLS_BLOCK: Final = 70  # of an update, a block of rows of one tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """The operations of every act of one bundle. A level's lesson is what it costs if no update is skipped."""
+
+    inference: Ops
+    lesson: Mapping[Level, Ops]  # full, light, sparse, head
+    unchanged: Mapping[Level, Ops]  # the same lessons where every update was skipped
+    update: Ops
+    consolidate: Ops
+    checkpoint: Ops
+    message: Ops
+    guard: Ops  # one scoring of probe and reservoir samples, and keeping the state
+
+
+def work(bundle: Bundle) -> Work:
+    """Count every act of a bundle. Runs its self-test samples once."""
+    manifest, plan = bundle.manifest, bundle.manifest.learning
+    slots = learned_slots(manifest, bundle.tensors)
+    state_bytes = sum(slot.bytes for slot in slots.values())
+    sample_bytes = manifest.input.size
+    window = inference(bundle)
+    consolidation = consolidate(bundle)
+    change = update(bundle, consolidation)
+    journal = Ops(bytes_moved=HASHED * state_bytes, flash_bytes=sample_bytes + RECORD_BYTES)
+    head = Ops.total([window, journal, prototype(manifest, window)])
+    unchanged: dict[Level, Ops] = dict.fromkeys(LESSONS, head)
+    lesson = dict(unchanged)
+    if plan.eprop:
+        for level in DEEP:
+            count = windows(manifest, level)
+            seen = Ops.total([window, recorded(manifest)]).times(count)
+            unchanged[level] = Ops.total([window, seen, refresh(manifest, window), journal])
+            lesson[level] = Ops.total([unchanged[level], change.times(count)])
+    return Work(
+        inference=window,
+        lesson=lesson,
+        unchanged=unchanged,
+        update=change,
+        consolidate=consolidation,
+        checkpoint=Ops(bytes_moved=2 * state_bytes, flash_bytes=state_bytes + CHECKPOINT_BYTES),
+        message=Ops(messages=1),
+        guard=Ops.total([_batch(window, plan.guard.samples), Ops(bytes_moved=state_bytes)]),
+    )
+
+
+def learn_cost(work: Work, updates: int, level: Level) -> Ops:
+    """What a lesson of this level really cost, `updates` of its windows having changed something.
+
+    At most `work.lesson[level]` for as many updates as the level has windows.
+    """
+    return Ops.total([work.unchanged[level], work.update.times(updates)])
+
+
+def prices(board: Board, work: Work) -> Prices:
+    """What the governor reckons with on this board."""
+    inference_uj, inference_us = price(board, work.inference)
+    consolidate_uj, consolidate_us = price(board, work.consolidate)
+    lessons = {level: price(board, ops) for level, ops in work.lesson.items()}
+    return Prices(
+        sleep_mw=board.sleep_mw,
+        inference_uj=inference_uj,
+        inference_us=inference_us,
+        telemetry_uj=price(board, work.message)[0],
+        lesson_uj={level: cost[0] for level, cost in lessons.items()},
+        lesson_us={level: cost[1] for level, cost in lessons.items()},
+        consolidate_uj=consolidate_uj,
+        consolidate_us=consolidate_us,
+        checkpoint_uj=price(board, work.checkpoint)[0],
+    )
+
+
+# ------------------------------------------------------------------ operations
+
+
+def windows(manifest: Manifest, level: Level) -> int:
+    """Windows that a deep lesson learns from: its own and the replayed ones."""
+    replay = manifest.learning.replay
+    passes = replay.passes if replay.capacity else 0
+    return 1 + (passes if level == "full" else min(1, passes))
+
+
+def inference(bundle: Bundle) -> Ops:
+    """One window and its decision, for the mean sample of the self-test."""
+    manifest = bundle.manifest
+    steps, size = _steps(manifest), manifest.input.size
+    rows = bundle.selftest.x.reshape(len(bundle.selftest.x), -1).astype(np.int16)
+    spikes = events(bundle)
+    parts = [_layer(layer, steps, math.ceil(spikes[layer.name] / len(rows))) for layer in manifest.layers]
+    if isinstance(manifest.encoder, PhaseRate):
+        parts.append(Ops(bytes_moved=steps * size, array_calls=CALLS_ENCODE))
+    if manifest.head.whiten:
+        parts.append(_layer(manifest.head.whiten, 1, 0))
+    if manifest.head.kind == "prototypes":
+        parts.append(Ops(dense_macs=manifest.classes.capacity * feature_width(manifest)))
+    return Ops.total([*parts, Ops(array_calls=CALLS_SCORE)])
+
+
+def events(bundle: Bundle) -> dict[str, int]:
+    """Weight additions that the spikes of all self-test samples cause in each Lif and Readout layer."""
+    network = Network(bundle.manifest, bundle.tensors, (len(bundle.selftest.x),))
+    counts = {layer.name: 0 for layer in bundle.manifest.layers}
+    network.reset()
+    for x in _encoded(bundle):
+        drives = [int(np.count_nonzero(network.layers[layer.name].out)) for layer in bundle.manifest.layers]
+        network.step(x)
+        sources = [x, *(network.layers[layer.name].out for layer in bundle.manifest.layers)]
+        for layer, source, before in zip(bundle.manifest.layers, sources, drives, strict=False):
+            if isinstance(layer, Dense):
+                continue
+            back = before if isinstance(layer, Lif) and layer.recurrent else 0
+            counts[layer.name] += (int(np.count_nonzero(source)) + back) * layer.outputs
+    return counts
+
+
+def recorded(manifest: Manifest) -> Ops:
+    """What learning from a window costs beside running it, before anything is changed: traces and filtered signal."""
+    eprop = manifest.learning.eprop
+    if eprop is None:
+        return Ops()
+    layer, steps = manifest.layer(eprop.layer), _steps(manifest)
+    return Ops(neuron_updates=steps * (layer.inputs + layer.outputs), array_calls=steps * CALLS_TICK)
+
+
+def update(bundle: Bundle, consolidation: Ops) -> Ops:
+    """One e-prop update of every plastic tensor, with its share of the consolidations that updates bring about."""
+    plan = bundle.manifest.learning
+    if plan.eprop is None:
+        return Ops()
+    steps = min(_steps(bundle.manifest), plan.eprop.chunk_steps)
+    parts = [_every(consolidation, plan.intelligence.every if plan.intelligence else 0)]
+    for rate in plan.eprop.rates:
+        rows, width = bundle.tensors[rate.tensor].shape
+        ticks = 1 if rate.tensor == f"{plan.eprop.readout}.input" else steps
+        parts.append(
+            Ops(
+                outer_macs=ticks * rows * width + ticks * ticks * (rows + width),  # the gradient, and its norm
+                plastic_updates=rows * width,
+                array_calls=CALLS_BLOCK * math.ceil(rows / BLOCK_ROWS),
+            )
+        )
+    return Ops.total(parts)
+
+
+def consolidate(bundle: Bundle) -> Ops:
+    """Turn the credit of every plastic synapse into importance."""
+    plan = bundle.manifest.learning
+    if plan.eprop is None or plan.intelligence is None:
+        return Ops()
+    shapes = [bundle.tensors[rate.tensor].shape for rate in plan.eprop.rates]
+    return Ops(
+        plastic_updates=sum(math.prod(shape) for shape in shapes),
+        array_calls=sum(CALLS_BLOCK * math.ceil(shape[0] / BLOCK_ROWS) for shape in shapes),
+    )
+
+
+def refresh(manifest: Manifest, window: Ops) -> Ops:
+    """A deep lesson's share of recomputing the prototypes from the whole reservoir."""
+    replay = manifest.learning.replay
+    if not replay.capacity or manifest.head.kind != "prototypes":
+        return Ops()
+    leave_one_out = 2 * replay.capacity * manifest.classes.capacity * feature_width(manifest)
+    return _every(Ops.total([_batch(window, replay.capacity), Ops(dense_macs=leave_one_out)]), replay.refresh_every)
+
+
+def prototype(manifest: Manifest, window: Ops) -> Ops:
+    """Add one window's features to its class and take the means again."""
+    if manifest.head.kind != "prototypes":
+        return Ops()
+    values = manifest.classes.capacity * feature_width(manifest)
+    return Ops.total([window, Ops(dense_macs=values, array_calls=CALLS_SCORE)])
+
+
+def _layer(layer: Layer, steps: int, synaptic_ops: int) -> Ops:
+    calls = CALLS[type(layer)] * steps
+    if isinstance(layer, Dense):
+        return Ops(dense_macs=steps * layer.inputs * layer.outputs, array_calls=calls)
+    return Ops(synaptic_ops=synaptic_ops, neuron_updates=steps * layer.outputs, array_calls=calls)
+
+
+def _batch(window: Ops, n: int) -> Ops:
+    """`n` windows scored together: numpy is called once for each batch."""
+    ops = msgspec.structs.replace(window, array_calls=0).times(n)
+    return msgspec.structs.replace(ops, array_calls=window.array_calls * math.ceil(n / BATCH))
+
+
+def _every(ops: Ops, n: int) -> Ops:
+    """One share in n, each kind rounded up; nothing if n is 0, which means never."""
+    return Ops(**{kind: math.ceil(getattr(ops, kind) / n) for kind in Ops.__struct_fields__}) if n else Ops()
+
+
+def _steps(manifest: Manifest) -> int:
+    return manifest.encoder.steps if isinstance(manifest.encoder, PhaseRate) else 1
+
+
+def _encoded(bundle: Bundle) -> F32:
+    """(T, rows, size): the self-test samples as the first layer sees them."""
+    manifest, rows = bundle.manifest, len(bundle.selftest.x)
+    q = bundle.selftest.x.reshape(rows, -1).astype(np.int16)
+    if isinstance(manifest.encoder, PhaseRate):
+        return PhaseCoder(manifest.encoder, (rows,), manifest.input.size).encode(q)
+    return q[None].astype(np.float32)
+
+
+# ------------------------------------------------------------------ memory
+
+
+def memory_plan(bundle: Bundle) -> Plan:
+    """Every array that a device needs to run and to learn this bundle, in the integers of `docs/arithmetic.md`.
+
+    It is the firmware's view: int16 membranes, int32 logits, no float32 carriers. The numpy backend holds these
+    integers in wider arrays and scores in batches, which Linux boards have the memory for; the learner's own slots are
+    the same in both. Weights count as memory also where a controller could leave the frozen ones in flash.
+    """
+    manifest = bundle.manifest
+    learned = learned_slots(manifest, bundle.tensors)
+    return make_plan(
+        dict(_weights(bundle, learned))
+        | dict(_states(manifest))
+        | dict(_tape(bundle))
+        | dict(_between(manifest))
+        | learned
+        | working_slots(manifest, bundle.tensors)
+    )
+
+
+def checkpoint_bytes(bundle: Bundle) -> int:
+    """Bytes of one checkpoint."""
+    return CHECKPOINT_BYTES + sum(slot.bytes for slot in learned_slots(bundle.manifest, bundle.tensors).values())
+
+
+def flash_parts(bundle: Bundle) -> dict[str, int]:
+    """Bytes in flash by part: the bundle, its checkpoints, and the shortest journal that holds a guard's group."""
+    manifest, checkpoint = bundle.manifest, checkpoint_bytes(bundle)
+    group = manifest.learning.guard.every * (manifest.input.size + RECORD_BYTES)
+    return {"bundle": bundle.size, "checkpoints": CHECKPOINTS * checkpoint, "journal": EPOCHS * (checkpoint + group)}
+
+
+def _weights(bundle: Bundle, learned: Mapping[str, Slot]) -> Iterator[tuple[str, Slot]]:
+    """Tensors as they are stored; those of the head that learning owns are listed there."""
+    for record in bundle.manifest.tensors:
+        if record.name in bundle.tensors and record.name not in learned:
+            yield record.name, Slot(record.shape, record.dtype, "weights")
+
+
+def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
+    if isinstance(manifest.encoder, PhaseRate):
+        yield "encoder.phase", Slot((manifest.input.size,), "uint16")
+    for layer in manifest.layers:
+        for name, dtype in _state(layer):
+            yield f"{layer.name}.{name}", Slot((layer.outputs,), dtype)
+    if manifest.head.kind == "prototypes":
+        width = feature_width(manifest)
+        yield "head.mean", Slot((manifest.classes.capacity, width), "int32", "head")
+        yield "head.feature", Slot((width,), "int32", "head")
+
+
+def _state(layer: Layer) -> list[tuple[str, SlotType]]:
+    """What one layer keeps from step to step."""
+    if isinstance(layer, Dense):
+        return []
+    if isinstance(layer, Readout):
+        return [("y", "int32"), ("carry", "uint16")]
+    found: list[tuple[str, SlotType]] = [("v", "int16"), ("carry", "uint16"), ("fired", "bool"), ("counts", "uint16")]
+    if layer.adaptive:
+        found += [("adaptation", "int16"), ("adaptation_carry", "uint16")]
+    if layer.refractory_steps:
+        found.append(("resting", "uint8"))
+    return found
+
+
+def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
+    """One recorded window and the factors made of it. Traces belong to no plastic tensor but to what feeds it."""
+    eprop = bundle.manifest.learning.eprop
+    if eprop is None:
+        return
+    layer, readout = bundle.manifest.layer(eprop.layer), bundle.manifest.layer(eprop.readout)
+    steps = _steps(bundle.manifest)
+    chunk, m, n = min(steps, eprop.chunk_steps), layer.inputs, layer.outputs
+    plastic = {rate.tensor for rate in eprop.rates}
+    yield "tape.pre", Slot((steps, m), "uint8", "traces")
+    yield "tape.spikes", Slot((steps, n), "uint8", "traces")
+    yield "tape.psi", Slot((chunk, n), "uint8", "traces")
+    yield "trace.post", Slot((chunk, n), "int16", "traces")
+    for name, units in (("input", m), ("recurrent", n)):
+        if f"{layer.name}.{name}" in plastic:
+            yield f"trace.{name}", Slot((chunk, units), "int16", "traces")
+            yield f"trace.{name}_state", Slot((2, units), "int16", "traces")
+    yield "trace.readout", Slot((2, n), "int16", "traces")
+    yield "trace.signal", Slot((2, n), "int32", "traces")
+    yield "trace.error", Slot((readout.outputs,), "int32", "traces")
+
+
+def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
+    """What goes in and out, and sums that live while one layer works."""
+    size = manifest.input.size
+    yield "io.sample", Slot((size,), manifest.input.dtype, "io")
+    yield "io.scores", Slot((max(score_width(manifest), manifest.classes.capacity),), "int32", "io")
+    layers = [*manifest.layers, *([manifest.head.whiten] if manifest.head.whiten else [])]
+    for k, layer in enumerate(layers):
+        yield f"sum.{layer.name}", Slot((layer.outputs,), "int32", "scratch", (k, k))
+    for k, (before, _) in enumerate(pairwise(layers)):
+        yield f"out.{before.name}", Slot((before.outputs,), "int8", "scratch", (k, k + 1))
+    if isinstance(manifest.encoder, PhaseRate):
+        yield "out.encoder", Slot((size,), "bool", "scratch", (0, 0))
