@@ -28,7 +28,7 @@ from edgerun.cli import main
 from edgerun.errors import CommandError, EdgeRunError, Refused
 from edgerun.store.outbox import Outbox
 from edgerun.telemetry.commands import Command, Gate, Rejection, Teach, seal
-from edgerun.telemetry.link import Connected, Disconnected, Endpoint, Incoming, LinkEvent, MqttLink, Will
+from edgerun.telemetry.link import INBOX_LIMIT, Connected, Disconnected, Endpoint, Incoming, LinkEvent, MqttLink, Will
 from edgerun.telemetry.messages import Ack, Birth, Event, Inner, Result, State
 from edgerun.telemetry.reporter import Identity, Pace, Reporter, gap_event
 from edgerun.telemetry.topics import ALL, Topics, parse
@@ -593,20 +593,57 @@ def test_no_broker_at_all_is_waited_for(tmp_path: Path) -> None:
     assert time.monotonic() - start < 1.0
 
 
-@pytest.mark.parametrize("noise", [b"\xff" * 64, b"\x20\x00", b"\x20\x02", b"\x30\x03\x00\xff\xfe" * 9, b""])
-def test_a_server_that_speaks_nonsense_does_not_end_the_link(noise: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        probe = Probe(MqttLink(Endpoint(host="127.0.0.1", port=port, client_id="p"), backoff_s=(0.02, 0.05)))
-        probe.link.start()
-        for _ in range(3):
-            peer, _ = server.accept()
-            with peer:
-                peer.recv(1000)
-                peer.sendall(noise)
-        probe.wait_for(Disconnected, 3)
-        probe.link.cut()
-    probe.link.stop()
+WELCOME = b"\x20\x03\x00\x00\x00"  # CONNACK of MQTT 5
+NONSENSE = {
+    "nothing": b"",
+    "no packet": b"\xff" * 64,
+    "empty welcome": b"\x20\x00",
+    "half a welcome": b"\x20\x02",
+    "welcome, then half a message": WELCOME + b"\x30\x03\x00\xff\xfe" * 9,
+    "welcome, then a topic that is no text": WELCOME + b"\x30\x05\x00\x02\xff\xfe\x00",
+}
+
+
+class Impostor:
+    """A server that takes connections and answers each with the same bytes, whatever it is told."""
+
+    def __init__(self) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server.settimeout(5.0)
+        address = Endpoint(host="127.0.0.1", port=self.server.getsockname()[1], client_id="p")
+        self.probe = Probe(MqttLink(address, backoff_s=(0.02, 0.05)))
+        self.probe.link.start()
+
+    def answer(self, payload: bytes) -> None:
+        peer, _ = self.server.accept()
+        with peer:
+            peer.recv(1000)
+            peer.sendall(payload)
+
+    def stop(self) -> None:
+        self.probe.link.cut()
+        self.probe.link.stop()
+        self.server.close()
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    made = Impostor()
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("noise", NONSENSE.values(), ids=NONSENSE)
+def test_a_server_that_speaks_nonsense_does_not_end_the_link(impostor: Impostor, noise: bytes) -> None:
+    for _ in range(3):
+        impostor.answer(noise)
+    impostor.probe.wait_for(Disconnected, 3)
+
+
+def test_a_flood_does_not_fill_the_memory(impostor: Impostor) -> None:
+    impostor.answer(WELCOME + b"\x30\x04\x00\x01a\x00" * (INBOX_LIMIT + 1000))
+    time.sleep(0.5)
+    assert INBOX_LIMIT - 10 <= len(impostor.probe.wait_for(Incoming)) <= INBOX_LIMIT
 
 
 def test_the_command_prints_where_it_is_and_ends_on_ctrl_c(tmp_path: Path) -> None:
