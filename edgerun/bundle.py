@@ -46,6 +46,7 @@ MAX_TEXT_BYTES: Final = 1 << 20  # manifest, licence
 MAX_SECTIONS: Final = 514
 MAX_SIGNATURES: Final = 8
 SELFTEST_ROWS: Final = (8, 32)
+MAX_EXEMPLARS: Final = 4096
 IMPORTANCE_CODE_MAX: Final = 231
 
 Signer: TypeAlias = Callable[[bytes], tuple[bytes, bytes]]
@@ -59,10 +60,13 @@ class Kind(IntEnum):
     PROBE = 4
     PRIOR = 5
     LICENCE = 6
+    EXEMPLAR = 7
 
 
 TEXT_KINDS: Final = (Kind.MANIFEST, Kind.LICENCE)
-PREFIXES: Final = MappingProxyType({"selftest": Kind.SELFTEST, "probe": Kind.PROBE, "prior": Kind.PRIOR})
+PREFIXES: Final = MappingProxyType(
+    {"selftest": Kind.SELFTEST, "probe": Kind.PROBE, "prior": Kind.PRIOR, "exemplar": Kind.EXEMPLAR}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Selftest:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Labelled samples, scored for accuracy only.
+    """Labelled samples: those scored for accuracy only, and, apart from them, those that the reservoir starts from.
 
     x  (rows, *input.shape)  in the input's dtype      label  (rows,)  int32, an index into the factory class names
     """
@@ -109,6 +113,7 @@ class Bundle:
     selftest: Selftest
     probe: Probe
     priors: Tensors  # importance codes by the name of the tensor they guard
+    exemplars: Probe | None  # labelled factory samples that replay starts from, none of them the probe's
     licence: str
     certificates: Mapping[str, Certificate]
     sections: tuple[Section, ...]
@@ -126,18 +131,20 @@ def pack(
     selftest: Selftest,
     probe: Probe,
     priors: Mapping[str, AnyArray] = MappingProxyType({}),
+    exemplars: Probe | None = None,
     licence: str = "",
     sign: Sequence[Signer] = (),
 ) -> bytes:
     """The bytes of a bundle; the same arguments always give the same bytes.
 
-    tensors  as `wanted_tensors(manifest)` lists them, in any order; `manifest.tensors` is filled in here
-    priors   importance codes, uint8, by the name of the tensor they guard
+    tensors    as `wanted_tensors(manifest)` lists them, in any order; `manifest.tensors` is filled in here
+    priors     importance codes, uint8, by the name of the tensor they guard
+    exemplars  1 to 4096 labelled samples that the replay reservoir starts from; keep the probe's out of them
 
     Raises SpecError or BundleError for whatever `read_bundle` would refuse.
     """
     check_graph(manifest)
-    arrays = _in_order(manifest, tensors, selftest, probe, priors)
+    arrays = _in_order(manifest, tensors, selftest, probe, priors, exemplars)
     records = tuple(_record(name, array) for name, array in arrays.items())
     manifest = msgspec.structs.replace(manifest, tensors=records)
     bodies = [
@@ -146,6 +153,7 @@ def pack(
     ]
     if licence:
         bodies.append((Kind.LICENCE, licence.encode()))
+    bodies.sort(key=lambda body: body[0])
     head, body = _assemble(bodies, arrays=len(arrays))
     message = signed_message(head, hashlib.sha256(bodies[0][1]).digest())
     signatures = [SIGNATURE.pack(*signer(message)) for signer in sign]
@@ -160,6 +168,7 @@ def _in_order(
     selftest: Selftest,
     probe: Probe,
     priors: Mapping[str, AnyArray],
+    exemplars: Probe | None,
 ) -> Tensors:
     wanted = [wanted.spec.name for wanted in wanted_tensors(manifest)]
     _compare_names("tensor", wanted, tensors)
@@ -170,6 +179,7 @@ def _in_order(
         "probe.x": probe.x,
         "probe.label": probe.label,
         **{f"prior.{name}": priors[name] for name in sorted(priors)},
+        **({"exemplar.x": exemplars.x, "exemplar.label": exemplars.label} if exemplars else {}),
     }
 
 
@@ -277,7 +287,8 @@ def _decode(
         selftest=selftest,
         probe=probe,
         priors=_check_priors(arrays, tensors),
-        licence=_read_licence(view, sections[-1]),
+        exemplars=_check_exemplars(manifest, arrays),
+        licence=_read_licence(view, sections),
         certificates=certify(manifest, tensors),
         sections=sections,
         key_ids=tuple(kid.hex() for kid in signatures),
@@ -526,18 +537,33 @@ def _check_range(name: str, array: AnyArray, low: int, high: int) -> None:
 def _check_samples(manifest: Manifest, arrays: Tensors) -> tuple[Selftest, Probe]:
     found = [name for name in arrays if kind_of(name) in (Kind.SELFTEST, Kind.PROBE)]
     _compare_names("array", ["selftest.x", "selftest.y", "probe.x", "probe.label"], found)
-    rows, samples = _rows("selftest.x", arrays), _rows("probe.x", arrays)
+    rows = _rows("selftest.x", arrays)
     if not SELFTEST_ROWS[0] <= rows <= SELFTEST_ROWS[1]:
         raise BundleError(f"selftest has {rows} rows, outside [{SELFTEST_ROWS[0]}, {SELFTEST_ROWS[1]}]")
     _check_form("selftest.x", arrays["selftest.x"], manifest.input.dtype, (rows, *manifest.input.shape))
     _check_form("selftest.y", arrays["selftest.y"], "int32", (rows, score_width(manifest)))
-    _check_form("probe.x", arrays["probe.x"], manifest.input.dtype, (samples, *manifest.input.shape))
-    _check_form("probe.label", arrays["probe.label"], "int32", (samples,))
-    _check_range("probe.label", arrays["probe.label"], 0, len(manifest.classes.names) - 1)
-    return (
-        Selftest(x=arrays["selftest.x"], y=cast(I32, arrays["selftest.y"])),
-        Probe(x=arrays["probe.x"], label=cast(I32, arrays["probe.label"])),
-    )
+    selftest = Selftest(x=arrays["selftest.x"], y=cast(I32, arrays["selftest.y"]))
+    return selftest, _check_labelled("probe", manifest, arrays)
+
+
+def _check_exemplars(manifest: Manifest, arrays: Tensors) -> Probe | None:
+    found = [name for name in arrays if kind_of(name) is Kind.EXEMPLAR]
+    if not found:
+        return None
+    _compare_names("array", ["exemplar.x", "exemplar.label"], found)
+    rows = _rows("exemplar.x", arrays)
+    if rows > MAX_EXEMPLARS:
+        raise BundleError(f"exemplar.x has {rows} rows, outside [1, {MAX_EXEMPLARS}]")
+    return _check_labelled("exemplar", manifest, arrays)
+
+
+def _check_labelled(prefix: str, manifest: Manifest, arrays: Tensors) -> Probe:
+    x, label = arrays[f"{prefix}.x"], arrays[f"{prefix}.label"]
+    rows = _rows(f"{prefix}.x", arrays)
+    _check_form(f"{prefix}.x", x, manifest.input.dtype, (rows, *manifest.input.shape))
+    _check_form(f"{prefix}.label", label, "int32", (rows,))
+    _check_range(f"{prefix}.label", label, 0, len(manifest.classes.names) - 1)
+    return Probe(x=x, label=cast(I32, label))
 
 
 def _rows(name: str, arrays: Tensors) -> int:
@@ -556,10 +582,9 @@ def _check_priors(arrays: Tensors, tensors: Tensors) -> Tensors:
     return priors
 
 
-def _read_licence(view: memoryview, last: Section) -> str:
-    if last.kind is not Kind.LICENCE:
-        return ""
+def _read_licence(view: memoryview, sections: Iterable[Section]) -> str:
+    """The text of the licence section, or none; `_parse_table` lets at most one through."""
     try:
-        return bytes(_slice(view, last)).decode()
+        return "".join(bytes(_slice(view, section)).decode() for section in sections if section.kind is Kind.LICENCE)
     except UnicodeDecodeError:
         raise BundleError("the licence is not UTF-8") from None

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, cast
 from edgerun.errors import SpecError
 from edgerun.spec import Dense, Direct, DType, Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
 
-RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior")
+RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar")
 """First parts of tensor names that mean something else than a layer."""
 
 BIAS_MAX: Final = (1 << 28) - 1

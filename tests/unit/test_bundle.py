@@ -81,6 +81,7 @@ def dense_tensors(name: str, inputs: int, outputs: int) -> Tensors:
 TENSORS: Tensors = dense_tensors("a", 6, 5) | dense_tensors("b", 5, 3)
 SELFTEST = Selftest(x=RNG.integers(-128, 128, (8, 2, 3), dtype=np.int8), y=np.arange(24, dtype=np.int32).reshape(8, 3))
 PROBE = Probe(x=RNG.integers(-128, 128, (5, 2, 3), dtype=np.int8), label=np.array([0, 1, 2, 1, 0], dtype=np.int32))
+EXEMPLARS = Probe(x=RNG.integers(-128, 128, (3, 2, 3), dtype=np.int8), label=np.array([2, 0, 1], dtype=np.int32))
 PRIORS: Tensors = {"b.weight": np.full((3, 5), 231, dtype=np.uint8)}
 
 
@@ -130,6 +131,7 @@ def packed(**changes: Any) -> bytes:
         "selftest": SELFTEST,
         "probe": PROBE,
         "priors": PRIORS,
+        "exemplars": EXEMPLARS,
         "licence": "CC0-1.0",
     }
     fields |= changes
@@ -156,10 +158,21 @@ def test_what_was_packed_is_what_is_read() -> None:
     assert np.array_equal(bundle.selftest.y, SELFTEST.y)
     assert np.array_equal(bundle.probe.x, PROBE.x)
     assert np.array_equal(bundle.probe.label, PROBE.label)
+    assert bundle.exemplars is not None
+    assert np.array_equal(bundle.exemplars.x, EXEMPLARS.x)
+    assert np.array_equal(bundle.exemplars.label, EXEMPLARS.label)
     assert bundle.licence == "CC0-1.0"
     assert msgspec.structs.replace(bundle.manifest, tensors=()) == dense_manifest()
     assert bundle.size == len(GOOD)
     assert set(bundle.certificates) == {"a", "b"}
+
+
+def test_exemplars_may_be_none_or_4096() -> None:
+    assert read_bundle(packed(exemplars=None)).exemplars is None
+    most = Probe(x=np.zeros((4096, 2, 3), np.int8), label=np.zeros(4096, np.int32))
+    exemplars = read_bundle(packed(exemplars=most)).exemplars
+    assert exemplars is not None
+    assert len(exemplars.x) == 4096
 
 
 def test_text_may_have_a_mebibyte() -> None:
@@ -186,6 +199,8 @@ def test_arrays_are_read_only_views_of_the_file(tmp_path: Path) -> None:
     path.write_bytes(GOOD)
     bundle = open_bundle(path)
     every = [*bundle.tensors.values(), *bundle.priors.values(), bundle.selftest.x, bundle.probe.label]
+    assert bundle.exemplars is not None
+    every += [bundle.exemplars.x, bundle.exemplars.label]
     assert not any(array.flags.writeable or array.flags.owndata for array in every)
     assert all(array.ctypes.data % 64 == 0 for array in every)
     assert same(bundle.tensors, TENSORS)
@@ -202,7 +217,7 @@ def test_the_documented_layout_by_hand() -> None:
     """The header and the first table row, spelled out as `docs/bundle.md` has them."""
     magic, version, zero, sections, arrays, crc, length, reserved = struct.unpack_from("<4sHHHHIQ40s", GOOD)
     assert (magic, version, zero, reserved) == (b"EDGB", 1, 0, bytes(40))
-    assert (sections, arrays) == (8 + 2 + 2 + 1 + 2, 8 + 2 + 2 + 1)
+    assert (sections, arrays) == (8 + 2 + 2 + 1 + 2 + 2, 8 + 2 + 2 + 1 + 2)
     head = GOOD[: 64 * (1 + sections)]
     assert crc == zlib.crc32(head[:12] + bytes(4) + head[16:])
     kind, _, offset, size, digest, _ = struct.unpack_from("<IIQQ32s8s", GOOD, 64)
@@ -262,12 +277,12 @@ HOSTILE = {
     "zip": (zipped(), "magic"),
     "npz": (npz(), "magic"),
     "elf": (Path(sys.executable).read_bytes()[:4096], "magic"),
-    "only a header": (GOOD[:64], "the table of 15 sections ends at byte 1024, the file has 64"),
+    "only a header": (GOOD[:64], "the table of 17 sections ends at byte 1152, the file has 64"),
     "version 2": (patched(4, le16(2)), "format version 2 is not 1"),
     "flags": (patched(6, le16(1)), "reserved bytes of the header"),
     "no sections": (patched(8, le16(0)), r"section count 0 is outside \[1, 514\]"),
     "too many sections": (GOOD[:8] + le16(65535) + GOOD[10:], "section count 65535 is outside"),
-    "array count": (patched(10, le16(12)), "the header counts 12 array sections, the table has 13"),
+    "array count": (patched(10, le16(12)), "the header counts 12 array sections, the table has 15"),
     "crc": (GOOD[:12] + b"\0\0\0\0" + GOOD[16:], "CRC32"),
     "length past the end": (patched(16, struct.pack("<Q", 1 << 40)), "header length 1099511627776 is not"),
     "length too short": (patched(16, struct.pack("<Q", LENGTH - 1)), "header length"),
@@ -388,8 +403,9 @@ def test_sealing_by_hand_gives_the_same_file() -> None:
     assert sealed(MANIFEST) == GOOD
 
 
+NOT_TEXT = [(kind, b"\xff" if kind is Kind.LICENCE else data) for kind, data in sections_of(GOOD)]
 WRONG_MANIFESTS = {
-    "nothing but a manifest": (sealed(MANIFEST, iter([])), "the manifest describes 13 arrays, the table has 0"),
+    "nothing but a manifest": (sealed(MANIFEST, iter([])), "the manifest describes 15 arrays, the table has 0"),
     "longest manifest": (
         sealed(MANIFEST + b" " * ((1 << 20) - len(MANIFEST)) + b"}"),
         "1048577 bytes, at most 1048576",
@@ -412,18 +428,27 @@ WRONG_MANIFESTS = {
     "no such tensor": (rewritten(b'"name":"a.bias"', b'"name":"a.bia"'), "tensor a.bias is missing"),
     "tensors swapped": (rewritten(b'"name":"a.weight"', b'"name":"b.weight"'), "tensor names repeat"),
     "array of no kind": (rewritten(b'"probe.label"', b'"probe.names"'), "array probe.label is missing"),
+    "exemplars without labels": (
+        rewritten(b'"exemplar.label"', b'"exemplar.names"'),
+        "array exemplar.label is missing",
+    ),
+    "exemplars renamed": (
+        rewritten(b'"exemplar.x"', b'"exemplum.x"'),
+        "exemplum.x lies in a section of the wrong kind",
+    ),
+    "reserved for exemplars": (rewritten(b'"name":"a","o', b'"name":"exemplar.a","o'), "begins with a reserved word"),
     "prior of nothing": (rewritten(b'"prior.b.weight"', b'"prior.c.weight"'), "prior.c.weight guards no tensor"),
     "reserved name": (rewritten(b'"name":"a","o', b'"name":"prior.a","o'), "begins with a reserved word"),
     "too few records": (
         sealed(encode_manifest(dense_manifest())),
-        "the manifest describes 0 arrays, the table has 13",
+        "the manifest describes 0 arrays, the table has 15",
     ),
     "too narrow for its classes": (
         rewritten(b'"capacity":3,"names":["x"', b'"capacity":4,"names":["w","x"'),
         "3 scores",
     ),
     "input bound": (rewritten(b'"input_bound":128', b'"input_bound":127'), "input_bound 127 is under the 128"),
-    "licence": (sealed(MANIFEST, iter([*list(sections_of(GOOD))[:-1], (Kind.LICENCE, b"\xff")])), "not UTF-8"),
+    "licence": (sealed(MANIFEST, iter(NOT_TEXT)), "not UTF-8"),
 }
 
 
@@ -524,6 +549,42 @@ WRONG_CONTENT = {
         "probe.x is a single number, not rows",
     ),
     "labels": ({"probe": Probe(x=PROBE.x, label=PROBE.label[:4])}, r"probe.label is int32 \(4,\), not int32 \(5,\)"),
+    "4097 exemplars": (
+        {"exemplars": Probe(x=np.zeros((4097, 2, 3), np.int8), label=np.zeros(4097, np.int32))},
+        r"exemplar.x has 4097 rows, outside \[1, 4096\]",
+    ),
+    "no exemplars": (
+        {"exemplars": Probe(x=np.zeros((0, 2, 3), np.int8), label=np.zeros(0, np.int32))},
+        "section 15 is empty",
+    ),
+    "exemplar label": (
+        {"exemplars": Probe(x=EXEMPLARS.x, label=EXEMPLARS.label + 1)},
+        r"exemplar.label has the value 3, outside \[0, 2\]",
+    ),
+    "negative exemplar label": (
+        {"exemplars": Probe(x=EXEMPLARS.x, label=EXEMPLARS.label - 1)},
+        r"exemplar.label has the value -1, outside \[0, 2\]",
+    ),
+    "exemplar labels": (
+        {"exemplars": Probe(x=EXEMPLARS.x, label=EXEMPLARS.label[:2])},
+        r"exemplar.label is int32 \(2,\), not int32 \(3,\)",
+    ),
+    "wide exemplar label": (
+        {"exemplars": Probe(x=EXEMPLARS.x, label=EXEMPLARS.label.astype(np.int64))},
+        "exemplar.label is int64",
+    ),
+    "flat exemplars": (
+        {"exemplars": Probe(x=EXEMPLARS.x.reshape(3, 6), label=EXEMPLARS.label)},
+        r"exemplar.x is int8 \(3, 6\), not int8 \(3, 2, 3\)",
+    ),
+    "unsigned exemplars": (
+        {"exemplars": Probe(x=EXEMPLARS.x.view(np.uint8), label=EXEMPLARS.label)},
+        "exemplar.x is uint8",
+    ),
+    "a number for exemplars": (
+        {"exemplars": Probe(x=np.array(3, np.int8), label=EXEMPLARS.label)},
+        "exemplar.x is a single number, not rows",
+    ),
     "importance": ({"priors": {"b.weight": np.full((3, 5), 232, np.uint8)}}, "prior.b.weight has the value 232"),
     "prior shape": ({"priors": {"b.weight": np.zeros((5, 3), np.uint8)}}, r"prior.b.weight is uint8 \(5, 3\)"),
 }
