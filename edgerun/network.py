@@ -93,8 +93,9 @@ def _dense_program(spec: Dense, tensors: Mapping[str, AnyArray], out: F32) -> Ca
         wide_offset = np.asarray(b * real + 0.5 + zero, np.float64)
         acc, wide = np.zeros_like(out), np.zeros(out.shape, np.float64)
         return lambda x: dense.dense_requant(out, x, weights, real, wide_offset, low, high, acc, wide)
-    whole = np.ascontiguousarray(w)
-    return lambda x: dense.dense_wide(out, x.astype(np.int64), whole, b, m, s, zero, low, high)
+    whole, offset64 = np.ascontiguousarray(w), b * m + np.left_shift(1, s - 1)
+    x64, acc64 = np.zeros((*out.shape[:-1], spec.inputs), np.int64), np.zeros(out.shape, np.int64)
+    return lambda x: dense.dense_wide(out, x, whole, m, offset64, s, zero, low, high, x64, acc64)
 
 
 class LifRun:
@@ -113,7 +114,7 @@ class LifRun:
         self._bias = tensors[f"{spec.name}.bias"].astype(np.int32)
         self._decay = tensors[f"{spec.name}.decay"].astype(np.int32)
         self.v, self.carry, self.counts, self.margin = (np.zeros((*batch, n), np.int32) for _ in range(4))
-        self._current, self._back, self._level = (np.zeros((*batch, n), np.int32) for _ in range(3))
+        self._current, self._back, self._spikes = (np.zeros((*batch, n), np.int32) for _ in range(3))
         self._product: F32 = np.zeros((*batch, n), np.float32)
         self.fired: Bool = np.zeros((*batch, n), np.bool_)
         self._threshold: I32 = np.full((*batch, n), spec.threshold, np.int32)
@@ -124,7 +125,7 @@ class LifRun:
             self.adaptation, self.adaptation_carry = (np.zeros((*batch, n), np.int32) for _ in range(2))
         if spec.refractory_steps:
             self.resting: I32 = np.zeros((*batch, n), np.int32)
-            self._ready: Bool = np.zeros((*batch, n), np.bool_)
+            self._silent: Bool = np.zeros((*batch, n), np.bool_)
 
     def step(self, x: F32) -> None:
         spec = self.spec
@@ -133,22 +134,23 @@ class LifRun:
         if spec.reset_delay:
             self._reset(self._current)
         if spec.adaptive:
-            np.multiply(self.fired, self._beta, out=self._back)
+            np.multiply(self._spikes, self._beta, out=self._back)
             spiking.leak(self.adaptation, self.adaptation_carry, self._rho, self._back)
             np.add(self.adaptation, spec.threshold, out=self._threshold)
         spiking.leak(self.v, self.carry, self._decay, self._current)
         spiking.fire(self.fired, self.margin, self.v, self._threshold)
         if spec.refractory_steps:
             self._rest()
+        np.copyto(self._spikes, self.fired)
         if not spec.reset_delay:
             self._reset(self.v)
         np.copyto(self.out, self.fired)
-        self.counts += self.fired
+        self.counts += self._spikes
 
     def _reset(self, target: I32) -> None:
         """Act on the newest spikes: take the threshold from `target`, or clear the membrane."""
         if self.spec.reset == "subtract":
-            np.multiply(self.fired, self.spec.threshold, out=self._back)
+            np.multiply(self._spikes, self.spec.threshold, out=self._back)
             target -= self._back
         elif self.spec.reset == "zero":
             np.copyto(self.v, 0, where=self.fired)
@@ -156,9 +158,9 @@ class LifRun:
 
     def _rest(self) -> None:
         """Silence neurons that fired within the last `refractory_steps`."""
-        np.equal(self.resting, 0, out=self._ready)
-        self.fired &= self._ready
-        np.copyto(self.margin, spiking.I16_MIN * 2, where=~self._ready)  # no surrogate while resting
+        np.greater(self.resting, 0, out=self._silent)
+        np.copyto(self.fired, False, where=self._silent)
+        np.copyto(self.margin, spiking.I16_MIN * 2, where=self._silent)  # no surrogate while resting
         self.resting -= 1
         np.maximum(self.resting, 0, out=self.resting)
         np.copyto(self.resting, self.spec.refractory_steps, where=self.fired)
@@ -166,7 +168,12 @@ class LifRun:
     def reset(self) -> None:
         for array in self.state().values():
             array[...] = np.zeros((), array.dtype)
-        self.out[...] = 0
+        self.resume()
+
+    def resume(self) -> None:
+        """Take over a state that was written from outside."""
+        np.copyto(self._spikes, self.fired)
+        np.copyto(self.out, self.fired)
 
     def state(self) -> Tensors:
         arrays: Tensors = {"v": self.v, "carry": self.carry, "fired": self.fired, "counts": self.counts}
@@ -348,15 +355,20 @@ class Network:
         return {f"{name}.{key}": a.copy() for name, run in self.layers.items() for key, a in run.state().items()}
 
     def restore(self, state: Mapping[str, AnyArray]) -> None:
-        """Continue from a snapshot, bit for bit. Raises DataError if an array is missing or has another shape."""
-        for name, run in self.layers.items():
-            for key, array in run.state().items():
-                saved = state.get(f"{name}.{key}")
-                if saved is None or saved.shape != array.shape:
-                    raise DataError(f"snapshot has no {name}.{key} of shape {array.shape}")
-                np.copyto(array, saved, casting="unsafe")
+        """Continue from a snapshot, bit for bit.
+
+        Raises DataError, and changes nothing, if an array is missing or has another shape.
+        """
+        mine = {f"{name}.{key}": array for name, run in self.layers.items() for key, array in run.state().items()}
+        for name, array in mine.items():
+            saved = state.get(name)
+            if saved is None or saved.shape != array.shape:
+                raise DataError(f"snapshot has no {name} of shape {array.shape}")
+        for name, array in mine.items():
+            np.copyto(array, state[name], casting="unsafe")
+        for run in self._runs:
             if isinstance(run, LifRun):
-                np.copyto(run.out, run.fired)
+                run.resume()
 
     def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
         """Take over rows of a weight tensor that has just been written."""

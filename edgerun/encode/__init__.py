@@ -42,7 +42,6 @@ class PhaseCoder:
 
     def __init__(self, spec: PhaseRate, batch: tuple[int, ...], size: int) -> None:
         self._spec = spec
-        self._ramp = np.arange(spec.steps + 1, dtype=np.int32).reshape(-1, *(1,) * (len(batch) + 1))
         self._value = np.zeros((*batch, size), np.int32)
         self._total = np.zeros((spec.steps + 1, *batch, size), np.int32)
         self._count = np.zeros((spec.steps, *batch, size), np.int32)
@@ -55,7 +54,8 @@ class PhaseCoder:
         np.copyto(self._value, q)
         np.maximum(self._value, 0, out=self._value)
         np.minimum(self._value, full, out=self._value)
-        np.multiply(self._ramp, self._value, out=self._total)
+        for t, total in enumerate(self._total):
+            np.multiply(self._value, t, out=total)
         self._total += full // 2
         self._total //= full
         np.subtract(self._total[1:], self._total[:-1], out=self._count)

@@ -40,7 +40,8 @@ def dense_requant(
     y, acc  (..., out)  written / scratch float32     wide  (..., out)  scratch float64     scale, bias  (out,)
     """
     np.dot(x, weights, out=acc)
-    np.multiply(acc, scale, out=wide)
+    np.copyto(wide, acc)
+    wide *= scale
     wide += bias
     np.floor(wide, out=wide)
     np.maximum(wide, low, out=wide)
@@ -49,16 +50,32 @@ def dense_requant(
 
 
 def dense_wide(
-    y: F32, x: I64, weights: I64, bias: I64, multiplier: I64, shift: I64, zero_point: int, low: int, high: int
+    y: F32,
+    x: F32,
+    weights: I64,
+    multiplier: I64,
+    offset: I64,
+    shift: I64,
+    zero_point: int,
+    low: int,
+    high: int,
+    whole: I64,
+    acc: I64,
 ) -> None:
     """The plain definition in int64, for layers that no float carrier can hold.
 
-    y  (..., out)  written float32     x  (..., in)     weights  (in, out)     bias, multiplier, shift  (out,)
+    y <- clip((acc * m + (b * m + 2**(s-1)) >> s) + zero_point)    the bracket is `offset`; |acc * m| < 2**55
+
+    y      (..., out)  written               weights                     (in, out)
+    x      (..., in)   read, integers        multiplier, offset, shift   (out,)
+    whole  (..., in)   scratch               acc                         (..., out)  scratch
     """
-    acc = x @ weights + bias
+    np.copyto(whole, x, casting="unsafe")
+    np.matmul(whole, weights, out=acc)
     acc *= multiplier
-    acc += np.left_shift(1, shift - 1)
+    acc += offset
     acc >>= shift
     acc += zero_point
-    np.clip(acc, low, high, out=acc)
+    np.maximum(acc, low, out=acc)
+    np.minimum(acc, high, out=acc)
     np.copyto(y, acc, casting="unsafe")
