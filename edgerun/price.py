@@ -37,7 +37,8 @@ LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
 HASHED: Final = 30
 """Bytes that could be moved while one is hashed: SHA-256 in software, near 30 cycles a byte on a Cortex-M4."""
 RECORD_BYTES: Final = 160  # a journal record beside its sample: frame, numbers, draws, digest
-CHECKPOINT_BYTES: Final = 1024  # a checkpoint beside its arrays: header, names, counters, class names
+ROW_BYTES: Final = 160  # of a checkpoint's table, an array: its name of up to 77 characters, dtype, shape, padding
+CLASS_BYTES: Final = 67  # of a checkpoint's table, a class: a name of 64 letters, quoted
 CHECKPOINTS: Final = 3  # slots: the newest, the last good, the one being written
 EPOCHS: Final = 2  # of the journal, at the least: the one that is kept and the one that is written
 
@@ -60,7 +61,7 @@ class Work:
     consolidate: Ops
     checkpoint: Ops
     message: Ops
-    guard: Ops  # one scoring of probe and reservoir samples, and keeping the state
+    guard: Ops  # one scoring of the guard's mix and of the probe, and keeping the state
 
 
 def work(bundle: Bundle) -> Work:
@@ -72,7 +73,8 @@ def work(bundle: Bundle) -> Work:
     window = inference(bundle)
     consolidation = consolidate(bundle)
     change = update(bundle, consolidation)
-    journal = Ops(bytes_moved=HASHED * state_bytes, flash_bytes=sample_bytes + RECORD_BYTES)
+    digest = _every(Ops(bytes_moved=HASHED * state_bytes), plan.guard.every)
+    journal = Ops.total([digest, Ops(flash_bytes=sample_bytes + RECORD_BYTES)])
     head = Ops.total([window, journal, prototype(manifest, window)])
     unchanged: dict[Level, Ops] = dict.fromkeys(LESSONS, head)
     lesson = dict(unchanged)
@@ -88,9 +90,9 @@ def work(bundle: Bundle) -> Work:
         unchanged=unchanged,
         update=change,
         consolidate=consolidation,
-        checkpoint=Ops(bytes_moved=2 * state_bytes, flash_bytes=state_bytes + CHECKPOINT_BYTES),
+        checkpoint=Ops(bytes_moved=2 * state_bytes, flash_bytes=checkpoint_bytes(bundle)),
         message=Ops(messages=1),
-        guard=Ops.total([_batch(window, plan.guard.samples), Ops(bytes_moved=state_bytes)]),
+        guard=Ops.total([_batch(window, plan.guard.samples + len(bundle.probe.x)), Ops(bytes_moved=state_bytes)]),
     )
 
 
@@ -116,7 +118,7 @@ def prices(board: Board, work: Work) -> Prices:
         lesson_us={level: cost[1] for level, cost in lessons.items()},
         consolidate_uj=consolidate_uj,
         consolidate_us=consolidate_us,
-        checkpoint_uj=price(board, work.checkpoint)[0],
+        checkpoint_uj=price(board, Ops.total([work.checkpoint, work.guard]))[0],
     )
 
 
@@ -275,8 +277,10 @@ def memory_plan(bundle: Bundle) -> Plan:
 
 
 def checkpoint_bytes(bundle: Bundle) -> int:
-    """Bytes of one checkpoint."""
-    return CHECKPOINT_BYTES + sum(slot.bytes for slot in learned_slots(bundle.manifest, bundle.tensors).values())
+    """At most so many bytes has a checkpoint: header and counters, a table row an array, the names of all classes."""
+    slots = learned_slots(bundle.manifest, bundle.tensors)
+    names = bundle.manifest.classes.capacity * CLASS_BYTES
+    return 512 + names + sum(slot.bytes + ROW_BYTES for slot in slots.values())
 
 
 def flash_parts(bundle: Bundle) -> dict[str, int]:

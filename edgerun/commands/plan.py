@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import msgspec
 
-from edgerun.boards import BOARDS, Board, Ops, get_board, price, uncertainty
+from edgerun.boards import BOARDS, KINDS, Board, Ops, get_board, price, uncertainty
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
 from edgerun.errors import BudgetError, Refused
 from edgerun.governor import Demand, check_budget, floor_mw
 from edgerun.price import LESSONS, Work, flash_parts, memory_plan, prices, work
-from edgerun.spec import LearningPlan, Manifest, Prices
+from edgerun.spec import LearningPlan, Level, Manifest, Prices
 
 PROCESS_BYTES: Final = MappingProxyType({"linux": 48 << 20, "mcu": 8 << 10})
 """Beside the plan's arrays: Python with its libraries (41 MiB measured with the agent), or a controller's stack."""
@@ -65,9 +65,7 @@ class Priced:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="a bundle file, *.edgb")
     parser.add_argument("--board", metavar="NAME", help=f"one of {', '.join(BOARDS)}; a line for each where not given")
-    parser.add_argument(
-        "--period", type=float, default=0.5, metavar="S", help="seconds between two samples (%(default)s)"
-    )
+    parser.add_argument("--period", type=float, default=0.5, metavar="S", help="seconds from sample to sample (0.5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a page")
     parser.epilog = "example:\n  edgerun plan digits.edgb --board pico2 --period 0.5\nexit code 1: it does not fit"
 
@@ -116,13 +114,15 @@ def plan(bundle: Bundle, counted: Work, board: Board, period_s: float) -> Priced
 
 def ram_parts(bundle: Bundle, board: Board) -> dict[str, int]:
     """Bytes of memory by part; `process` is what the arrays stand beside."""
-    return {**memory_plan(bundle).bytes_by_part(), "process": PROCESS_BYTES[board.device_class]}
+    parts: dict[str, int] = dict(memory_plan(bundle).bytes_by_part().items())
+    return parts | {"process": PROCESS_BYTES[board.device_class]}
 
 
 def _acts(manifest: Manifest, counted: Work) -> Iterator[tuple[str, Ops]]:
     yield "inference", counted.inference
     if learns(manifest):
-        yield from ((f"lesson {level}", counted.lesson[level]) for level in LESSONS)
+        levels: tuple[Level, ...] = LESSONS if manifest.learning.eprop else ("head",)
+        yield from ((f"lesson {level}", counted.lesson[level]) for level in levels)
         yield "guard", counted.guard
         yield "checkpoint", counted.checkpoint
     if manifest.learning.intelligence and manifest.learning.eprop:
@@ -201,7 +201,8 @@ SMALLER: Final[tuple[tuple[str, Callable[[LearningPlan], LearningPlan]], ...]] =
 
 
 def _either(choices: tuple[str, ...]) -> str:
-    return " or ".join(choices)
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 # ------------------------------------------------------------------ output
@@ -248,13 +249,16 @@ def days(mean_mw: float) -> float:
 def page(priced: Priced) -> Iterator[str]:
     """The lines for a person, the verdict last."""
     manifest, board = priced.bundle.manifest, priced.board
-    yield f"{manifest.name} on {board.name}, {board.cpu} at {board.clock_hz / 1e6:,.0f} MHz: every figure is an estimate"
+    clock = f"{board.clock_hz / 1e6:,.0f} MHz"
+    yield f"{manifest.name} on {board.name}, {board.cpu} at {clock}; every figure is an estimate"
     yield "\nMEMORY"
     yield from columns([("part", "bytes"), *_shares(priced.ram, board.ram_bytes)])
     yield "\nFLASH"
     yield from columns([("part", "bytes"), *_shares(priced.flash, board.flash_bytes)])
     yield "\nACTS"
-    yield from columns([("act", "energy", "give or take", "time", "operations"), *map(_row, priced.acts)])
+    yield from columns(
+        [("act", "energy", "give or take", "time", "operations"), *(_row(board, act) for act in priced.acts)]
+    )
     yield f"\nPOWER at one sample every {priced.period_s:g} s"
     yield from columns(_power(priced))
     yield f"\n{priced.verdict}"
@@ -266,8 +270,9 @@ def _shares(parts: dict[str, int], present: int) -> Iterator[tuple[str, str]]:
     yield "present", f"{present:,}"
 
 
-def _row(act: Act) -> tuple[str, str, str, str, str]:
-    counts = ((kind, getattr(act.ops, kind)) for kind in Ops.__struct_fields__)
+def _row(board: Board, act: Act) -> tuple[str, str, str, str, str]:
+    """Operations that cost this board nothing, such as calls into numpy on a controller, are left out."""
+    counts = ((kind, getattr(act.ops, kind)) for kind in KINDS if board.coefficient(kind).busy_ns)
     told = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts if count)
     return act.name, _si(act.energy_uj, "J"), f"{act.uncertainty:.0%}", _si(act.busy_us, "s"), told
 
@@ -292,10 +297,10 @@ def _si(micro: float, unit: str) -> str:
 def overview(plans: list[Priced]) -> Iterator[str]:
     """A line for each board."""
     manifest = plans[0].bundle.manifest
-    yield f"{manifest.name}, one sample every {plans[0].period_s:g} s: every figure is an estimate"
+    yield f"{manifest.name}, one sample every {plans[0].period_s:g} s; every figure is an estimate"
     yield from columns(
         [
-            ("board", "RAM", "of", "inference", "in", "full lesson", "mean power", "verdict"),
+            ("board", "RAM", "of", "inference", "in", "lesson", "mean power", "verdict"),
             *(_line(priced) for priced in plans),
         ]
     )
@@ -303,7 +308,7 @@ def overview(plans: list[Priced]) -> Iterator[str]:
 
 def _line(priced: Priced) -> tuple[str, ...]:
     acts = {act.name: act for act in priced.acts}
-    inference, lesson = acts["inference"], acts.get("lesson full")
+    inference, lesson = acts["inference"], acts.get("lesson full", acts.get("lesson head"))
     return (
         priced.board.name,
         f"{sum(priced.ram.values()):,}",
