@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgerun.arrays import I16, I32, I64, U8
-from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, leak
 
 _EXACT_F32 = 1 << 24
 _EXACT_F64 = 1 << 53
@@ -66,6 +66,8 @@ def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: i
 
         P = gamma * psi / 2**16;   post = psi * (L - beta * lambda);   lambda <- P * L + (rho - beta * P) * lambda
 
+    lambda saturates at 32 bits, which |rho - beta * P| > 1 can reach.
+
     gamma        Q0.8: the surrogate's height (dz/dv = gamma * psi / 256 / threshold)
     beta, rho    (n,)  Q3.12 and Q0.15
     The reset and refractoriness are not differentiated; credit through adaptation ends at the start of the chunk.
@@ -78,6 +80,7 @@ def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: i
         wide = psi[t] * seen + (1 << (shift - 1)) >> shift
         np.copyto(post[t], np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
         lam = (gamma * psi[t].astype(np.int64) * seen + (1 << 15) >> 16) + (rho * lam + (1 << 14) >> 15)
+        np.clip(lam, I32_MIN, I32_MAX, out=lam)
 
 
 def gradient(out: I64, history: I16, post: I16) -> None:
@@ -99,7 +102,12 @@ def gradient(out: I64, history: I16, post: I16) -> None:
 def squared_norm(history: I16, post: I16) -> int:
     """|G|**2 / 2**24 of G = history.T @ post without forming G: sum_ts (<h_t, h_s> >> 12) * (<p_t, p_s> >> 12).
 
-    history  (T, m)     post  (T, n)     T <= 128, m and n <= 2**16: every product and the sum fit int64
+    history  (T, m)     post  (T, n)     T <= 128, m and n <= 2**16
+
+    A bracket reaches 2**34, their product 2**68: one is cut at bit 17, rows are summed in int64, the rest in Python.
     """
     h, p = history.astype(np.int64), post.astype(np.int64)
-    return max(0, int(((h @ h.T >> 12) * (p @ p.T >> 12)).sum()))
+    left, right = h @ h.T >> 12, p @ p.T >> 12
+    high, low = ((part * right).sum(axis=1).tolist() for part in (left >> 17, left & 0x1FFFF))
+    total: int = (sum(high) << 17) + sum(low)
+    return max(0, total)
