@@ -94,7 +94,13 @@ class Broker:
         self._check_port()
         command = self._mosquitto() if self.kind == "mosquitto" else self._embedded()
         with (self.folder / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, we end the broker
+            )
         self._await_listener()
 
     def stop(self) -> None:
@@ -284,27 +290,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with start_broker(args.folder, args.port, args.kind) as broker:
-        if args.json:
-            fields = {"host": broker.host, "port": broker.port, "kind": broker.kind}
-            print(json.dumps({**fields, "credentials": str(broker.credentials)}), flush=True)
-        else:
-            print(f"{broker.kind} on {broker.host} port {broker.port}, credentials in {broker.credentials}")
-            if broker.kind == "amqtt":
-                print(
-                    "this is the embedded demo broker: it forgets everything when it ends; install mosquitto for more"
-                )
-            print("Ctrl-C ends it", flush=True)
-        return _wait(broker)
-
-
-def _wait(broker: Broker) -> int:
-    """0 after Ctrl-C, 1 if the broker ended by itself."""
-    with contextlib.suppress(KeyboardInterrupt):
+    """0 after Ctrl-C. Raises EdgeRunError if the broker ends by itself."""
+    with start_broker(args.folder, args.port, args.kind) as broker, contextlib.suppress(KeyboardInterrupt):
+        _introduce(broker, args.json)
         while broker.running:
             time.sleep(0.2)
         raise EdgeRunError(f"the broker ended by itself, see {broker.folder / 'broker.log'}")
     return 0
+
+
+def _introduce(broker: Broker, as_json: bool) -> None:
+    if as_json:
+        fields = {"host": broker.host, "port": broker.port, "kind": broker.kind}
+        print(json.dumps({**fields, "credentials": str(broker.credentials)}), flush=True)
+        return
+    print(f"{broker.kind} on {broker.host} port {broker.port}, credentials in {broker.credentials}")
+    if broker.kind == "amqtt":
+        print("the embedded demo broker, not for production: it forgets everything when it ends")
+    print("Ctrl-C ends it", flush=True)
 
 
 if __name__ == "__main__":

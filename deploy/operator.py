@@ -31,7 +31,7 @@ from msgspec import UNSET
 from edgerun.errors import CommandError, ConfigError, DataError, EdgeRunError, MissingExtra
 from edgerun.keys import PRIVATE, PUBLIC, RAW_BYTES, key_id, read_private_key
 from edgerun.telemetry.commands import MAX_VALIDITY_MS, VERBS, BudgetSet, Example, seal
-from edgerun.telemetry.link import Connected, Disconnected, Endpoint, Incoming, MqttLink, Published
+from edgerun.telemetry.link import Connected, Disconnected, Endpoint, Incoming, MqttLink, Published, Subscribed
 from edgerun.telemetry.messages import Inner, Result
 from edgerun.telemetry.topics import ALL, ROOT, Topics, broadcast, parse
 
@@ -163,6 +163,7 @@ class Operator:
         self._heard: list[Incoming] = []
         self._confirmed: set[int] = set()
         self._groups: set[str] = set()
+        self._subscribed = True
         self._reason = "no answer"
 
     def __enter__(self) -> Self:
@@ -202,10 +203,13 @@ class Operator:
         return self._answers(node, command, timeout, hear)
 
     def _listen(self, group: str) -> None:
-        """Hear the answers of a group. The subscription travels before the command, on the same connection."""
+        """Hear the answers of a group; returns when the broker has understood."""
         if group not in self._groups:
             self._groups.add(group)
+            self._subscribed = False
             self._link.subscribe([_answers_of(group)])
+        if not self._until(lambda: self._subscribed, self._connect_s):
+            raise EdgeRunError(f"the broker at {self._where} does not answer: {self._reason}")
 
     def _publish(self, topic: str, args: dict[str, Any], timeout: float) -> str:
         """Returns the id of the command, once the broker has it."""
@@ -255,6 +259,8 @@ class Operator:
                         self._confirmed.add(mid)
                     case Disconnected(reason):
                         self._reason = reason
+                    case Subscribed():
+                        self._subscribed = True
                     case Connected():
                         self._confirmed.clear()
                         self._link.subscribe([_answers_of(group) for group in self._groups])

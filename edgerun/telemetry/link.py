@@ -85,7 +85,12 @@ class Published:
     mid: int
 
 
-LinkEvent: TypeAlias = Connected | Disconnected | Incoming | Published
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The broker has answered a `subscribe`: nothing that is published from now on is missed."""
+
+
+LinkEvent: TypeAlias = Connected | Disconnected | Incoming | Published | Subscribed
 MakeWill: TypeAlias = Callable[[int], Will]
 
 
@@ -102,7 +107,7 @@ class Link(Protocol):
         ...
 
     def subscribe(self, filters: Sequence[str]) -> None:
-        """Ask for topics, at QoS 1; lost with the connection."""
+        """Ask for topics, at QoS 1, on this connection; `Subscribed` says that it was heard."""
         ...
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> int | None:
@@ -172,6 +177,7 @@ class _Callbacks:
         client.on_connect = self.on_connect
         client.on_message = self.on_message
         client.on_publish = self.on_publish
+        client.on_subscribe = self.on_subscribe
         client.on_disconnect = self.on_disconnect
         client.on_socket_register_write = _leave_writing_to_the_loop
 
@@ -191,6 +197,11 @@ class _Callbacks:
 
     def on_publish(self, client: Client, _: Any, mid: int, reason: ReasonCode, properties: Properties | None) -> None:
         self.events.put(Published(mid))
+
+    def on_subscribe(
+        self, client: Client, _: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        self.events.put(Subscribed())
 
     def on_disconnect(
         self, client: Client, _: Any, flags: DisconnectFlags, reason: ReasonCode, properties: Properties | None
@@ -419,6 +430,7 @@ class MemoryLink:
 
     def subscribe(self, filters: Sequence[str]) -> None:
         self.filters += filters
+        self._events.append(Subscribed())
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> int | None:
         if not self._connected:

@@ -22,7 +22,7 @@ import numpy as np
 from edgerun.errors import DataError
 from edgerun.store.outbox import Gap, Outbox, Row
 from edgerun.telemetry.commands import VERBS, Command, Gate, Rejection, Repeat
-from edgerun.telemetry.link import Connected, Disconnected, Incoming, Link, Published, Will
+from edgerun.telemetry.link import Connected, Disconnected, Incoming, Link, Published, Subscribed, Will
 from edgerun.telemetry.messages import EVENT_KINDS, MAX_MESSAGE_BYTES, Ack, Birth, Data, Event, Result, State
 from edgerun.telemetry.metrics import METRICS
 from edgerun.telemetry.topics import Topics
@@ -82,6 +82,7 @@ class Sender:
         self._outbox = outbox
         self._pace = pace
         self._now_s = now_s
+        self._open = False
         self._window = pace.window
         self._in_flight: set[int] = set()
         self._cursor = 0  # highest number that needs no sending on this connection
@@ -96,12 +97,18 @@ class Sender:
         """Whether something is on its way to the broker."""
         return bool(self._in_flight)
 
-    def connected(self, receive_max: int) -> None:
+    def begin(self, receive_max: int) -> None:
+        """A connection is ready, on which the broker wants to wait for at most so many acknowledgements."""
+        self._open = True
         self._window = min(self._pace.window, receive_max)
         self._in_flight.clear()
         self._cursor = self._acked
         self._fresh_from = None
         self._be_patient()
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self._open = False
 
     def added(self, seq: int) -> None:
         if self._fresh_from is None:
@@ -121,7 +128,7 @@ class Sender:
 
     def pump(self) -> None:
         """Send what fits into the window."""
-        if not self._link.connected:
+        if not self._open:
             return
         if self._cursor > self._acked and self._now_s() - self._silent_since > self._patience_s:
             self._probe()
@@ -234,6 +241,8 @@ class Reporter:
         self._network_s = network_s
         self._sender = Sender(link, outbox, pace, network_s)
         self._mode: Mode = "inference"
+        self._online = False  # the broker holds our will and our subscriptions, and has been told that we are there
+        self._receive_max = 0
         self._batch = _Batch()
         self._last_data_s = math.inf  # no poll yet, so no device time yet
         self._answers = float(ANSWERS)
@@ -261,7 +270,11 @@ class Reporter:
                     self._sender.published(mid)
                 case Incoming():
                     heard += self._incoming(event)
+                case Subscribed():
+                    self._announce()
                 case Disconnected(reason):
+                    self._online = False
+                    self._sender.end()
                     log.info("disconnected", extra={"reason": reason})
         self._beat(now_s)
         self._sender.pump()
@@ -327,16 +340,19 @@ class Reporter:
         """What `state` says from now on."""
         if mode != self._mode:
             self._mode = mode
-            self._publish_state(online=True)
+            if self._online:
+                self._publish_state(online=True)
 
     def set_identity(self, identity: Identity) -> None:
         """A class was added, or another bundle was loaded: be born again."""
         self._identity = identity
-        self._publish_birth()
+        if self._online:
+            self._publish_birth()
 
     @property
     def connected(self) -> bool:
-        return self._link.connected
+        """Whether commands reach this device, as far as it knows."""
+        return self._online
 
     @property
     def sid(self) -> int:
@@ -348,10 +364,15 @@ class Reporter:
         self._sid = event.session
         if self._sid + SID_BLOCK // 2 > self._sid_reserved:
             self._reserve_sids(self._sid + SID_BLOCK)
+        self._receive_max = event.receive_max
         self._link.subscribe(self._topics.inbox)
+
+    def _announce(self) -> None:
+        """Only now, for whoever sees us online may command us at once."""
+        self._online = True
         self._publish_birth()
         self._publish_state(online=True)
-        self._sender.connected(event.receive_max)
+        self._sender.begin(self._receive_max)
 
     def _reserve_sids(self, upto: int) -> None:
         self._save_sid(upto)
@@ -380,6 +401,7 @@ class Reporter:
             metrics=dict(METRICS),
             verbs=list(VERBS),
             allow_unsigned=self._gate.allow_unsigned,
+            oldest=self._outbox.oldest,
         )
         self._link.publish(self._topics.birth, msgspec.json.encode(birth), retain=True)
 
@@ -455,7 +477,7 @@ class Reporter:
         if self._batch.rows and now_s - self._batch.since_s >= self._pace.batch_s:
             self._flush_batch(now_s)
         self._last_data_s = min(self._last_data_s, now_s)
-        if self._link.connected and now_s - self._last_data_s >= self._pace.heartbeat_s:
+        if self._online and now_s - self._last_data_s >= self._pace.heartbeat_s:
             self._batch.t = self._batch.t or [self._wall_ms()]
             self._flush_batch(now_s)
 

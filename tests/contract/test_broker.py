@@ -371,7 +371,7 @@ class TestDevice:
         for topic in (NODE.cmd("teach"), NODE.cmd("no-such-verb"), NODE.ack):
             for noise in (b"", b"\x00\xff" * 500, b"[" * 60_000, b'{"p":"AAAA"}'):
                 listener.link.publish(topic, noise)
-        device.until(lambda: len(device.heard) == 8)
+        device.until(lambda: len(device.heard) >= 8)
         assert all(isinstance(heard, Rejection) for heard in device.heard)
         device.until(lambda: device.reporter.connected)
 

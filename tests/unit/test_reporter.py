@@ -58,6 +58,7 @@ class Bench:
     def connect(self) -> None:
         self.link.welcome()
         self.poll()
+        self.poll()
 
     def lose(self) -> None:
         self.link.lose()
@@ -105,6 +106,16 @@ class TestConnection:
         assert topics == [NODE.birth, NODE.state, NODE.event]
         assert [retain for _, _, retain in bench.link.sent] == [True, True, False]
 
+    def test_nobody_sees_it_online_before_it_can_hear(self, bench: Bench) -> None:
+        bench.reporter.event("started")
+        bench.link.welcome()
+        bench.poll()
+        assert (bench.link.sent, bench.reporter.connected) == ([], False)
+        bench.reporter.set_mode("paused")
+        bench.poll()
+        assert [type(message) for message in bench.sent()] == [Birth, State, Event]
+        assert bench.reporter.connected
+
     def test_birth_says_who_it_is(self, bench: Bench) -> None:
         bench.connect()
         birth = bench.sent()[0]
@@ -119,6 +130,7 @@ class TestConnection:
             assert will is not None
             assert will.topic == NODE.state
             assert msgspec.json.decode(will.payload, type=State) == State(online=False, sid=session, reason="lost")
+            bench.poll()
             bench.poll()
             assert [message.sid for message in bench.sent()] == [session, session]
             bench.lose()
@@ -235,6 +247,7 @@ class TestDelivery:
         for _ in range(10):
             bench.reporter.event("lesson")
         bench.link.welcome(receive_max=2)
+        bench.poll()
         bench.poll()
         assert bench.seqs() == [1, 2]
 
