@@ -46,8 +46,9 @@ CALLS: Final[Mapping[type[Layer], int]] = MappingProxyType({Dense: 7, Lif: 24, R
 """Calls into numpy of one step of a layer."""
 CALLS_ENCODE: Final = 8
 CALLS_SCORE: Final = 12
-CALLS_TICK: Final = 32  # of learning, a step: record, three traces, the filter backwards
-CALLS_BLOCK: Final = 70  # of an update, a block of rows of one tensor
+CALLS_TICK: Final = 46  # of learning, a step: record, three traces, the filter backwards
+CALLS_BLOCK: Final = 150  # of an update, a block of rows of one tensor: three fills of noise, pull, write, credit
+CALLS_CONSOLIDATE: Final = 85  # of a consolidation, a block of rows of one tensor
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def consolidate(bundle: Bundle) -> Ops:
     shapes = [bundle.tensors[rate.tensor].shape for rate in plan.eprop.rates]
     return Ops(
         plastic_updates=sum(math.prod(shape) for shape in shapes),
-        array_calls=sum(CALLS_BLOCK * math.ceil(shape[0] / BLOCK_ROWS) for shape in shapes),
+        array_calls=sum(CALLS_CONSOLIDATE * math.ceil(shape[0] / BLOCK_ROWS) for shape in shapes),
     )
 
 

@@ -94,7 +94,7 @@ def plan(bundle: Bundle, counted: Work, board: Board, period_s: float) -> Priced
     costs, guard = prices(board, counted), bundle.manifest.learning.guard
     acts = tuple(_act(board, name, ops) for name, ops in _acts(bundle.manifest, counted))
     infer_mw = costs.sleep_mw + costs.inference_uj / 1e3 / period_s
-    group_uj = price(board, counted.guard)[0] + costs.checkpoint_uj + costs.consolidate_uj
+    group_uj = price(board, Ops.total([counted.guard, counted.checkpoint, counted.consolidate]))[0]
     ram, flash = ram_parts(bundle, board), flash_parts(bundle)
     problems = tuple(_problems(bundle, board, costs, period_s))
     return Priced(
