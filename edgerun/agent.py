@@ -58,7 +58,7 @@ class Settings:
     budget: Budget
     period_s: float
     keys: Mapping[str, bytes] = field(default_factory=dict)  # key id -> Ed25519 public key; empty = unsigned allowed
-    pace: Pace = Pace()
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class Agent:
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
         self._drift = PageHinkley()
         self._best_probe = self.probe = self.life.probe_accuracy()
-        self.samples = self.inferences = self.bad_samples = 0
+        self.samples = self.inferences = self.bad_samples = self.commands = 0
         self.energy_uj: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._norm = 0.0
@@ -139,22 +139,24 @@ class Agent:
     def start(self) -> None:
         self.reporter.start()
         self.reporter.set_mode(self._mode())
-        recovery = self.life.recovery
-        self.reporter.event("started", {"bundle": self.life.bundle.id, "board": self.settings.board.name})
+        bundle, recovery = self.life.bundle, self.life.recovery
+        self._spend("boot", self._work.inference.times(len(bundle.selftest.x) + len(bundle.probe.x)))
+        self.reporter.event("started", {"bundle": bundle.id, "board": self.settings.board.name})
         if recovery.generation or recovery.replayed:
             detail = {"generation": recovery.generation, "replayed": recovery.replayed, "lessons": recovery.lessons}
             self.reporter.event("restored", detail)
 
     def cycle(self) -> None:
         """One sample period: hear, sense, decide, act, tell. Then rest until the next is due."""
-        now = self.ports.clock.device_s()
-        self._listen(now)
+        self.hear()
         q = self._sense()
         readings = self.ports.power.readings()
         self._decide(readings)
         if q is not None and self._allowed.infer:
             self._infer(q)
-        if self._allowed.learn is not None and self._jobs:
+        if self._verdict_due and self._allowed.checkpoint:
+            self._close_group()
+        elif self._allowed.learn is not None and self._lesson_waits:
             self._learn(self._allowed.learn)
         if self._consolidation_due and self._allowed.consolidate:
             self._consolidate("drift")
@@ -170,6 +172,10 @@ class Agent:
         self.reporter.event("stopped", {"lessons": self.learner.lessons})
         self.reporter.stop()
         self._outbox.close()
+
+    def abandon(self) -> None:
+        """Let go of files and threads as a power cut does: nothing is saved, nothing is said."""
+        self._outbox.abandon()
 
     @property
     def busy(self) -> bool:
@@ -221,10 +227,11 @@ class Agent:
             lesson_pending=lesson,
             telemetry_due=self._cycles % METRICS_EVERY == 0,
             consolidation_due=self._consolidation_due,
+            checkpoint_due=self._verdict_due,
         )
 
     def _decide(self, readings: Readings) -> None:
-        pending = bool(self._jobs) and not self._paused()
+        pending = self._lesson_waits and not self._paused()
         before = self.decision.level if self.decision else None
         self.decision, self._governor = decide(self.budget, readings, self._demand(pending), self._governor)
         if self.decision.level != before and before is not None:
@@ -248,19 +255,20 @@ class Agent:
         q, name, sample = job.lessons.popleft()
         label = self.learner.class_index(name)
         if label is not None:
-            taught = self.life.teach(q, label, "head" if job.is_teach else level, sample)
+            kind: Level = "head" if job.is_teach else level
+            taught = self.life.teach(q, label, kind, sample)
             job.taught, job.correct = job.taught + 1, job.correct + taught.correct
-            deep = not job.is_teach and level != "head"
-            job.energy_uj += self._spend(f"lesson-{level}", learn_cost(self._work, taught.updates, deep))
+            job.energy_uj += self._spend(f"lesson-{kind}", learn_cost(self._work, taught.updates, kind))
             self._norm = taught.norm
             if not job.is_teach:
                 self._recent.append(taught.correct)
                 self._watch(not taught.correct)
-        if not job.lessons:
+        if not job.lessons and not job.is_teach:
             self._jobs.popleft()
-            self._finish(job)
-        if self.life.judgement_due:
-            self._judge()
+            self.life.commit()
+            if job.command is not None:
+                detail = {"lessons": job.taught, "correct_before": job.correct, "energy_uj": round(job.energy_uj, 1)}
+                self._answer(job.command, "done", detail)
 
     def _watch(self, error: bool) -> None:
         """Feed the drift detector; an alarm is told and closes a task."""
@@ -278,23 +286,27 @@ class Agent:
     def _judge(self) -> bool:
         """Let the lesson guard speak; tells a rollback."""
         judgement = self.life.judge()
-        self._spend("guard", self._work.guard)
-        self._spend("checkpoint", self._work.checkpoint)
         self.probe = self.life.probe_accuracy()
+        self._spend("guard", Ops.total([self._work.guard, self._work.checkpoint]))
         self._best_probe = max(self._best_probe, self.probe)
         detail = {"correct": judgement.correct, "of": judgement.of, "best": round(judgement.best, 4)}
         self.reporter.event("checkpoint" if judgement.good else "rolled-back", detail, self.samples)
         return judgement.good
 
-    def _finish(self, job: Job) -> None:
-        """The last lesson of a job: make it durable, then answer."""
-        if job.is_teach:
-            self._settle(job)
-            return
-        self.life.commit()
-        if job.command is not None:
-            detail = {"lessons": job.taught, "correct_before": job.correct, "energy_uj": round(job.energy_uj, 1)}
-            self._answer(job.command, "done", detail)
+    @property
+    def _lesson_waits(self) -> bool:
+        return bool(self._jobs) and bool(self._jobs[0].lessons)
+
+    @property
+    def _verdict_due(self) -> bool:
+        """A group of lessons is full, or a class was taught: nothing more is learned before the guard has spoken."""
+        return self.life.judgement_due or (bool(self._jobs) and not self._jobs[0].lessons)
+
+    def _close_group(self) -> None:
+        if self._jobs and not self._jobs[0].lessons:
+            self._settle(self._jobs.popleft())
+        else:
+            self._judge()
 
     def _settle(self, job: Job) -> None:
         """End a taught lesson: recompute prototypes, judge, answer."""
@@ -308,7 +320,8 @@ class Agent:
             return
         detail = {
             "examples": job.taught, "probe_before": round(job.before, 4), "probe_after": round(self.probe, 4),
-            "energy_uj": round(job.energy_uj, 1), "classes": len(self.learner.classes), "updates": self.learner.updates,
+            "label": args.label if isinstance(args, commands.Teach) else "", "energy_uj": round(job.energy_uj, 1),
+            "classes": len(self.learner.classes),
         }  # fmt: skip
         if good:
             self.reporter.event("taught", detail, self.samples)
@@ -319,9 +332,11 @@ class Agent:
 
     # ------------------------------------------------------------------ commands
 
-    def _listen(self, now: float) -> None:
-        for heard in self.reporter.poll(now):
+    def hear(self) -> None:
+        """Take what the broker has for us, and send what waits; a cycle does it too, and it never moves time."""
+        for heard in self.reporter.poll(self.ports.clock.device_s()):
             if isinstance(heard, Command):
+                self.commands += 1
                 try:
                     self._obey(heard)
                 except Refused as err:

@@ -4,8 +4,8 @@
     lesson   apply, append; durable, and only then answered for, when `commit` has returned
     verdict  journalled first; a good one is checkpointed and marked, a bad one goes back to the one marked last
 
-Order matters in one place: a checkpoint holds the journal position it stands at, so whatever the power does, each record
-is applied exactly once.
+Order matters in one place: a checkpoint holds the journal position it stands at, so whatever the power does, each
+record is applied exactly once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgerun.selftest import check_selftest
 from edgerun.spec import Level
 from edgerun.store.checkpoints import Checkpoints, pack_state, unpack_state
 from edgerun.store.files import finish_wipe, wipe_learned
-from edgerun.store.journal import Journal
+from edgerun.store.journal import Epoch, Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,10 @@ class Lifetime:
         self._open()
         self._group = 0  # lessons since the last verdict
         self._best: float | None = None
+        self._recovering: tuple[int, int] | None = None  # the journal position that a recovery has come to
         self.recovery = self._recover()
         self.committed_lessons = self.learner.lessons
+        self.entries = self.committed_entries = 0  # since this start
 
     # ------------------------------------------------------------------ lessons
 
@@ -99,7 +101,7 @@ class Lifetime:
     def commit(self) -> None:
         """Make everything since the last commit durable."""
         self._journal.commit()
-        self.committed_lessons = self.learner.lessons
+        self.committed_lessons, self.committed_entries = self.learner.lessons, self.entries
 
     @property
     def judgement_due(self) -> bool:
@@ -170,41 +172,62 @@ class Lifetime:
 
     def _append(self, entry: records.Entry) -> None:
         self._journal.append(records.encode(entry))
+        self.entries += 1
         if self._observe:
             self._observe(entry)
 
     def _payload(self) -> bytes:
         meta = {
             "learner": self.learner.meta(),
-            "position": list(self._journal.position),
+            "position": list(self._recovering or self._journal.position),
             "digest": self.digest(),
         }
         return pack_state(self.learner.arrays(), meta)
 
     def _seal(self) -> None:
+        """Begin the next epoch on a state that is also the last good one, so that a replay of it needs nothing else."""
         payload = self._payload()
-        self._journal.seal(self.learner.digest(), self._checkpoints.save(payload), payload)
+        generation = self._checkpoints.save(payload)
+        self._checkpoints.mark_good(generation)
+        self._journal.seal(self.learner.digest(), generation, payload)
 
     def _open(self) -> None:
         self._checkpoints = Checkpoints(self._disk, self.bundle.id)
         self._journal = Journal(self._disk, self.bundle.id)
 
     def _recover(self) -> Recovery:
-        generation, (epoch, skip) = 0, (0, 0)
+        """Stand where the newest whole state is, then do again what the journal has after it."""
+        generation, start = 0, (0, 0)
+        epochs = self._journal.epochs()
         saved = self._checkpoints.load()
         if saved is not None:
             generation = saved[0]
             arrays, meta = unpack_state(saved[1])
             self.learner.load(arrays, meta["learner"])
-            epoch, skip = meta["position"]
+            epoch, count = meta["position"]
+            start = (epoch, count)
         if self._journal.orphaned:
             self._seal()
             return Recovery(generation, 0, self.learner.lessons)
+        if epochs and start < (epochs[-1].number, 0) and self.learner.digest() != epochs[-1].digest:
+            start = self._recover_base(epochs[-1])
         replayed = 0
-        for data in self._journal.records(epoch, skip):
-            self.learner.apply(records.decode(data))
-            replayed += 1
+        for each in epochs:
+            for count, data in enumerate(each.records, start=1):
+                if (each.number, count) > start:
+                    self._recovering = (each.number, count)
+                    self.learner.apply(records.decode(data))
+                    replayed += 1
+        self._recovering = None
         return Recovery(generation, replayed, self.learner.lessons)
+
+    def _recover_base(self, epoch: Epoch) -> tuple[int, int]:
+        """Where every newer checkpoint is damaged, an epoch's own base is the last good state."""
+        arrays, meta = unpack_state(epoch.base)
+        self.learner.load(arrays, meta["learner"])
+        self._recovering = (epoch.number, 0)
+        self.keep(arrays, meta["learner"])
+        return self._recovering
 
 
 def _rows(x: Any) -> I16:

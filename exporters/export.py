@@ -22,11 +22,12 @@ from edgerun.bundle import Bundle, Probe, Selftest, Signer, pack, read_bundle
 from edgerun.errors import DataError, MissingExtra, ModelError
 from edgerun.graph import RESERVED_NAMES
 from edgerun.learn.eprop import EPropRule
-from edgerun.spec import ClassTable, Head, Manifest, Provenance, decode_manifest, encode_manifest
+from edgerun.spec import ClassTable, Head, Manifest, Provenance, Readout, decode_manifest, encode_manifest
 from exporters import data, measure
 from exporters.data import Samples
 from exporters.float_net import FloatNet, Reset
 from exporters.head import class_sums, whitening
+from exporters.importance import priors
 from exporters.learning import learning_plan
 from exporters.report import Accuracy, Report, render
 from exporters.twin import Twin, cut_after, feature_layer, last_is_spiking, quantise_net, widen_readout
@@ -102,6 +103,8 @@ def export(
         tensors,
         selftest=selftest(twin, manifest, tensors, samples),
         probe=Probe(x=twin.stored(samples.take(held)), label=samples.y[held].astype(np.int32)),
+        priors=offline_importance(twin, manifest, tensors, samples.take(kept)),
+        exemplars=exemplars(twin, samples.take(kept), manifest.learning.replay.capacity),
         sign=sign,
     )
     return Exported(packed, describe(model, read_bundle(packed), twin, samples.take(held), accuracy))
@@ -176,7 +179,8 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         layers=tuple(part.layer for part in twin.parts),
         classes=ClassTable(names=tuple(names), capacity=capacity),
     )
-    manifest = msgspec.structs.replace(manifest, learning=learning_plan(options.learn, manifest))
+    plan = learning_plan(options.learn, manifest, readout_halvings(twin))
+    manifest = msgspec.structs.replace(manifest, learning=plan)
     tensors = twin.tensors
     if options.head_kind == "prototypes":
         manifest, more = with_prototypes(twin, manifest, features, samples.take(np.flatnonzero(samples.y >= 0)))
@@ -184,6 +188,31 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     if manifest.learning.eprop is not None:
         EPropRule(manifest, tensors)  # refuses what the device would refuse
     return twin, decode_manifest(encode_manifest(manifest)), tensors
+
+
+def readout_halvings(twin: Twin) -> int:
+    """How often the readout's logits were halved to fit: the temperature of the learning plan follows."""
+    last = twin.parts[-1]
+    return round(float(np.log2(last.output.scale * 2.0**24))) if isinstance(last.layer, Readout) else 0
+
+
+def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:
+    """Importance codes of the plastic tensors, from the labelled calibration samples."""
+    labelled_ones = samples.take(np.flatnonzero(samples.y >= 0))
+    return priors(manifest, tensors, twin.inputs(labelled_ones), labelled_ones.y)
+
+
+def exemplars(twin: Twin, samples: Samples, capacity: int) -> Probe | None:
+    """The labelled samples that replay starts from: one of each class in turn, in file order, up to `capacity`."""
+    rank = np.full(len(samples), len(samples))
+    for k in np.unique(samples.y[samples.y >= 0]):
+        mine = np.flatnonzero(samples.y == k)
+        rank[mine] = np.arange(len(mine))
+    order = np.argsort(rank, kind="stable")
+    rows = order[samples.y[order] >= 0][:capacity]
+    if not len(rows):
+        return None
+    return Probe(x=twin.stored(samples.take(rows)), label=samples.y[rows].astype(np.int32))
 
 
 def with_prototypes(twin: Twin, manifest: Manifest, features: str, samples: Samples) -> tuple[Manifest, Tensors]:

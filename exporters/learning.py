@@ -1,6 +1,7 @@
 """What a bundle may learn on its device, by the name given to `--learn`, and the numbers that this starts from.
 
-Rates differ by tensor: the input learns most, because a drifting sensor needs that; the recurrent weights least.
+The numbers were found on the digits stream of `benchmarks/learning/digits_blocks.py`; `docs/results.md` has the table.
+Steps are limited by their norm, given here in real weight units, so they carry over to layers of other scales.
 """
 
 from __future__ import annotations
@@ -24,36 +25,43 @@ from edgerun.spec import (
 
 
 class Rate(NamedTuple):
-    """One tensor's step: d = SR(-G * eta, shift), at most `max_step` shadow LSB a lesson."""
+    """One tensor's step: d = SR(-G * eta, shift + e), its norm at most `norm` in real weight units."""
 
     eta: int
     shift: int
-    max_step: int = 512
+    norm: float
+    max_step: int = 4096
 
 
 EPROP_RATES: Final = MappingProxyType(
-    {"input": Rate(1024, 20), "recurrent": Rate(256, 20), "readout": Rate(256, 20)}
-)  # fmt: skip
-CONSOLIDATION: Final = Intelligence(strength=12, damping=16, every=0)
-REPLAY: Final = Replay(capacity=64, passes=1)
-GUARD: Final = Guard()
+    {"input": Rate(1, 20, 0.2), "recurrent": Rate(1, 20, 0.2 / 3), "readout": Rate(1, 13, 0.2)}
+)
+SIGNAL_SHIFT: Final = 7
+POST_SHIFT: Final = 4
+TABLE_STEP: Final = 19  # Q7.24 logits: one step of the softmax table is 2**19, a 32nd of a unit
+CONSOLIDATION: Final = Intelligence(strength=28, damping=1024)
+REPLAY_DEEP: Final = Replay(capacity=160, passes=2, refresh_every=8)
+REPLAY_HEAD: Final = Replay(capacity=160, passes=0)
+GUARD: Final = Guard(every=64)
 ERROR_THRESHOLD: Final = 29491  # p(label) of 0.9 in Q0.15: what is known so well teaches nothing
 RECENT_LABELS: Final = 40
 
 
-def learning_plan(learn: str, manifest: Manifest) -> LearningPlan:
+def learning_plan(learn: str, manifest: Manifest, readout_halvings: int = 0) -> LearningPlan:
     """The plan that `--learn` names, for the layers of this manifest. Raises ModelError where they do not allow it."""
     match learn:
         case "none":
             return LearningPlan()
         case "prototypes":
-            return LearningPlan(replay=REPLAY, guard=GUARD)
+            return LearningPlan(replay=REPLAY_HEAD, guard=GUARD)
         case "eprop":
-            return LearningPlan(eprop=eprop(manifest), intelligence=CONSOLIDATION, replay=REPLAY, guard=GUARD)
+            return LearningPlan(
+                eprop=eprop(manifest, readout_halvings), intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD
+            )
     raise ModelError(f"--learn {learn!r} is none of none, prototypes, eprop")
 
 
-def eprop(manifest: Manifest) -> EProp:
+def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
     """E-prop for the last Lif layer and the readout behind it. Raises ModelError where there is no such pair."""
     if len(manifest.layers) < 2 or not isinstance(manifest.encoder, PhaseRate):
         raise ModelError("--learn eprop needs a spiking model with a readout")
@@ -62,9 +70,19 @@ def eprop(manifest: Manifest) -> EProp:
         raise ModelError(
             f"--learn eprop needs a Lif layer before a readout; {lif.name} and {readout.name} are not that"
         )
-    names = {"input": f"{lif.name}.input", "recurrent": f"{lif.name}.recurrent", "readout": f"{readout.name}.input"}
+    places = {
+        "input": (f"{lif.name}.input", lif.weight_exponent),
+        "recurrent": (f"{lif.name}.recurrent", lif.weight_exponent),
+        "readout": (f"{readout.name}.input", readout.weight_exponent),
+    }
     rates = tuple(
-        PlasticRate(tensor=names[role], eta=rate.eta, shift=rate.shift, max_step=rate.max_step)
+        PlasticRate(
+            tensor=places[role][0],
+            eta=rate.eta,
+            shift=rate.shift,
+            max_step=rate.max_step,
+            max_norm=max(1, round(rate.norm * 2 ** (places[role][1] + 8))),
+        )
         for role, rate in EPROP_RATES.items()
         if role != "recurrent" or lif.recurrent
     )
@@ -73,6 +91,9 @@ def eprop(manifest: Manifest) -> EProp:
         readout=readout.name,
         rates=rates,
         chunk_steps=manifest.encoder.steps,
+        signal_shift=SIGNAL_SHIFT,
+        post_shift=POST_SHIFT,
+        temperature_shift=TABLE_STEP - readout_halvings,
         error_threshold=ERROR_THRESHOLD,
         recent_labels=RECENT_LABELS,
     )

@@ -196,7 +196,7 @@ class Learner:
         draws: list[int] = []
         if deep and self.reservoir is not None:
             filled = self.reservoir.filled
-            passes = plan.replay.passes if level == "full" else min(1, plan.replay.passes)
+            passes = (plan.replay.passes if level == "full" else min(1, plan.replay.passes)) if len(filled) else 0
             draws = [int(filled[i]) for i in reservoir.draw(self.manifest.seed, number, passes, len(filled))]
         return Lesson(
             number=number,
@@ -207,7 +207,7 @@ class Learner:
             draws=draws,
             threshold=plan.eprop.error_threshold if plan.eprop else 32768,
             update=self.updates,
-            before=self.digest(),
+            before=self.digest() if self.lessons % plan.guard.every == 0 else b"",
         )
 
     def apply(self, entry: Entry) -> Taught | None:
@@ -254,7 +254,7 @@ class Learner:
         return Taught(correct, confidence, self.updates - before, norm)
 
     def _learn(self, q: I16, label: int, threshold: int) -> tuple[float, float]:
-        """One e-prop update on one window: p(label) before it and the norm of the change; none where p is high enough."""
+        """One e-prop update on one window: p(label) before it and the norm of the change, 0 where p is high enough."""
         rule = self._rule
         if rule is None:
             raise SpecError("the bundle has no e-prop plan")

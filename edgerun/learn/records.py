@@ -27,7 +27,7 @@ class Lesson(Struct, frozen=True, kw_only=True, array_like=True, tag="lesson"):
     draws: list[int]  # reservoir places replayed after it, in order
     threshold: int  # lessons that the readout is this sure of are skipped, Q0.15
     update: int  # updates applied before it
-    before: bytes  # digest of the learned state before it
+    before: bytes  # digest of the learned state before it, in every `guard.every`-th lesson; empty in the others
 
     @property
     def deep(self) -> bool:

@@ -1,0 +1,92 @@
+"""A pretend board that runs the real agent: virtual clock, energy, flash that tears, a network that can be cut.
+
+    PretendDevice(bundle, ...) -> boot -> cycle ... -> PowerCut -> reboot -> cycle ... -> stop
+
+Only the ports are pretend. Everything above them is what runs on a real device; MQTT goes through a real broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from edgerun.agent import Agent, Ports, Settings
+from edgerun.bundle import Bundle
+from edgerun.learn.records import Entry
+from edgerun.ports import Sensor
+from edgerun.telemetry.link import Endpoint, MqttLink
+from firmware_sim.clock import VirtualClock
+from firmware_sim.energy import SimPower
+from firmware_sim.flash import Fate, Keep, SimFlash
+
+BACKOFF_S = (0.05, 0.5)  # of the network's real seconds: a pretend day must not wait for a minute
+
+
+class PretendDevice:
+    """One board with one life: what it wrote to `folder` is what survives.
+
+    epoch_ms  wall time at device second 0
+    observe   is told every entry that the agent journals
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        sensor: Sensor,
+        endpoint: Endpoint,
+        folder: Path,
+        *,
+        seed: int = 1,
+        epoch_ms: int = 1_780_000_000_000,
+        observe: Callable[[Entry], None] | None = None,
+    ) -> None:
+        self.bundle, self.settings, self.sensor = bundle, settings, sensor
+        self._endpoint, self._folder, self._observe = endpoint, folder, observe
+        folder.mkdir(parents=True, exist_ok=True)
+        self.flash = SimFlash(seed=seed, image=folder)
+        self.clock = VirtualClock(epoch_ms=epoch_ms)
+        self.power = SimPower(settings.board, self.clock, flash_bytes=lambda: self.flash.bytes_written)
+        self.boots = 0
+        self.boot()
+
+    def boot(self) -> None:
+        """Start the agent on what the flash holds."""
+        self.link = MqttLink(self._endpoint, backoff_s=BACKOFF_S)
+        ports = Ports(
+            clock=self.clock,
+            sensor=self.sensor,
+            power=self.power,
+            disk=self.flash,
+            link=self.link,
+            outbox_path=self._folder / "outbox.db",
+        )
+        self.agent = Agent(self.bundle, ports, self.settings, self._observe)
+        self.agent.start()
+        self.boots += 1
+
+    def cycle(self) -> None:
+        """One sample period; raises PowerCut where the flash was told to."""
+        self.agent.cycle()
+
+    def cut_power_after(self, writes: int, fate: Fate | None = None) -> None:
+        """Arm a power cut at the n-th flash write from now."""
+        self.flash.cut_power_after(writes, fate)
+
+    def reboot(self, keep: Keep = "none") -> None:
+        """The power comes back after a cut: memory and connection are gone, the flash kept what it kept."""
+        self.link.cut()
+        self.agent.abandon()
+        self.link.stop(timeout=1.0)
+        self.flash = self.flash.reboot(keep)
+        self.boot()
+
+    def stop(self) -> None:
+        self.agent.stop()
+
+    def new_sensor(self, sensor: Sensor) -> None:
+        """Point the board at another recording."""
+        self.sensor = sensor
+        self.agent.ports = replace(self.agent.ports, sensor=sensor)
+        self.agent.exhausted = False
