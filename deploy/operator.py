@@ -324,7 +324,9 @@ def load_examples(path: Path, of: str | None, shots: int) -> list[dict[str, Any]
 
 
 def _number(text: str) -> float | None:
-    return None if text == "none" else float(text)
+    if text == "none":
+        return None
+    return int(text) if text.isdigit() else float(text)
 
 
 def _correction(text: str) -> dict[str, Any]:
@@ -372,9 +374,8 @@ def _add_rollback(parser: argparse.ArgumentParser) -> None:
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     for name in BudgetSet.__struct_fields__:
-        kind = int if name == "ram_kb" else _number
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, default=UNSET, metavar="N", help=f"new bound of {name}")
+        parser.add_argument(option, type=_number, default=UNSET, metavar="N", help=f"new bound of {name}")
 
 
 def _budget(args: argparse.Namespace) -> dict[str, Any]:

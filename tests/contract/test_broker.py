@@ -504,9 +504,9 @@ class TestOperator:
         assert isinstance(taught, Command)
         assert isinstance(taught.args, Teach)
         np.testing.assert_array_equal([e.array() for e in taught.args.examples], x[[1, 3, 4]].astype(np.float32))
-        assert main(["budget", *where, "--power-mw", "40", "--peak-mw", "none", "--json"]) == 0
+        assert main(["budget", *where, "--power-mw", "40", "--ram-kb", "512", "--peak-mw", "none", "--json"]) == 0
         assert [answer["status"] for answer in json.loads(capsys.readouterr().out)] == ["accepted", "done"]
-        assert msgspec.to_builtins(device.heard[-1].args) == {"power_mw": 40.0, "peak_mw": None}  # type: ignore[union-attr]  # Command
+        assert msgspec.to_builtins(device.heard[-1].args) == {"power_mw": 40.0, "ram_kb": 512, "peak_mw": None}  # type: ignore[union-attr]  # Command
         assert main(["feedback", *where, "7=mug", "8=cup=blue"]) == 0
         assert main(["wipe", *where]) == 2
         assert main(["rollback", *where, "--to", "yesterday"]) == 2
