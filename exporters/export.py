@@ -98,13 +98,14 @@ def export(
         integer=measure.integer_accuracy(manifest, tensors, twin.inputs(trial), trial),
     )
     manifest = with_provenance(manifest, model, calibration, accuracy)
+    rows = exemplar_rows(samples.y, np.setdiff1d(kept, held), manifest.learning.replay.capacity)
     packed = pack(
         manifest,
         tensors,
-        selftest=selftest(twin, manifest, tensors, samples),
-        probe=Probe(x=twin.stored(samples.take(held)), label=samples.y[held].astype(np.int32)),
+        selftest=selftest(twin, manifest, tensors, samples.take(np.setdiff1d(np.arange(len(samples)), rows))),
+        probe=labelled_rows(twin, samples, held),
         priors=offline_importance(twin, manifest, tensors, samples.take(kept)),
-        exemplars=exemplars(twin, samples.take(kept), manifest.learning.replay.capacity),
+        exemplars=labelled_rows(twin, samples, rows) if len(rows) else None,
         sign=sign,
     )
     return Exported(packed, describe(model, read_bundle(packed), twin, samples.take(held), accuracy))
@@ -202,16 +203,19 @@ def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples
     return priors(manifest, tensors, twin.inputs(labelled_ones), labelled_ones.y)
 
 
-def exemplars(twin: Twin, samples: Samples, capacity: int) -> Probe | None:
-    """The labelled samples that replay starts from: one of each class in turn, in file order, up to `capacity`."""
-    rank = np.full(len(samples), len(samples))
-    for k in np.unique(samples.y[samples.y >= 0]):
-        mine = np.flatnonzero(samples.y == k)
-        rank[mine] = np.arange(len(mine))
-    order = np.argsort(rank, kind="stable")
-    rows = order[samples.y[order] >= 0][:capacity]
-    if not len(rows):
-        return None
+def exemplar_rows(y: I64, rows: I64, capacity: int) -> I64:
+    """Those of `rows` that replay starts from: one of each class in turn, in file order, up to `capacity`."""
+    label = y[rows]
+    turn = np.full(len(rows), len(rows))
+    for k in np.unique(label[label >= 0]):
+        mine = np.flatnonzero(label == k)
+        turn[mine] = np.arange(len(mine))
+    order = np.argsort(turn, kind="stable")
+    return rows[order[label[order] >= 0][:capacity]]
+
+
+def labelled_rows(twin: Twin, samples: Samples, rows: I64) -> Probe:
+    """Samples as a bundle stores them, with their labels."""
     return Probe(x=twin.stored(samples.take(rows)), label=samples.y[rows].astype(np.int32))
 
 

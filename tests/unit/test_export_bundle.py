@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgerun import cli
+from edgerun.arrays import AnyArray
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.verify import verify
 from edgerun.learn.learner import Learner
@@ -106,6 +107,31 @@ def test_a_learning_bundle_knows_eight_digits_and_has_room_for_two(files: Path) 
     assert [rate.tensor for rate in manifest.learning.eprop.rates] == ["lif.input", "lif.recurrent", "out.input"]
     own = {name: array.copy() for name, array in bundle.tensors.items()}
     assert Learner(Network(manifest, own), priors=bundle.priors).classes == names.split(",")
+
+
+def rows_of(x: AnyArray) -> set[bytes]:
+    return {row.tobytes() for row in x}
+
+
+def test_replay_starts_from_samples_of_every_class_that_nothing_else_holds(files: Path) -> None:
+    bundle, _ = export(files, "digits_rsnn.nir", "--learn", "eprop", "--capacity", "10", data="seen.npz")
+    exemplars = bundle.exemplars
+    assert exemplars is not None
+    assert np.bincount(exemplars.label).tolist() == [bundle.manifest.learning.replay.capacity // 8] * 8
+    assert not rows_of(exemplars.x) & (rows_of(bundle.probe.x) | rows_of(bundle.selftest.x))
+    seen = np.load(files / "seen.npz")
+    truth = {row.tobytes(): label for row, label in zip(seen["x"].astype(np.uint8), seen["y"], strict=True)}
+    assert [truth[row.tobytes()] for row in exemplars.x] == exemplars.label.tolist()
+    assert export(files, "digits_mlp.onnx")[0].exemplars is None
+
+
+def test_where_data_are_few_the_probe_keeps_its_samples(files: Path) -> None:
+    seen = np.load(files / "seen.npz")
+    np.savez(files / "few.npz", x=seen["x"][:60], y=seen["y"][:60])
+    bundle, report = export(files, "digits_rsnn.nir", "--learn", "prototypes", data="few.npz")
+    assert not report["accuracy"]["apart"]
+    taken = rows_of(bundle.exemplars.x) if bundle.exemplars else set()
+    assert not taken & (rows_of(bundle.probe.x) | rows_of(bundle.selftest.x))
 
 
 def test_the_report_is_a_page_too(files: Path, capsys: Capture) -> None:
