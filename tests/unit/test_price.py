@@ -39,7 +39,7 @@ from edgerun.spec import (
 )
 from edgerun.store.checkpoints import pack_state
 
-STEPS, INPUTS, NEURONS, OUTPUTS, CAPACITY, SAMPLES = 12, 10, 14, 4, 6, 20
+STEPS, INPUTS, NEURONS, OUTPUTS, CAPACITY, SAMPLES = 12, 10, 14, 6, 6, 20
 SYNAPSES = INPUTS * NEURONS + NEURONS * NEURONS + NEURONS * OUTPUTS
 PLAN = LearningPlan(
     eprop=EProp(
