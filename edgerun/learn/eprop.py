@@ -34,6 +34,10 @@ class EPropRule:
         layer, readout = manifest.layer(plan.layer), manifest.layer(plan.readout)
         if not isinstance(layer, Lif) or not isinstance(readout, Readout) or readout.inputs != layer.outputs:
             raise SpecError(f"e-prop needs a lif layer feeding a readout, not {plan.layer!r} and {plan.readout!r}")
+        if manifest.head.kind == "prototypes" and readout.outputs < manifest.classes.capacity:
+            raise SpecError(
+                f"readout {readout.name} has {readout.outputs} outputs for {manifest.classes.capacity} classes"
+            )
         self.plan: EProp = plan
         self._layer = layer
         self._names = {f"{layer.name}.input", f"{layer.name}.recurrent", f"{readout.name}.input"}

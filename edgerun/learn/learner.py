@@ -230,12 +230,8 @@ class Learner:
         return None
 
     def _lesson(self, lesson: Lesson) -> Taught:
-        if lesson.number != self.lessons + 1:
-            raise DataError(f"lesson {lesson.number} does not follow lesson {self.lessons}")
-        if lesson.label >= len(self.classes):
-            raise DataError(f"label {lesson.label} is outside [0, {len(self.classes)})")
+        q = self._checked_input(lesson)
         self.lessons = lesson.number
-        q = np.frombuffer(lesson.q, self.manifest.input.dtype).astype(np.int16)
         correct = self.network.infer(q).label == lesson.label
         before, norm, confidence = self.updates, 0.0, float("nan")
         if lesson.deep:
@@ -252,6 +248,23 @@ class Learner:
                 self.refresh()
         self._consolidate_on_count(before)
         return Taught(correct, confidence, self.updates - before, norm)
+
+    def _checked_input(self, lesson: Lesson) -> I16:
+        """The lesson's input. Raises DataError, before anything changes, if the lesson cannot follow on this state."""
+        if lesson.number != self.lessons + 1:
+            raise DataError(f"lesson {lesson.number} does not follow lesson {self.lessons}")
+        if not 0 <= lesson.label < len(self.classes):
+            raise DataError(f"label {lesson.label} is outside [0, {len(self.classes)})")
+        if lesson.deep and self._rule is None:
+            raise DataError(f"lesson {lesson.number} is at level {lesson.level}, the bundle has no e-prop plan")
+        held = set() if self.reservoir is None else set(self.reservoir.filled.tolist())
+        for place in lesson.draws:
+            if place not in held:
+                raise DataError(f"lesson {lesson.number} replays place {place} of the reservoir, which holds no sample")
+        q = np.frombuffer(lesson.q, self.manifest.input.dtype).astype(np.int16)
+        if q.size != self.manifest.input.size:
+            raise DataError(f"lesson {lesson.number} has {q.size} inputs, the bundle takes {self.manifest.input.size}")
+        return q
 
     def _learn(self, q: I16, label: int, threshold: int) -> tuple[float, float]:
         """One e-prop update on one window: p(label) before it and the norm of the change, 0 where p is high enough."""

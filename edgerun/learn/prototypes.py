@@ -1,8 +1,9 @@
 """Keeping the prototype head true: means recomputed from the reservoir, and a fair bias for classes that are new.
 
 A class taught with few examples has a noisy mean and loses ties to well-known classes. Its bias is the one that makes
-the fewest errors, leave-one-out, on its own examples and on the old samples held, both counted as shares; but never more
-than half of what the closest twentieth of the old samples could bear, because the network was trained on those.
+the fewest errors, leave-one-out, on its own examples and on the old samples held, both counted as shares; but never
+more than half of what the closest twentieth of the old samples could bear, because the network was trained on those,
+and 0 where that would make more errors than no bias at all.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, new: list[int], k
             shots = margin[label == k]
             rivals = margin[(label != k) & (others.argmax(axis=1) == label)]
             if len(shots) and len(rivals):
-                prototypes.bias[k] = min(_best_bias(shots, rivals), bearable_bias(rivals))
+                wished = min(_best_bias(shots, rivals), bearable_bias(rivals))
+                worse = _errors(wished, shots, rivals) > _errors(0, shots, rivals)
+                prototypes.bias[k] = 0 if worse else wished
 
 
 def _best_bias(shots: I64, rivals: I64) -> int:
@@ -60,6 +63,11 @@ def _best_bias(shots: I64, rivals: I64) -> int:
     stolen = (rivals[None, :] < middles[:, None]).sum(axis=1) * len(shots)
     best = np.flatnonzero(lost + stolen == (lost + stolen).min())
     return int(middles[best[len(best) // 2]])
+
+
+def _errors(bias: int, shots: I64, rivals: I64) -> int:
+    """share(shots >= bias) + share(rivals < bias), in units of one pair of both."""
+    return int((shots >= bias).sum()) * len(rivals) + int((rivals < bias).sum()) * len(shots)
 
 
 def bearable_bias(rivals: I64) -> int:
