@@ -32,6 +32,13 @@ NEW_FLOOR: Final = 0.70  # accuracy on the classes that were taught
 OLD_FLOOR: Final = 0.83  # accuracy that the old classes keep meanwhile
 PIXEL_MAX: Final = 16  # of the 8x8 digits
 
+ARMS: Final = MappingProxyType(
+    {"none": "no adaptation", "plain": "e-prop without protection", "full": "the full system"}
+)
+PARTS: Final = MappingProxyType(
+    {"si": "importance of weights", "replay": "replayed samples", "head": "prototypes", "io": "input and output"}
+)
+
 T = TypeVar("T")
 
 # ------------------------------------------------------------------ what comes in
@@ -155,7 +162,7 @@ class Blocks(Struct, frozen=True):
 
 
 class Confusion(Struct, frozen=True):
-    """Counts or shares; row = what was shown, column = what was answered."""
+    """Counts or shares on the undrifted sensor; row = what was shown, column = what was answered."""
 
     labels: list[str]
     before: list[list[float]]
@@ -177,11 +184,13 @@ class Images(Struct, frozen=True):
 
 
 class PlanFacts(Struct, frozen=True):
-    parts: dict[str, int]  # bytes
-    flash_bytes: int
-    ram_bytes: int
+    """What was known before anything ran."""
+
+    parts: dict[str, int]  # bytes of RAM
+    flash_bytes: int  # of the bundle
+    ram_bytes: int  # that the board has
     inference_uj: float
-    lesson_uj: dict[str, float]
+    lesson_uj: dict[str, float]  # by level
 
 
 class Traces(Struct, frozen=True):
@@ -195,7 +204,7 @@ class Traces(Struct, frozen=True):
     confusion: Confusion
     images: Images
     plan: PlanFacts
-    seeds: list[dict[str, float]] = []
+    seeds: list[dict[str, Any]] = []  # the report's `accuracy` of other runs
 
     def __post_init__(self) -> None:
         for name, column in self.metrics.items():
@@ -311,7 +320,7 @@ def budget_kept(governor: Governor) -> Verdict:
     return Verdict(
         "Budget never exceeded" if held else "Budget exceeded",
         percent(worst.share),
-        "% of it",
+        "% of budget",
         held,
         f"in the worst window of all {plural(len(governor.phases), 'phase')}: {worst.worst_window_mw:.4g} mW of "
         f"{worst.budget_mw:.4g} mW",
@@ -341,7 +350,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def size(count: float) -> str:
-    return f"{count / 1024:.4g} KiB" if count >= 1024 else f"{count:g} bytes"
+    for limit, unit in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= limit:
+            return f"{count / limit:.4g} {unit}"
+    return f"{count:g} bytes"
 
 
 def joules(uj: float) -> str:
@@ -373,7 +385,7 @@ def story(report: Report, traces: Traces) -> tuple[str, str, str]:
     known = set(" ".join(traces.blocks.names).split())
     new = [label for label in labels if label not in known]
     budgets = [phase.budget_mw for phase in phases]
-    arms = [plain(arm) for arm in traces.blocks.arms]
+    arms = [ARMS.get(arm, arm) for arm in traces.blocks.arms]
     taught = f"the new classes {listed(new)} are taught" if new else "new classes are taught"
     return (
         f"An emulated {report.board} runs a fixed-point network of {size(report.bundle.bytes)} that was trained in "
@@ -386,10 +398,6 @@ def story(report: Report, traces: Traces) -> tuple[str, str, str]:
         f"{len(arms)} arms live through the same stream ({listed(arms)}), and every accuracy comes from samples that "
         "no arm has learned from.",
     )
-
-
-def plain(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def receipts(report: Report, traces: Traces) -> tuple[tuple[str, str, str], ...]:
@@ -421,14 +429,10 @@ def receipts(report: Report, traces: Traces) -> tuple[tuple[str, str, str], ...]
             f"{energy.source}, mean of this run, replay and consolidation included",
         ),
         (
-            "Planned on the board",
-            f"{size(traces.plan.ram_bytes)} RAM",
-            f"and {size(traces.plan.flash_bytes)} flash, known before anything runs",
-        ),
-        (
-            "Arena",
+            "Memory while learning",
             size(report.memory.arena_bytes),
-            f"all that the network and its learner hold; the whole process here: {report.memory.resident_mb:.4g} MB",
+            f"all that the network and its learner hold, of {size(traces.plan.ram_bytes)} on the board; the whole "
+            f"process on the computer that emulated it: {report.memory.resident_mb:.4g} MB",
         ),
         ("Wall time", f"{report.wall_s:.3g} s", f"of the whole demo on the computer that ran it, seed {report.seed}"),
     )
@@ -451,7 +455,8 @@ def limits(report: Report) -> tuple[tuple[str, str], ...]:
         (
             "Accuracy",
             "is the share of right answers on samples held out from every arm. “Prequential” accuracy in the timeline "
-            "is different: each sample is scored just before it may teach, so it dips when a new block begins.",
+            "is different: each sample is scored just before it may teach, so it dips when a new block begins. "
+            "“Forgetting” there is the best probe accuracy so far, minus the one now.",
         ),
         (
             "Drifted and old",
@@ -497,16 +502,22 @@ def track(span: tuple[float, float] | None) -> str:
     low, high = (100 * min(max(share, 0.0), 1.0) for share in sorted(span))
     notch = 100 * min(max(span[0], 0.0), 1.0)
     return (
-        f'<div class="track" aria-hidden="true"><i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
-        f'<s style="left:{notch:.2f}%"></s></div>'
+        f'<div class="track" data-tip="{percent(span[0])} % → {percent(span[1])} %">'
+        f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i><s style="left:{notch:.2f}%"></s></div>'
     )
 
 
 def cells(rows: Iterable[Sequence[str]]) -> str:
-    def line(row: Sequence[str]) -> str:
-        return f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+    """Table rows: a heading, then cells; a result that says no is marked."""
 
-    return "\n".join(f"{line(row)}</tr>" for row in rows)
+    def cell(text: str) -> str:
+        look = "no" if text == yes(False) else "plain"
+        return f'<td class="{look}">{escape(text)}</td>'
+
+    def line(name: str, *rest: str) -> str:
+        return f'<tr><th scope="row">{escape(name)}</th>{"".join(map(cell, rest))}</tr>'
+
+    return "\n".join(line(*row) for row in rows)
 
 
 def paragraphs(texts: Iterable[str]) -> str:
@@ -568,7 +579,15 @@ def render(report: Mapping[str, Any], traces: Mapping[str, Any]) -> str:
         receipts=cells(receipts(facts, lines)),
         limits=terms(limits(facts)),
         raw=escape(sorted_json(report)),
-        data=embedded({"report": facts, "traces": lines, "levels": LEVELS, "pixelMax": PIXEL_MAX}),
+        data=embedded(
+            {
+                "report": facts,
+                "traces": lines,
+                "levels": LEVELS,
+                "pixelMax": PIXEL_MAX,
+                "wording": {**ARMS, **PARTS},
+            }
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 /* The figures. Numbers and strings come from the JSON in the page; text enters the document only through textContent.
    uPlot draws the lines; everything else is SVG, drawn again at the width that it has. */
 
-const { report, traces, levels, pixelMax } = JSON.parse(document.getElementById("data").textContent);
+const { report, traces, levels, pixelMax, wording } = JSON.parse(document.getElementById("data").textContent);
 const LEFT = 52, RIGHT = 50, AXIS = 30; // axis widths, the same in every chart so that their times line up
 const SPACE = "http://www.w3.org/2000/svg";
 const TONES = {
@@ -11,14 +11,14 @@ const TONES = {
   "rolled-back": "bad", "budget-refused": "bad", gap: "bad", stopped: "bad",
 };
 const CHAPTER_COLOURS = 5;
-const ARM_COLOURS = [[/full/, "--a"], [/without/, "--c"], [/^no\b|none/, "--plain"]], OTHER_COLOURS = ["--b", "--d", "--warn"];
+const ARM_COLOURS = [[/\bfull\b/, "--a"], [/\bwithout\b/, "--c"], [/\bno\b/, "--plain"]], OTHER_COLOURS = ["--b", "--d", "--warn"];
 
 // ------------------------------------------------------------------ small tools
 
 const $ = (id) => document.getElementById(id);
 const last = (list) => list[list.length - 1];
 const tone = (kind) => TONES[kind] ?? "plain";
-const readable = (name) => name.replaceAll("_", " ");
+const readable = (name) => (Object.hasOwn(wording, name) ? wording[name] : name).replaceAll("_", " ");
 
 function el(tag, look, ...children) {
   const made = document.createElement(tag);
@@ -77,6 +77,13 @@ const isNew = (name) => !known.has(name);
 
 function armColour(name, index) {
   return ARM_COLOURS.find(([pattern]) => pattern.test(readable(name)))?.[1] ?? OTHER_COLOURS[index % OTHER_COLOURS.length];
+}
+
+const ruler = document.createElement("canvas").getContext("2d");
+/** The widest of some words in the small type of the figures, px. */
+function widest(words, font = "12px") {
+  ruler.font = `${font} ${getComputedStyle(document.body).fontFamily}`;
+  return Math.max(...words.map((word) => ruler.measureText(word).width), 0);
 }
 
 /** Draw a figure now and again whenever its width changes. */
@@ -141,7 +148,9 @@ function digits(width) {
     return group;
   };
   const second = side + 14, height = second + side + 24;
-  return [canvas(width, height, "Digits as both sensors see them",
+  return [heading("What the sensor saw", `${clean[0].length} × ${clean[0][0].length} pixels, one example of each class`,
+    key("--ink", "factory's sensor", "block"), key("--a", "drifted sensor", "block"), key("--b", "class that the factory never saw", "block")),
+  canvas(width, height, "Digits as both sensors see them",
     ...clean.map((image, i) => picture(image, i, 0, "factory's")),
     ...drifted.map((image, i) => picture(image, i, second, "drifted")),
     ...clean.map((_, i) => {
@@ -172,7 +181,7 @@ function armChart(id, what, title) {
     width: Math.max(place.clientWidth - 36, 200), height: 260, legend: { show: false }, padding: [8, 14, 0, 0],
     scales: { x: { time: false, range: [-0.15, length - 0.85] }, y: { range: [0, 100] } },
     axes: [
-      { ...axis, splits: () => ticks.map((_, i) => i), values: () => ticks, size: 46, label: "after the block of", labelSize: 18, labelFont: font, gap: 6 },
+      { ...axis, splits: () => ticks.map((_, i) => i), values: () => ticks, size: 24, label: "after the block of", labelSize: 20, labelGap: 0, labelFont: font, gap: 6 },
       { ...axis, size: 40, values: (u, splits) => splits.map((v) => `${v}`) },
     ],
     series: [{}, ...entries.map(([name], i) => ({
@@ -188,16 +197,17 @@ function armChart(id, what, title) {
 }
 
 /** Rows of dots on a scale from 0 to 100 %. A row: {name, dots: [{share, colour, hollow, tip}], line}. */
-function dotRows(width, rows, about, step = 28) {
-  const names = Math.min(230, width * 0.46), right = width - 14, at = (share) => names + (right - names) * Math.min(Math.max(share, 0), 1);
-  const height = rows.length * step + 26;
+function dotRows(width, rows, about) {
+  const room = widest(rows.map(({ name }) => name)) + 22, stacked = room > width / 2;
+  const left = stacked ? 8 : room, right = width - 14, at = (share) => left + (right - left) * Math.min(Math.max(share, 0), 1);
+  const step = stacked ? 44 : 30, height = rows.length * step + 26;
   const grid = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
     svg("line", { x1: at(share), x2: at(share), y1: 0, y2: height - 22, stroke: "var(--grid)" }),
     label(at(share), height - 6, `${100 * share}`, "faint mid")]);
   const marks = rows.flatMap(({ name, dots, from, to }, i) => {
-    const y = i * step + step / 2;
+    const y = i * step + (stacked ? 30 : step / 2);
     const bar = from === undefined ? [] : [svg("line", { x1: at(from), x2: at(to), y1: y, y2: y, stroke: "var(--line)", "stroke-width": 4, "stroke-linecap": "round" })];
-    return [label(0, y + 4, name), ...bar, ...dots.map(({ share, colour, hollow, tip, tick }) => (tick
+    return [label(0, stacked ? y - 14 : y + 4, name), ...bar, ...dots.map(({ share, colour, hollow, tip, tick }) => (tick
       ? svg("rect", { x: at(share) - 1.5, y: y - 9, width: 3, height: 18, rx: 1.5, fill: `var(${colour})`, "data-tip": tip })
       : svg("circle", {
         cx: at(share), cy: y, r: 6, "data-tip": tip, "stroke-width": 2.4, stroke: `var(${colour})`, "fill-opacity": hollow ? 1 : 0.85,
@@ -236,11 +246,11 @@ function seeds(width) {
 const share = (v) => v * 100, same = (v) => v, toJoule = (v) => v / 1e6;
 const CHARTS = [
   { title: "Accuracy", unit: "%", height: 150, marks: true, top: 100, series: [
-    { metric: "accuracy", label: "prequential", colour: "--a", map: share, unit: "%", fill: true },
+    { metric: "accuracy", label: "prequential", colour: "--a", map: share, unit: "%" },
     { metric: "probe_accuracy", label: "probe", colour: "--b", map: share, unit: "%", points: true },
     { metric: "forgetting", label: "forgetting", colour: "--c", map: share, unit: "points" }] },
   { title: "Power", unit: "mW", height: 120, series: [
-    { metric: "power_mw", label: "mean of a minute", colour: "--a", map: same, unit: "mW", fill: true },
+    { metric: "power_mw", label: "mean of a minute", colour: "--a", map: same, unit: "mW" },
     { metric: "budget_mw", label: "budget", colour: "--d", map: same, unit: "mW", stepped: true, dashed: true }] },
   { title: "Governor", unit: "level of the shedding ladder", ladder: true, series: [
     { metric: "level", label: "level", colour: "--soft", map: same, stepped: true, hidden: true }] },
@@ -254,7 +264,7 @@ const CHARTS = [
   { title: "Outbox", unit: "messages that nobody has acknowledged", height: 84, series: [
     { metric: "outbox_depth", label: "waiting", colour: "--d", map: same, stepped: true, fill: true }] },
   { title: "Energy since the start", unit: "J", height: 84, series: [
-    { metric: "energy_uj", label: "spent", colour: "--a", map: toJoule, unit: "J", fill: true }] },
+    { metric: "energy_uj", label: "spent", colour: "--a", map: toJoule, unit: "J" }] },
 ];
 
 const plots = [], life = []; // every uPlot of the page; those of the timeline, with their headings
@@ -339,7 +349,7 @@ function lifeOptions(chart, data, width, bottom, index) {
   const right = { ...axis, scale: "right", side: 1, size: RIGHT, space: 28, grid: { show: false }, values: numbers };
   const times = {
     ...axis, space: 64, size: bottom ? AXIS : 0, values: (u, splits) => splits.map((s) => (bottom ? clock(s) : "")),
-    incs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400],
+    incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400],
   };
   return {
     width, height: heightOf(chart, data, bottom), legend: { show: false },
@@ -482,7 +492,7 @@ function confusionOf(which, title) {
         svg("rect", { x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: side / 8, fill: `var(${right ? "--a" : "--c"})`, "fill-opacity": part.toFixed(3) }));
       if (part >= 0.005) {
         const words = label(x + side / 2, y + side / 2 + 4, String(Math.round(100 * part)), "mid");
-        words.setAttribute("style", `fill:var(${part > 0.5 ? "--on" : "--soft"});font-size:${side < 34 ? 10 : 12.5}px;${right ? "font-weight:640" : ""}`);
+        words.setAttribute("style", `fill:var(${part > 0.62 ? "--on" : "--ink"});font-size:${side < 34 ? 10 : 12.5}px;${right ? "font-weight:640" : ""}`);
         cell.append(words);
       }
       return cell;
@@ -502,12 +512,12 @@ function confusionOf(which, title) {
 // ------------------------------------------------------------------ cost
 
 function bars(width, rows, about, format) {
-  const names = Math.min(110, width * 0.3), room = width - names - 76, most = Math.max(...rows.map(({ value }) => value), 1e-9), step = 30;
+  const left = widest(rows.map(({ name }) => name)) + 16, room = width - left - 76, most = Math.max(...rows.map(({ value }) => value), 1e-9), step = 30;
   return canvas(width, rows.length * step, about, ...rows.flatMap(({ name, value, colour, tip }, i) => {
     const length = Math.max(room * value / most, 2), y = i * step;
     return [label(0, y + 19, name),
-      svg("rect", { x: names, y: y + 6, width: length, height: step - 12, rx: 5, fill: `var(${colour})`, "data-tip": tip }),
-      label(names + length + 8, y + 19, format(value), "ink")];
+      svg("rect", { x: left, y: y + 6, width: length, height: step - 12, rx: 5, fill: `var(${colour})`, "data-tip": tip }),
+      label(left + length + 8, y + 19, format(value), "ink")];
   }));
 }
 
@@ -515,7 +525,9 @@ function memory(width) {
   const { parts, ram_bytes: ram, flash_bytes: flash } = traces.plan, total = Object.values(parts).reduce((sum, count) => sum + count, 0);
   const rows = Object.entries(parts).sort(([, a], [, b]) => b - a).map(([name, value]) => ({
     name: readable(name), value, colour: "--a", tip: `${readable(name)}: ${value.toLocaleString("en")} bytes, ${percent(value / total)} of all parts` }));
-  return [heading("Memory by part", `planned; RAM ${bytes(ram)}, flash ${bytes(flash)}`), bars(width, rows, "Memory by part", bytes)];
+  rows.push({ name: "all parts, in RAM", value: total, colour: "--b", tip: `all parts: ${percent(total / ram)} of the board's ${bytes(ram)} RAM` });
+  rows.push({ name: "bundle, in flash", value: flash, colour: "--d", tip: `bundle: ${flash.toLocaleString("en")} bytes of flash` });
+  return [heading("Memory by part", `planned for a board with ${bytes(ram)} RAM`), bars(width, rows, "Memory by part", bytes)];
 }
 
 function energy(width) {
@@ -523,10 +535,10 @@ function energy(width) {
   const rows = [
     { name: "one inference", value: inference, colour: "--a" },
     ...Object.entries(lessons).map(([level, value]) => ({ name: `lesson, ${level}`, value, colour: levels.includes(level) ? `--level-${levels.indexOf(level)}` : "--b" })),
-    { name: "an inference, in this run", value: ran, colour: "--a", hollow: true }, { name: "an update, in this run", value: updated, colour: "--b", hollow: true },
+    { name: "inference, this run", value: ran, colour: "--a", hollow: true }, { name: "update, this run", value: updated, colour: "--b", hollow: true },
   ].filter(({ value }) => value > 0);
   const low = Math.floor(Math.log10(Math.min(...rows.map(({ value }) => value)))), high = Math.max(Math.ceil(Math.log10(Math.max(...rows.map(({ value }) => value)))), low + 1);
-  const names = Math.min(170, width * 0.44), room = width - names - 64, at = (value) => names + room * (Math.log10(value) - low) / (high - low), step = 30, end = rows.length * step;
+  const left = widest(rows.map(({ name }) => name)) + 18, room = width - left - 64, at = (value) => left + room * (Math.log10(value) - low) / (high - low), step = 30, end = rows.length * step;
   const decades = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
   return [heading("Energy of one act", `${source}; each line is ten times the one before`, key("--soft", "planned"), key("--soft", "mean of this run", "ring")),
     canvas(width, end + 22, "Energy of one act, on a scale of powers of ten",
@@ -535,7 +547,7 @@ function energy(width) {
       ...rows.flatMap(({ name, value, colour, hollow }, i) => {
         const y = i * step + step / 2;
         return [label(0, y + 4, name),
-          svg("line", { x1: names, x2: at(value), y1: y, y2: y, stroke: `var(${colour})`, "stroke-opacity": 0.35, "stroke-width": 3 }),
+          svg("line", { x1: left, x2: at(value), y1: y, y2: y, stroke: `var(${colour})`, "stroke-opacity": 0.35, "stroke-width": 3 }),
           svg("circle", { cx: at(value), cy: y, r: 6, "stroke-width": 2.4, stroke: `var(${colour})`, fill: hollow ? "var(--panel)" : `var(${colour})`, "data-tip": `${name}: ${joules(value)}, ${source}` }),
           label(at(value) + 12, y + 4, joules(value), "ink")];
       }))];
@@ -543,23 +555,24 @@ function energy(width) {
 
 function phases(width) {
   const list = report.governor.phases, most = Math.max(...list.flatMap((phase) => [phase.budget_mw, phase.worst_window_mw]));
-  const narrow = width < 620, names = narrow ? 0 : 130, room = width - names - 16, at = (mw) => names + room * mw / (1.04 * most), step = narrow ? 84 : 62;
+  const narrow = width < 620, start = narrow ? 0 : 90, room = width - start - 16, at = (mw) => start + room * mw / (1.04 * most), step = narrow ? 84 : 62;
   return [heading("Every budget phase", "mW", key("--a", "worst window", "block"), key("--d", "budget", "block"), el("span", "", "squares: levels visited")),
     canvas(width, list.length * step, "Worst window of every budget phase", ...list.flatMap((phase, i) => {
       const y = i * step + (narrow ? 22 : 4), over = phase.worst_window_mw > phase.budget_mw;
-      let left = names;
+      let left = start;
       const chips = phase.levels_visited.flatMap((level) => {
         const x = left;
-        left += 26 + 7.4 * level.length;
+        left += 30 + widest([level]);
         return [svg("rect", { x, y: y + 32, width: 10, height: 10, rx: 3, fill: `var(--level-${levels.indexOf(level)})` }), label(x + 15, y + 41, level)];
       });
       const text = `${compact(phase.worst_window_mw)} of ${compact(phase.budget_mw)} mW`;
+      const fits = widest([text], "620 12px") + 20 < at(phase.worst_window_mw) - start;
       return [narrow ? label(0, y - 6, `phase ${i + 1}: ${text}`, "ink") : label(0, y + 17, `phase ${i + 1}`, "ink"),
-        svg("rect", { x: names, y, width: at(phase.budget_mw) - names, height: 24, rx: 6, fill: "var(--wash)" }),
-        svg("rect", { x: names, y: y + 4, width: Math.max(at(phase.worst_window_mw) - names, 2), height: 16, rx: 5, fill: over ? "var(--bad)" : "var(--a)",
+        svg("rect", { x: start, y, width: at(phase.budget_mw) - start, height: 24, rx: 6, fill: "var(--wash)" }),
+        svg("rect", { x: start, y: y + 4, width: Math.max(at(phase.worst_window_mw) - start, 2), height: 16, rx: 5, fill: over ? "var(--bad)" : "var(--a)",
           "data-tip": `phase ${i + 1}: worst window ${text}\nlevels: ${phase.levels_visited.join(", ")}` }),
         svg("rect", { x: at(phase.budget_mw) - 1.5, y: y - 2, width: 3, height: 28, rx: 1.5, fill: "var(--d)", "data-tip": `budget ${compact(phase.budget_mw)} mW` }),
-        ...(narrow ? [] : [label(names + 10, y + 16.5, text, "on")]), ...chips];
+        ...(narrow ? [] : [fits ? label(start + 10, y + 16.5, text, "on") : label(at(phase.budget_mw) + 10, y + 16.5, text, "ink")]), ...chips];
     }))];
 }
 

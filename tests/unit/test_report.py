@@ -58,11 +58,11 @@ REPORT: dict[str, Any] = {
         "old_classes_after_teaching": 0.85,
         "sensor_when_taught": "drifted",
         "by_head": {
-            "no_adaptation": {
+            "none": {
                 "prototypes": {"drifted": 0.561, "old": 0.97},
                 "readout": {"drifted": 0.55, "old": 0.972},
             },
-            "without_consolidation": {
+            "plain": {
                 "prototypes": {"drifted": 0.46, "old": 0.61},
                 "readout": {"drifted": 0.41, "old": 0.57},
             },
@@ -154,8 +154,8 @@ def invented_traces() -> dict[str, Any]:
         "blocks": {
             "names": ["0 1", "2 3", "4 5", "6 7"],
             "arms": {
-                "no adaptation": {"drifted": [0.561] * 4, "old": [0.97] * 4},
-                "without consolidation": {"drifted": [0.5, 0.44, 0.47, 0.41], "old": [0.85, 0.71, 0.66, 0.57]},
+                "none": {"drifted": [0.561] * 4, "old": [0.97] * 4},
+                "plain": {"drifted": [0.5, 0.44, 0.47, 0.41], "old": [0.85, 0.71, 0.66, 0.57]},
                 "full": {"drifted": [0.6, 0.68, 0.74, 0.783], "old": [0.96, 0.95, 0.94, 0.93]},
             },
         },
@@ -241,7 +241,7 @@ def test_report_json_is_sorted_and_says_what_was_given(tmp_path: Path) -> None:
 
 def test_the_verdicts_stand_as_big_numbers() -> None:
     figures = re.findall(r'<p class="figure(?: words)?">(.*?)<small>(.*?)</small>', render(REPORT, TRACES))
-    assert figures == [("78.3", "%"), ("93", "%"), ("76", "%"), ("0", ""), ("bit for bit", ""), ("99.4", "% of it")]
+    assert figures == [("78.3", "%"), ("93", "%"), ("76", "%"), ("0", ""), ("bit for bit", ""), ("99.4", "% of budget")]
     assert "It went on learning, and kept what it knew." in render(REPORT, TRACES)
 
 
@@ -288,7 +288,7 @@ def test_every_number_of_the_story_comes_from_the_run() -> None:
     assert "the new classes 8 and 9 are taught" in text
     assert "the budget moves between 450 and 150 mW, the broker is gone for 37 s" in text
     assert "the power is cut at write 1,234" in text
-    assert "3 arms live through the same stream (no adaptation, without consolidation and full)" in text
+    assert "3 arms live through the same stream (no adaptation, e-prop without protection and the full system)" in text
 
 
 def test_estimated_energy_is_called_estimated() -> None:
@@ -438,7 +438,7 @@ def test_figures_answer_the_pointer(page: Any, tmp_path: Path) -> None:
     page.until("document.querySelector('#tip').textContent == 'shown 0, answered 0\\n95.0 %, 38 of 40'")
     hover("#drifted .u-over", 0.02)
     page.until("document.querySelector('#drifted .head').textContent.includes('after 0 1')")
-    assert "full60.0 %" in page.evaluate("document.querySelector('#drifted .head').textContent")
+    assert "the full system60.0 %" in page.evaluate("document.querySelector('#drifted .head').textContent")
     hover("#charts .chart:nth-child(3) .u-over", 0.7)
     page.until("document.querySelector('#charts .chart:nth-child(3) .head').textContent.includes('infer')")
 
