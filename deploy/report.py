@@ -511,7 +511,7 @@ def cells(rows: Iterable[Sequence[str]]) -> str:
     """Table rows: a heading, then cells; a result that says no is marked."""
 
     def cell(text: str) -> str:
-        look = "no" if text == yes(False) else "plain"
+        look = "no" if text == yes(False) else "result"
         return f'<td class="{look}">{escape(text)}</td>'
 
     def line(name: str, *rest: str) -> str:

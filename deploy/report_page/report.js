@@ -247,7 +247,7 @@ const share = (v) => v * 100, same = (v) => v, toJoule = (v) => v / 1e6;
 const CHARTS = [
   { title: "Accuracy", unit: "%", height: 150, marks: true, top: 100, series: [
     { metric: "accuracy", label: "prequential", colour: "--a", map: share, unit: "%" },
-    { metric: "probe_accuracy", label: "probe", colour: "--b", map: share, unit: "%", points: true },
+    { metric: "probe_accuracy", label: "probe", colour: "--b", map: share, unit: "%", stepped: true },
     { metric: "forgetting", label: "forgetting", colour: "--c", map: share, unit: "points" }] },
   { title: "Power", unit: "mW", height: 120, series: [
     { metric: "power_mw", label: "mean of a minute", colour: "--a", map: same, unit: "mW" },
@@ -364,7 +364,7 @@ function lifeOptions(chart, data, width, bottom, index) {
       dash: s.dashed ? [6, 4] : undefined,
       fill: s.fill ? () => css(s.colour).replace(/^rgb\((.*)\)$/, "rgba($1, 0.13)") : undefined,
       paths: s.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
-      points: { show: Boolean(s.points), size: 5, fill: () => css(s.colour), width: 0 },
+      points: { show: false },
     }))],
     cursor: { sync: { key: "life" }, y: false, points: { size: 8, width: 1.5 }, drag: { x: true, y: false, setScale: false } },
     hooks: {
@@ -422,7 +422,7 @@ function drawStrip() {
   const at = (t) => LEFT + room * (Math.min(Math.max(t, from), to) - from) / (to - from);
   const bands = traces.chapters.map((chapter, i) => {
     const left = at(chapter.from), width = at(chapter.to) - left;
-    const band = el("i", width < 60 ? "tight" : "", width < 13 ? "" : width < 60 ? String(i + 1) : `${i + 1}  ${chapter.title}`);
+    const band = el("i", width < 60 ? "tight" : "", width < 13 ? "" : width < 60 ? String(i + 1) : `${i + 1} · ${chapter.title}`);
     band.style.cssText = `left:${left}px;width:${Math.max(width - 2, 2)}px;--tone:var(${chapterColour(i)})`;
     band.dataset.tip = `${chapter.title}, ${clock(chapter.from)} to ${clock(chapter.to)}\n${chapter.text}`;
     band.hidden = width <= 0;
@@ -439,7 +439,7 @@ function drawStrip() {
 function chapterCards() {
   $("chapters").append(...traces.chapters.map((chapter, i) => {
     const button = el("button", "", el("time", "", `${clock(chapter.from)} to ${clock(chapter.to)}`),
-      el("b", "", `${i + 1}  ${chapter.title}`), el("span", "", chapter.text));
+      el("b", "", el("i", "", String(i + 1)), chapter.title), el("span", "", chapter.text));
     button.type = "button";
     button.style.setProperty("--tone", `var(${chapterColour(i)})`);
     button.setAttribute("aria-pressed", "false");

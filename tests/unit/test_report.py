@@ -414,7 +414,7 @@ def test_attacks_are_shown_as_text(page: Any, tmp_path: Path) -> None:
     address = write_report(tmp_path, *hostile_strings()).as_uri()
     show(page, address, 1280)
     assert page.evaluate("document.querySelectorAll('img, p b i').length") == 0
-    assert page.evaluate("document.querySelector('#chapters b').textContent") == f"1  {ATTACK}"
+    assert page.evaluate("document.querySelector('#chapters b').textContent") == f"1{ATTACK}"
     assert page.evaluate("document.title") == f"edgerun · {ATTACK}"
     assert page.requested() == [address]
     assert page.complaints() == []
