@@ -84,5 +84,5 @@ def decode(data: bytes) -> Entry:
     """Raises StoreError on bytes that are no record."""
     try:
         return _DECODER.decode(data)
-    except msgspec.DecodeError as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise StoreError(f"journal record: {err}") from None
