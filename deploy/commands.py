@@ -3,7 +3,7 @@
 from edgerun.cli import Row
 
 ROWS = (
-    Row("demo", "the whole story in about a minute, live on a web page", "deploy.demo", "demo"),
+    Row("demo", "the whole story in about a minute, live on a web page", "deploy.demo.command", "demo"),
     Row("dashboard", "collect telemetry and show it on a web page", "deploy.dashboard.command", "dashboard"),
     Row("broker", "run mosquitto where it is installed, else the embedded demo broker", "deploy.broker", "demo"),
     Row("teach", "teach a device a class with a few examples", "deploy.operator:teach", "sign"),

@@ -44,8 +44,9 @@ log = logging.getLogger(__name__)
 WINDOWS: Final = 256  # past windows that feedback may still name
 QUEUE: Final = 512  # lessons that may wait
 ACCURACY_WINDOW: Final = 50
+SAMPLE_BLOCK: Final = 4096  # sample numbers reserved at once
 METRICS_EVERY: Final = 4  # cycles between two rows of telemetry
-SETTINGS: Final = "device.json"
+SETTINGS: Final = "settings/device.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,7 @@ class Durable(msgspec.Struct, kw_only=True):
     counters: dict[str, int] = {}
     budget: Budget | None = None
     paused: bool = False
+    samples: int = 0  # no sample number up to here may be given again
 
 
 @dataclass(slots=True)
@@ -106,11 +108,11 @@ class Agent:
         self.life = Lifetime(bundle, ports.disk, observe)
         self.learner = self.life.learner
         self._work = work(bundle)
-        self._cycles, self._consolidation_due = 0, False
+        self.cycles, self._consolidation_due = 0, False
         self.prices = prices(settings.board, self._work)
         self._durable = _load_durable(ports.disk)
-        self.budget = self._durable.budget or _within(settings.budget, bundle.manifest.budget)
-        check_budget(self.budget, self._demand(False))
+        self.budget = self._durable.budget or within(settings.budget, bundle.manifest.budget)
+        self._check_budget(self.budget)
         self._governor = GovernorState.first_boot() if self._durable.sid == 0 else GovernorState()
         self.decision: Decision | None = None
         self._paused_until: float | None = None
@@ -119,7 +121,8 @@ class Agent:
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
         self._drift = PageHinkley()
         self._best_probe = self.probe = self.life.probe_accuracy()
-        self.samples = self.inferences = self.bad_samples = self.commands = 0
+        self.samples = self._durable.samples
+        self.inferences = self.bad_samples = self.commands = 0
         self.energy_uj: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._norm = 0.0
@@ -148,6 +151,7 @@ class Agent:
 
     def cycle(self) -> None:
         """One sample period: hear, sense, decide, act, tell. Then rest until the next is due."""
+        now = self.ports.clock.device_s()
         self.hear()
         q = self._sense()
         readings = self.ports.power.readings()
@@ -160,10 +164,10 @@ class Agent:
             self._learn(self._allowed.learn)
         if self._consolidation_due and self._allowed.consolidate:
             self._consolidate("drift")
-        if self._cycles % METRICS_EVERY == 0 and self._allowed.telemetry:
+        if self.cycles % METRICS_EVERY == 0 and self._allowed.telemetry:
             self._tell(readings)
-        self._cycles += 1
-        self._next_s += self.settings.period_s
+        self.cycles += 1
+        self._next_s = max(self._next_s + self.settings.period_s, now)  # what was slept through is not made up for
         self.ports.clock.sleep_until(self._next_s)
 
     def stop(self) -> None:
@@ -176,6 +180,11 @@ class Agent:
     def abandon(self) -> None:
         """Let go of files and threads as a power cut does: nothing is saved, nothing is said."""
         self._outbox.abandon()
+
+    @property
+    def outbox_depth(self) -> int:
+        """Messages that the collector has not confirmed."""
+        return self._outbox.depth
 
     @property
     def busy(self) -> bool:
@@ -199,16 +208,27 @@ class Agent:
             return None
         if sample is None:
             return None
-        self.samples += 1
+        self._number_sample()
         try:
             q = encode.quantise(self.life.bundle.manifest.input, sample.x)
         except DataError as err:
             self.bad_samples += 1
             log.warning("sample refused", extra={"sample": self.samples, "reason": str(err)})
             return None
-        if sample.label is not None:
+        if sample.label is not None and self._waiting < QUEUE:
             self._jobs.append(Job(None, deque([(q, sample.label, self.samples)]), self.probe))
         return q
+
+    def _number_sample(self) -> None:
+        """The next sample number, never one that an earlier start may have used."""
+        self.samples += 1
+        if self.samples > self._durable.samples:
+            self._durable.samples = self.samples + SAMPLE_BLOCK
+            self._save_durable()
+
+    def remembers(self, sample: int) -> bool:
+        """Whether feedback may still name that sample."""
+        return sample in self._windows
 
     def _infer(self, q: I16) -> None:
         self.learner.network.infer(q)
@@ -220,12 +240,16 @@ class Agent:
 
     # ------------------------------------------------------------------ govern
 
+    def _check_budget(self, budget: Budget) -> None:
+        """Raises BudgetError with the floor, where this board cannot keep the budget and still infer."""
+        check_budget(budget, Demand(prices=self.prices, period_s=self.settings.period_s))
+
     def _demand(self, lesson: bool) -> Demand:
         return Demand(
             prices=self.prices,
             period_s=self.settings.period_s,
             lesson_pending=lesson,
-            telemetry_due=self._cycles % METRICS_EVERY == 0,
+            telemetry_due=self.cycles % METRICS_EVERY == 0,
             consolidation_due=self._consolidation_due,
             checkpoint_due=self._verdict_due,
         )
@@ -407,10 +431,14 @@ class Agent:
         self._jobs.append(Job(command, lessons, self.probe))
         self._answer(command, "accepted", {"lessons": len(lessons)})
 
+    @property
+    def _waiting(self) -> int:
+        """Lessons in the queue."""
+        return sum(len(job.lessons) for job in self._jobs)
+
     def _room_for(self, count: int) -> None:
-        waiting = sum(len(job.lessons) for job in self._jobs)
-        if waiting + count > QUEUE:
-            raise Refused(f"{waiting} lessons wait already, {count} more are over the bound of {QUEUE}")
+        if self._waiting + count > QUEUE:
+            raise Refused(f"{self._waiting} lessons wait already, {count} more are over the bound of {QUEUE}")
 
     def _known(self, label: str) -> int:
         index = self.learner.class_index(label)
@@ -419,9 +447,9 @@ class Agent:
         return index
 
     def _set_budget(self, args: commands.BudgetSet) -> dict[str, Any]:
-        budget = _within(args.applied(self.budget), self.life.bundle.manifest.budget)
+        budget = within(args.applied(self.budget), self.life.bundle.manifest.budget)
         try:
-            check_budget(budget, self._demand(False))
+            self._check_budget(budget)
         except BudgetError as err:
             self.reporter.event("budget-refused", {"reason": str(err)})
             raise
@@ -545,7 +573,7 @@ def _load_durable(disk: Disk) -> Durable:
         return Durable()
 
 
-def _within(budget: Budget, ceiling: Budget | None) -> Budget:
+def within(budget: Budget, ceiling: Budget | None) -> Budget:
     """A budget clamped to what the bundle allows."""
     if ceiling is None:
         return budget

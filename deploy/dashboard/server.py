@@ -244,3 +244,7 @@ class Dashboard:
     def stats(self, node: str) -> CollectorStats:
         """How complete the record of `group/node` is. Raises DataError for a node never heard of."""
         return self._reader.stats(node)
+
+    def events(self, node: str, limit: int = 100) -> list[dict[str, Any]]:
+        """What `group/node` told, newest first."""
+        return self._reader.events(node, 0, limit)

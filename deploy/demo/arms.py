@@ -11,8 +11,8 @@ Every arm is also scored by both heads, so that the rule's part and the head's p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -39,7 +39,8 @@ def flat(x: U8) -> U8:
 def answers(learner: Learner, x: U8, head: HeadName) -> I64:
     """The classes that a learner's network names for images x (n, 8, 8), by one of its heads."""
     if head == "prototypes":
-        return learner.scores(flat(x)).argmax(axis=1)
+        decided: I64 = learner.scores(flat(x)).argmax(axis=1)
+        return decided
     network, known = learner.network.batched(BATCH), len(learner.classes)
     rows, found = flat(x), []
     for first in range(0, len(rows), BATCH):
@@ -77,13 +78,7 @@ def arm_learner(bundle: Bundle, arm: Arm) -> Learner:
     if arm != "plain":
         return new_learner(bundle)
     manifest = msgspec.structs.replace(bundle.manifest, learning=plain_plan(bundle.manifest.learning))
-    return new_learner(_with_manifest(bundle, manifest))
-
-
-def _with_manifest(bundle: Bundle, manifest: Any) -> Bundle:
-    from dataclasses import replace
-
-    return replace(bundle, manifest=manifest, priors={}, exemplars=None)
+    return new_learner(replace(bundle, manifest=manifest, priors={}, exemplars=None))
 
 
 @dataclass(frozen=True)
@@ -136,3 +131,11 @@ def headline(results: Mapping[Arm, Mapping[str, Mapping[str, float]]]) -> dict[s
         "old_without_consolidation": plain["old"],
         "old_full": full["old"],
     }
+
+
+def confusion(learner: Learner, data: Split) -> list[list[int]]:
+    """Rows: what it was; columns: what the device said. Straight sensor, all ten classes, tested images only."""
+    x, y = np.concatenate([data.test.x, data.new_test.x]), np.concatenate([data.test.y, data.new_test.y])
+    table = np.zeros((10, 10), np.int64)
+    np.add.at(table, (y, answers(learner, x, "prototypes")), 1)
+    return [[int(cell) for cell in row] for row in table]

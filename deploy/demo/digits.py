@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits, split once: what the factory saw, what the field brings, what is only tested.
+"""scikit-learn's bundled handwritten digits, split once: for the factory, for the field, for tests only.
 
     factory   640 images of the digits 0 to 7: training, calibration, probe, exemplars (the same for every seed)
     stream    480 other images of 0 to 7, in blocks of two classes: what the device meets and is corrected on
@@ -10,7 +10,8 @@ Images are 8 x 8 with values 0 to 16 (E. Alpaydin, C. Kaynak: UCI "Optical Recog
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -52,6 +53,17 @@ class Split:
     shots: Digits
     new_test: Digits
 
+    def save(self, path: Path) -> Path:
+        """Write everything to one .npz, for a process that shall not need scikit-learn."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        np.savez(path, **{f"{name}.{axis}": getattr(part, axis) for name, part in parts.items() for axis in "xy"})
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Split:
+        with np.load(path, allow_pickle=False) as file:
+            return cls(**{f.name: Digits(file[f"{f.name}.x"], file[f"{f.name}.y"]) for f in fields(cls)})
+
 
 def load() -> tuple[Digits, Digits]:
     """(factory, field); the division is the same for ever."""
@@ -92,3 +104,9 @@ def turned(x: U8, degrees: float = DRIFT_DEG) -> U8:
 def block_ends(y: I64) -> list[int]:
     """Index after the last image of each block of a stream."""
     return [int(np.flatnonzero(np.isin(y, pair))[-1]) + 1 for pair in BLOCKS]
+
+
+def one_of_each(data: Split) -> U8:
+    """One tested image of each digit, straight: (10, 8, 8)."""
+    x, y = np.concatenate([data.test.x, data.new_test.x]), np.concatenate([data.test.y, data.new_test.y])
+    return np.stack([x[y == k][0] for k in range(10)])

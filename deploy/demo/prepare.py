@@ -12,6 +12,7 @@ from deploy.demo import digits
 from deploy.demo.digits import Digits
 from edgerun.bundle import Bundle, read_bundle
 from edgerun.errors import Refused
+from edgerun.spec import PhaseRate
 from exporters.export import Exported, Options, export
 from exporters.float_net import encode_spikes, spiking_forward
 from exporters.nir_import import NirOptions, load_nir
@@ -55,6 +56,10 @@ def make_bundles(folder: Path, factory: Digits) -> Bundles:
 def float_accuracy(data: Digits) -> float:
     """What the float spiking model itself gets right on straight images."""
     net = load_nir(SPIKING, NirOptions())
+    if not isinstance(net.encoder, PhaseRate):
+        raise Refused(f"{SPIKING.name} has no rate code")
     x = data.x.reshape(len(data.x), -1).astype(np.int16)
-    trace = spiking_forward(net.layers, encode_spikes(net.encoder, x))  # type: ignore[arg-type]  # the file says phase-rate
-    return float((trace.readout[:, : digits.FACTORY_CLASSES].argmax(axis=1) == data.y).mean())
+    readout = spiking_forward(net.layers, encode_spikes(net.encoder, x)).readout
+    if readout is None:
+        raise Refused(f"{SPIKING.name} has no readout")
+    return float((readout[:, : digits.FACTORY_CLASSES].argmax(axis=1) == data.y).mean())
