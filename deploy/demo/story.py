@@ -6,7 +6,6 @@ until the device has heard a command; then it lives on, sample by sample, while 
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,7 +48,7 @@ PERIOD_S: Final = 0.5
 BATCH: Final = 8  # corrections in one command
 HEADROOM: Final = 1.5  # the full budget, times what learning at every sample takes
 SQUEEZE_S, RECOVER_S, OUTAGE_S = 150.0, 120.0, 40.0
-CUT_AT_WRITE: Final = 3  # of a batch of corrections: its journal group is then on its way to the flash
+CUT_AT_WRITE: Final = 1  # after a batch was heard: its lessons are applied, their journal group is not yet durable
 PATIENCE_S: Final = 20.0  # real seconds that a command may take to arrive
 ANSWER_S: Final = 60.0  # real seconds that an operator waits for the last answer
 DOOMED_S: Final = 2.0  # the same, for the one whose device is about to lose its power
@@ -185,14 +184,19 @@ class Story:
             raise EdgeRunError(f"{final.verb} was {final.status}: {final.detail}")
         return final
 
+    def correction(self, image: U8, label: Any) -> dict[str, Any]:
+        """Show an image; what the operator will say of it, nothing where the device did not look."""
+        sample = self.show(image)
+        return {} if sample is None else {"sample": sample, "label": digits.CLASSES[int(label)]}
+
     def corrected(self, images: U8, labels: Any) -> None:
         """Meet images in order; every `BATCH` of them the operator says what they were, while the next ones come."""
         waiting: list[dict[str, Any]] = []
         answer: Future[list[Result]] | None = None
         for image, label in zip(images, labels, strict=True):
-            sample = self.show(image)
-            if sample is not None:
-                waiting.append({"sample": sample, "label": digits.CLASSES[int(label)]})
+            correction = self.correction(image, label)
+            if correction:
+                waiting.append(correction)
             if len(waiting) == BATCH:
                 if answer is not None:
                     self.settle(answer)
@@ -320,14 +324,16 @@ class Story:
         ):
             images, labels = self.again(20.0)
             self.corrected(images[:16], labels[:16])
+            life, at, self._answer_s = self.device.agent.life, 0, DOOMED_S
+            items = [self.correction(*pair) for pair in zip(images[16:], labels[16:], strict=True)]
+            answer = self.command("feedback", {"items": [item for item in items if item][:BATCH]})
             self.device.cut_power_after(CUT_AT_WRITE)
-            self._answer_s = DOOMED_S
-            life, at = self.device.agent.life, 0
             try:
-                self.corrected(images[16:], labels[16:])
+                self.settle(answer)
             except PowerCut:
                 at = self.device.flash.writes
             committed, durable = life.committed_lessons, self.entries[: life.committed_entries]
+            in_progress = len(self.entries) - len(durable)
             self.device.reboot()
             self._worker.shutdown(cancel_futures=True)
             self._worker, self._answer_s = ThreadPoolExecutor(1, "operator"), ANSWER_S
@@ -338,7 +344,7 @@ class Story:
                 twin.apply(entry)
             self.told.power_cut = {
                 "at_write": at,
-                "lesson_in_progress": len(self.entries) - len(durable),
+                "entries_in_progress": in_progress,
                 "committed_lessons": committed,
                 "recovered_lessons": recovered,
                 "digest_equals_uncut_run": twin.digest() == self.device.agent.learner.digest(),
@@ -366,8 +372,7 @@ class Story:
         again = replay(self.bundle, JournalReader(disk, self.bundle.id), Checkpoints(disk, self.bundle.id))
         self.told.replay = {"digest_equal": again.digest_equal, "lessons": again.lessons, "digest": again.digest}
         plan = memory_plan(self.bundle)
-        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.told.memory = {"resident_mb": round(peak_kb / 1024, 1), "arena_bytes": plan.total_bytes}
+        self.told.memory = {"resident_mb": round(_peak_kb() / 1024, 1), "arena_bytes": plan.total_bytes}
         names = self.rows[0][1].keys()
         self.told.traces |= {
             "t": [round(t, 2) for t, _ in self.rows],
@@ -386,6 +391,12 @@ class Story:
 def _example(image: U8) -> dict[str, Any]:
     encoded: dict[str, Any] = msgspec.to_builtins(Example.of(image))
     return encoded
+
+
+def _peak_kb() -> int:
+    """The most resident memory that this process ever had: agent, pretend board and operator together."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def _endless(images: U8) -> Iterator[U8]:
