@@ -1,0 +1,217 @@
+"""Make the vectors that every backend has to reproduce bit for bit.
+
+    python tests/golden/make_vectors.py          writes vectors.npz beside itself
+
+`vectors.npz` holds arrays under "<family>.<case>.<array>" and, under "about", a JSON text: this script, its seed, the
+versions that made it and the spec of each layer. Layers come from the slow integers of `tests/reference`, the other
+families from the kernels that `tests/unit` has held to their definitions. Nothing in it depends on a float's rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))
+
+from reference import integers  # noqa: E402
+
+from edgerun.arrays import AnyArray, Tensors  # noqa: E402
+from edgerun.kernels import eprop, head, noise, plasticity, softmax  # noqa: E402
+from edgerun.spec import Dense, Layer, Lif, Readout, Requant  # noqa: E402
+
+SEED = 1
+STEPS = 24
+
+
+def dense_case(
+    rng: np.random.Generator, scale: float, zero_point: int, *, far: bool = False
+) -> tuple[Dense, Tensors, AnyArray]:
+    """`far`: the first channel's shift is the largest, which takes the whole layer to int64."""
+    map_ = Requant.from_scale(scale)
+    spec = Dense(name="fc", inputs=11, outputs=5, zero_point=zero_point, qmin=zero_point, input_bound=128)
+    return (
+        spec,
+        {
+            "fc.weight": rng.integers(-127, 128, (5, 11)).astype(np.int8),
+            "fc.bias": rng.integers(-9999, 10000, 5).astype(np.int32),
+            "fc.multiplier": np.full(5, map_.multiplier, np.int32),
+            "fc.shift": np.array([46 if far else map_.shift] + [map_.shift] * 4, np.uint8),
+        },
+        rng.integers(-128, 128, (STEPS, 11)).astype(np.int16),
+    )
+
+
+def lif_case(rng: np.random.Generator, **fields: Any) -> tuple[Lif, Tensors, AnyArray]:
+    spec = Lif(name="l", inputs=6, outputs=7, **({"weight_exponent": 6} | fields))
+    tensors: Tensors = {
+        "l.input": rng.integers(-127, 128, (6, 7)).astype(np.int8),
+        "l.bias": rng.integers(-500, 900, 7).astype(np.int32),
+        "l.decay": rng.integers(20000, 32769, 7).astype(np.uint16),
+    }
+    if spec.recurrent:
+        tensors["l.recurrent"] = rng.integers(-127, 128, (7, 7)).astype(np.int8)
+    if spec.adaptive:
+        tensors["l.rho"] = rng.integers(30000, 32769, 7).astype(np.uint16)
+        tensors["l.beta"] = rng.integers(200, 3000, 7).astype(np.int16)
+    return spec, tensors, rng.integers(0, 2, (STEPS, 6)).astype(np.uint8)
+
+
+def readout_case(rng: np.random.Generator, exponent: int) -> tuple[Readout, Tensors, AnyArray]:
+    return (
+        Readout(name="r", inputs=7, outputs=4, weight_exponent=exponent),
+        {
+            "r.input": rng.integers(-127, 128, (7, 4)).astype(np.int8),
+            "r.bias": rng.integers(-(1 << 20), 1 << 20, 4).astype(np.int32),
+            "r.kappa": rng.integers(20000, 32769, 4).astype(np.uint16),
+        },
+        rng.integers(0, 2, (STEPS, 7)).astype(np.uint8),
+    )
+
+
+def layer_cases(rng: np.random.Generator) -> dict[str, tuple[Layer, Tensors, AnyArray]]:
+    return {
+        "dense.folded": dense_case(rng, 2.0**-9, -3),
+        "dense.dot": dense_case(rng, 0.0021, 17),
+        "dense.wide": dense_case(rng, 0.0021, -128, far=True),
+        "lif.subtract": lif_case(rng),
+        "lif.subtract-now": lif_case(rng, reset_delay=False, refractory_steps=2),
+        "lif.zero": lif_case(rng, reset="zero", recurrent=False, weight_exponent=4),
+        "lif.none": lif_case(rng, reset="none", threshold=1500, weight_exponent=14),
+        "lif.adaptive": lif_case(rng, adaptive=True),
+        "lif.adaptive-resting": lif_case(rng, adaptive=True, reset="zero", reset_delay=False, refractory_steps=3),
+        "readout.small": readout_case(rng, 12),
+        "readout.saturating": readout_case(rng, 1),
+    }
+
+
+def layer_outputs(spec: Layer, tensors: Tensors, x: AnyArray) -> Tensors:
+    """What the slow reference says, step by step."""
+    match spec:
+        case Dense():
+            parts = [tensors[f"fc.{part}"].tolist() for part in ("weight", "bias", "multiplier", "shift")]
+            rows = [integers.dense(row, *parts, spec.zero_point, spec.qmin, spec.qmax) for row in x.tolist()]
+            return {"y": np.array(rows, np.int8)}
+        case Lif():
+            lif = integers.SlowLif(spec, tensors)
+            seen: dict[str, list[list[int]]] = {name: [] for name in ("fired", "v", "carry", "psi", "adaptation")}
+            for row in x.tolist():
+                lif.step(row)
+                for name, steps in seen.items():
+                    steps.append([getattr(neuron, name) for neuron in lif.neurons])
+            return {name: np.array(steps, np.int16) for name, steps in seen.items()}
+        case Readout():
+            readout = integers.SlowReadout(spec, tensors)
+            return {"y": np.array([readout.step(row) for row in x.tolist()], np.int32)}
+
+
+def phase_rate(rng: np.random.Generator) -> Tensors:
+    q = rng.integers(-9, 40, 12).astype(np.int16)
+    return {"q": q, "spikes": np.array([integers.phase_rate(int(u), 20, 31) for u in q], np.uint8).T}
+
+
+def words(_: np.random.Generator) -> Tensors:
+    at = [(1, 0, 0, 0), (1, 5, 3, 0), (2**64 - 1, 2**40 + 7, 16 * 4095 + 4, 2**32 - 2)]
+    rows = [[integers.word(seed, update, stream, first + i) for i in range(4)] for seed, update, stream, first in at]
+    return {"position": np.array(at, np.uint64), "words": np.array(rows, np.uint32)}
+
+
+def eprop_case(rng: np.random.Generator) -> Tensors:
+    pre, psi = rng.integers(0, 2, (STEPS, 5)).astype(np.uint8), rng.integers(0, 256, (STEPS, 4)).astype(np.uint8)
+    signal, beta, rho = np.zeros((STEPS, 4), np.int32), rng.integers(-900, 9000, 4), rng.integers(30000, 32769, 4)
+    signal[-1] = rng.integers(-32768, 32768, 4)
+    trace, post, adaptive = (np.zeros((STEPS, n), np.int16) for n in (5, 4, 4))
+    filtered, gradient = np.zeros((STEPS, 4), np.int32), np.zeros((5, 4), np.int64)
+    eprop.traces(trace, pre, 31111)
+    eprop.filter_backwards(filtered, signal, 30303)
+    eprop.post_factor(post, psi, filtered, 6)
+    eprop.post_factor_adaptive(adaptive, psi, filtered, 6, 77, beta, rho)
+    eprop.gradient(gradient, trace, post)
+    return {
+        "pre": pre, "psi": psi, "signal": signal, "beta": beta, "rho": rho, "trace": trace, "filtered": filtered,
+        "post": post, "post_adaptive": adaptive, "gradient": gradient,
+        "squared_norm": np.array(eprop.squared_norm(trace, post)),
+    }  # fmt: skip
+
+
+def plasticity_case(rng: np.random.Generator) -> Tensors:
+    """One update with pull and credit, then a boundary: arrays before, and after."""
+    shape = (6, 5)
+    shadow, ref = (rng.integers(-32512, 32513, shape).astype(np.int16) for _ in range(2))
+    shadow[0], ref[0] = 32512, -32512
+    gradient = rng.integers(-(1 << 30), 1 << 30, shape)
+    code = rng.integers(0, 232, shape).astype(np.uint8)
+    omega = rng.integers(-(1 << 20), 1 << 20, shape).astype(np.int32)
+    before = {"shadow": shadow, "ref": ref, "code": code, "omega": omega}
+    found = {"gradient": gradient} | {f"{name}_before": array.copy() for name, array in before.items()}
+    small, made, wanted = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int64)
+    weights, random = np.zeros(shape, np.int8), np.zeros(shape, np.uint32)
+
+    def noise_for(use: noise.Use) -> AnyArray:
+        noise.fill_words(random, noise.key(SEED, 9, noise.stream(2, use)))
+        return random
+
+    plasticity.small_gradient(small, gradient, 14)
+    plasticity.wanted_step(wanted, gradient, 321, 27, noise_for(noise.Use.UPDATE))
+    plasticity.pull(wanted, code, ref, shadow, 20, noise_for(noise.Use.PULL))
+    found["wanted"] = wanted.copy()
+    plasticity.write(made, shadow, wanted, 5000)
+    plasticity.weights_from_shadow(weights, shadow)
+    plasticity.credit(omega, small, made, noise_for(noise.Use.OMEGA))
+    found |= {"small": small, "made": made, "weights": weights, "omega_credited": omega.copy()}
+    plasticity.consolidate(code, ref, omega, shadow, 50, noise_for(noise.Use.IMPORTANCE))
+    return found | {f"{name}_after": array for name, array in before.items()}
+
+
+def softmax_case(rng: np.random.Generator) -> Tensors:
+    logits, known = rng.integers(-(1 << 24), 1 << 24, (6, 9)), rng.integers(0, 2, (6, 9)).astype(np.bool_)
+    label = rng.integers(0, 9, 6)
+    known[np.arange(6), label] = True
+    error = np.zeros((6, 9), np.int32)
+    for k in range(6):
+        softmax.softmax_error(error[k], logits[k], 18, known[k], int(label[k]))
+    return {"logits": logits, "known": known, "label": label, "error": error}
+
+
+def head_case(rng: np.random.Generator) -> Tensors:
+    sums, counts = rng.integers(-900, 900, (5, 8)).astype(np.int32), np.array([7, 1, 0, 12, 3], np.int32)
+    bias, z = rng.integers(-99, 99, 5).astype(np.int32), rng.integers(-128, 128, (4, 8))
+    means, scores = np.zeros((5, 8), np.int64), np.zeros((4, 5), np.int32)
+    head.class_means(means, sums, counts)
+    head.prototype_scores(scores, z, means, bias, counts > 0)
+    return {"sums": sums, "counts": counts, "bias": bias, "z": z, "means": means, "scores": scores}
+
+
+KERNELS = {
+    "phase-rate.rate": phase_rate, "noise.words": words, "eprop.window": eprop_case,
+    "plasticity.update": plasticity_case, "softmax.error": softmax_case, "head.prototypes": head_case,
+}  # fmt: skip
+
+
+def vectors() -> tuple[Tensors, dict[str, str]]:
+    """All arrays by "<family>.<case>.<array>", and the spec of each layer case as JSON."""
+    arrays: Tensors = {}
+    specs: dict[str, str] = {}
+    for case, (spec, tensors, x) in layer_cases(np.random.default_rng(SEED)).items():
+        specs[case] = msgspec.json.encode(spec, order="sorted").decode()
+        found = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+        arrays |= {f"{case}.{name}": a for name, a in (found | {"x": x} | layer_outputs(spec, tensors, x)).items()}
+    for number, (case, make) in enumerate(KERNELS.items()):
+        arrays |= {f"{case}.{name}": a for name, a in make(np.random.default_rng([SEED, number])).items()}
+    return arrays, specs
+
+
+if __name__ == "__main__":
+    made, layers = vectors()
+    about = {
+        "script": "tests/golden/make_vectors.py", "seed": SEED, "layers": layers,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "msgspec": msgspec.__version__},
+    }  # fmt: skip
+    np.savez_compressed(HERE / "vectors.npz", about=np.array(json.dumps(about, sort_keys=True)), **made)
