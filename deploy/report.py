@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -450,7 +451,8 @@ def limits(report: Report) -> tuple[tuple[str, str], ...]:
     return (
         (
             "Energy and power",
-            f"are {source}: {origin}",
+            f"are {source}: {origin} The budget bounds the mean over a sliding window, not the moment: a single lesson "
+            "may stand above it.",
         ),
         (
             "Accuracy",
@@ -462,6 +464,11 @@ def limits(report: Report) -> tuple[tuple[str, str], ...]:
             "Drifted and old",
             "are the same classes seen through the changed and through the factory's sensor. A device that adapts pays "
             "on the old sensor; how little it pays is the point.",
+        ),
+        (
+            "Heads",
+            "An arm counts as what the head that decides in it says: the trained readout or the prototypes. “Who "
+            "decides” shows both for every arm, so that the rule's part and the head's part can be told apart.",
         ),
         (
             "One seed",
@@ -490,8 +497,8 @@ def tile(verdict: Verdict) -> str:
     return (
         f'<article class="tile {look}"><header><h3>{escape(verdict.title)}</h3><b>{word}</b></header>'
         f'<p class="figure{small}">{escape(verdict.figure)}<small>{escape(verdict.unit)}</small></p>'
-        f"{track(verdict.span)}<p>{escape(verdict.claim)}</p>"
-        f'<p class="asked">asked for: {escape(verdict.asked)}</p></article>'
+        f"{track(verdict.span)}<p>{tied(verdict.claim)}</p>"
+        f'<p class="asked">asked for: {tied(verdict.asked)}</p></article>'
     )
 
 
@@ -521,7 +528,12 @@ def cells(rows: Iterable[Sequence[str]]) -> str:
 
 
 def paragraphs(texts: Iterable[str]) -> str:
-    return "\n".join(f"<p>{escape(text)}</p>" for text in texts)
+    return "\n".join(f"<p>{tied(text)}</p>" for text in texts)
+
+
+def tied(text: str) -> str:
+    """Escaped, with every number bound to its unit, so that no line ends between them."""
+    return re.sub(r"(?<=\d) (?=(?:%|s|mW|KiB|MiB|MB|points)(?!\w))", "&nbsp;", escape(text))
 
 
 def terms(pairs: Iterable[tuple[str, str]]) -> str:

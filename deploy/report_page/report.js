@@ -198,16 +198,16 @@ function armChart(id, what, title) {
 
 /** Rows of dots on a scale from 0 to 100 %. A row: {name, dots: [{share, colour, hollow, tip}], line}. */
 function dotRows(width, rows, about) {
-  const room = widest(rows.map(({ name }) => name)) + 22, stacked = room > width / 2;
+  const room = widest(rows.map(({ name }) => name), "600 12px") + 22, stacked = room > width / 2;
   const left = stacked ? 8 : room, right = width - 14, at = (share) => left + (right - left) * Math.min(Math.max(share, 0), 1);
   const step = stacked ? 44 : 30, height = rows.length * step + 26;
   const grid = [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
     svg("line", { x1: at(share), x2: at(share), y1: 0, y2: height - 22, stroke: "var(--grid)" }),
     label(at(share), height - 6, `${100 * share}`, "faint mid")]);
-  const marks = rows.flatMap(({ name, dots, from, to }, i) => {
+  const marks = rows.flatMap(({ name, strong, dots, from, to }, i) => {
     const y = i * step + (stacked ? 30 : step / 2);
     const bar = from === undefined ? [] : [svg("line", { x1: at(from), x2: at(to), y1: y, y2: y, stroke: "var(--line)", "stroke-width": 4, "stroke-linecap": "round" })];
-    return [label(0, stacked ? y - 14 : y + 4, name), ...bar, ...dots.map(({ share, colour, hollow, tip, tick }) => (tick
+    return [label(0, stacked ? y - 14 : y + 4, name, strong ? "ink" : ""), ...bar, ...dots.map(({ share, colour, hollow, tip, tick }) => (tick
       ? svg("rect", { x: at(share) - 1.5, y: y - 9, width: 3, height: 18, rx: 1.5, fill: `var(${colour})`, "data-tip": tip })
       : svg("circle", {
         cx: at(share), cy: y, r: 6, "data-tip": tip, "stroke-width": 2.4, stroke: `var(${colour})`, "fill-opacity": hollow ? 1 : 0.85,
@@ -217,13 +217,15 @@ function dotRows(width, rows, about) {
   return canvas(width, height, about, ...grid, ...marks);
 }
 
+const JUDGED_BY = { none: "drifted_no_adaptation", plain: "drifted_without_consolidation", full: "drifted_full" };
+
 function heads(width) {
   const rows = Object.entries(report.accuracy.by_head).flatMap(([arm, kinds], i) => Object.entries(kinds).map(([head, { drifted, old }]) => ({
-    name: `${readable(arm)}, ${readable(head)}`, from: drifted, to: old, dots: [
+    name: `${readable(arm)}, ${readable(head)}`, strong: drifted === report.accuracy[JUDGED_BY[arm]], from: drifted, to: old, dots: [
       { share: old, colour: armColour(arm, i), hollow: true, tip: `${readable(arm)}, decided by ${readable(head)}\nold sensor: ${percent(old)}` },
       { share: drifted, colour: armColour(arm, i), tip: `${readable(arm)}, decided by ${readable(head)}\ndrifted sensor: ${percent(drifted)}` }],
   })));
-  return [heading("Who decides", "% right at the end", key("--soft", "drifted sensor"), key("--soft", "old sensor", "ring")),
+  return [heading("Who decides", "% right at the end; bold: the head that decides in its arm", key("--soft", "drifted sensor"), key("--soft", "old sensor", "ring")),
     dotRows(width, rows, "Accuracy by arm and by the head that decides")];
 }
 
@@ -249,8 +251,9 @@ const CHARTS = [
     { metric: "accuracy", label: "prequential", colour: "--a", map: share, unit: "%" },
     { metric: "probe_accuracy", label: "probe", colour: "--b", map: share, unit: "%", stepped: true },
     { metric: "forgetting", label: "forgetting", colour: "--c", map: share, unit: "points" }] },
-  { title: "Power", unit: "mW", height: 120, series: [
-    { metric: "power_mw", label: "mean of a minute", colour: "--a", map: same, unit: "mW" },
+  { title: "Power", unit: "mW", height: 130, governed: ["power_window_mw", "budget_mw"], series: [
+    { metric: "power_mw", label: "at the moment", colour: "--plain", map: same, unit: "mW", thin: true },
+    { metric: "power_window_mw", label: "mean of the window", colour: "--a", map: same, unit: "mW" },
     { metric: "budget_mw", label: "budget", colour: "--d", map: same, unit: "mW", stepped: true, dashed: true }] },
   { title: "Governor", unit: "level of the shedding ladder", ladder: true, series: [
     { metric: "level", label: "level", colour: "--soft", map: same, stepped: true, hidden: true }] },
@@ -258,12 +261,12 @@ const CHARTS = [
     { metric: "drift", label: "drift", colour: "--c", map: same },
     { metric: "lessons", label: "lessons", colour: "--a", map: same, side: "right", stepped: true },
     { metric: "updates", label: "updates", colour: "--b", map: same, side: "right", stepped: true }] },
-  { title: "Importance of the weights", unit: "0 to 255", height: 84, series: [
+  { title: "Importance of the weights", unit: "quantiles over all that may change", height: 84, series: [
     { metric: "importance_p50", label: "median", colour: "--b", map: same },
     { metric: "importance_p99", label: "99th percentile", colour: "--c", map: same }] },
   { title: "Outbox", unit: "messages that nobody has acknowledged", height: 84, series: [
     { metric: "outbox_depth", label: "waiting", colour: "--d", map: same, stepped: true, fill: true }] },
-  { title: "Energy since the start", unit: "J", height: 84, series: [
+  { title: "Energy of all acts", unit: "J since the last power-on", height: 84, series: [
     { metric: "energy_uj", label: "spent", colour: "--a", map: toJoule, unit: "J" }] },
 ];
 
@@ -274,7 +277,7 @@ const chapterColour = (i) => `--chapter-${i % CHAPTER_COLOURS}`;
 
 function present(chart) {
   const series = chart.series.filter(({ metric }) => traces.metrics[metric]?.some((value) => value !== null));
-  return { ...chart, series };
+  return { ...chart, series: series.map((s) => (s.thin ? { ...s, label: `${s.label}, at most ${compact(peak(s.metric))}` } : s)) };
 }
 
 function drawChapters(u) {
@@ -333,8 +336,10 @@ function drawLadder(u) {
 function yScale(chart, data) {
   if (chart.ladder) return { dir: -1, range: [-0.6, deepest(data) + 0.6] };
   if (chart.top) return { range: [0, chart.top] };
+  if (chart.governed?.every((metric) => traces.metrics[metric])) return { range: [0, 1.3 * Math.max(...chart.governed.map(peak), 1e-6)] };
   return { range: (u, low, high) => [Math.min(low ?? 0, 0) * 1.1, Math.max(high ?? 1, 1e-6) * 1.12] };
 }
+const peak = (metric) => traces.metrics[metric].reduce((most, value) => Math.max(most, value ?? 0), 0);
 const deepest = (data) => data[1].reduce((most, value) => Math.max(most, value ?? 0), 0);
 
 function lifeOptions(chart, data, width, bottom, index) {
@@ -360,7 +365,7 @@ function lifeOptions(chart, data, width, bottom, index) {
     },
     axes: [times, left, ...(hasRight ? [right] : [])],
     series: [{}, ...chart.series.map((s) => ({
-      scale: s.side ?? "y", stroke: s.hidden ? "transparent" : () => css(s.colour), width: 2, spanGaps: true,
+      scale: s.side ?? "y", stroke: s.hidden ? "transparent" : () => css(s.colour), width: s.thin ? 1 : 2, spanGaps: true,
       dash: s.dashed ? [6, 4] : undefined,
       fill: s.fill ? () => css(s.colour).replace(/^rgb\((.*)\)$/, "rgba($1, 0.13)") : undefined,
       paths: s.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,

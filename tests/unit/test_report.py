@@ -97,13 +97,15 @@ def metrics() -> dict[str, list[float | None]]:
     accuracy = np.where(drifted, 0.56 + 0.25 * (1 - np.exp(-(t - 120) / 300)), 0.97)
     accuracy -= 0.12 * np.exp(-(((t % 195) / 40) ** 2)) * drifted
     level = np.where(thrift, np.clip(2 + (t - 1080) // 20, 2, 4) - np.clip((t - 1280) // 30, 0, 3), 0)
-    power = np.where(thrift, 138, 395) + noise.normal(0, 6, SECONDS) - 28 * level * ~thrift
+    power = np.where(thrift, 120, 395) + noise.normal(0, 6, SECONDS) + 900 * (t % 97 == 0)
+    window = np.convolve(np.pad(power, (59, 0), mode="edge"), np.full(60, 1 / 60), mode="valid")
     lessons = np.cumsum((t > 130) & (level < 4) & (t % 3 == 0))
     columns: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {
         "accuracy": np.clip(accuracy + noise.normal(0, 0.01, SECONDS), 0, 1),
         "probe_accuracy": np.where(t % 60 == 0, 0.97 - 0.04 * (t > 400), np.nan),
         "forgetting": np.where(t % 60 == 0, 0.04 * (t > 400), np.nan),
         "power_mw": power,
+        "power_window_mw": np.minimum(window, np.where(thrift, 149, 449)),
         "budget_mw": np.where(thrift, 150.0, 450.0),
         "level": level,
         "drift": np.where(drifted, 6 * np.exp(-(t - 120) / 200), 0.4) + noise.random(SECONDS) * 0.3,
@@ -395,6 +397,18 @@ def show(page: Any, address: str, width: int, *, dark: bool = False) -> None:
     page.until(f"{list(FIGURES)}.every((id) => document.querySelector(`#${{id}} svg`))")
 
 
+def hover(page: Any, selector: str, share: float = 0.5) -> None:
+    """Scroll to an element, let the page notice, and move the pointer to a share of its width."""
+    page.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
+    x, y = page.evaluate(
+        f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
+        f" return [b.left + {share} * b.width, b.top + b.height / 2] }})()"
+    )
+    for at in (x - 3, x):
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=at, y=y)
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)], ids=["light", "dark", "phone"])
 def test_the_page_draws_itself_alone(page: Any, tmp_path: Path, width: int, dark: bool) -> None:
@@ -415,6 +429,9 @@ def test_attacks_are_shown_as_text(page: Any, tmp_path: Path) -> None:
     show(page, address, 1280)
     assert page.evaluate("document.querySelectorAll('img, p b i').length") == 0
     assert page.evaluate("document.querySelector('#chapters b').textContent") == f"1{ATTACK}"
+    hover(page, "#strip [data-tip]", 0.1)
+    page.until("!document.querySelector('#tip').hidden")
+    assert page.evaluate("document.querySelector('#tip').children.length") == 0
     assert page.evaluate("document.title") == f"edgerun · {ATTACK}"
     assert page.requested() == [address]
     assert page.complaints() == []
@@ -423,23 +440,12 @@ def test_attacks_are_shown_as_text(page: Any, tmp_path: Path) -> None:
 @pytest.mark.browser
 def test_figures_answer_the_pointer(page: Any, tmp_path: Path) -> None:
     show(page, write_report(tmp_path, REPORT, TRACES).as_uri(), 1280)
-    page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
-
-    def hover(selector: str, share: float = 0.5) -> None:
-        page.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
-        box = page.evaluate(
-            f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
-            f" return [b.left + {share} * b.width, b.top + b.height / 2] }})()"
-        )
-        for x in (box[0] - 3, box[0]):
-            page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=box[1])
-
-    hover("#after [data-tip]")
+    hover(page, "#after [data-tip]")
     page.until("document.querySelector('#tip').textContent == 'shown 0, answered 0\\n95.0 %, 38 of 40'")
-    hover("#drifted .u-over", 0.02)
+    hover(page, "#drifted .u-over", 0.02)
     page.until("document.querySelector('#drifted .head').textContent.includes('after 0 1')")
     assert "the full system60.0 %" in page.evaluate("document.querySelector('#drifted .head').textContent")
-    hover("#charts .chart:nth-child(3) .u-over", 0.7)
+    hover(page, "#charts .chart:nth-child(3) .u-over", 0.7)
     page.until("document.querySelector('#charts .chart:nth-child(3) .head').textContent.includes('infer')")
 
     page.evaluate("document.querySelectorAll('#chapters button')[3].click()")
