@@ -4,7 +4,7 @@ A row names an object that has `configure(parser)` and `run(args) -> int`: a mod
 Neighbours of this package list their rows under the entry-point group `edgerun.commands`, so nothing here imports them.
 
 Exit codes: 0 done; 1 the work failed or a check said no; 2 input or arguments refused; 130 interrupted.
-Environment, read here and nowhere else: EDGERUN_BROKER, the default of every `--broker`; EDGERUN_LOG, the log level.
+Environment, read here and nowhere else: EDGERUN_LOG, the log level, and what ENVIRONMENT lists.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ CORE: Final = (
     Row("verify", "check that a bundle is whole, signed and correct", "edgerun.commands.verify", "sign"),
     Row("plan", "price a bundle on a board before anything runs", "edgerun.commands.plan"),
     Row("run", "run the agent of one device", "edgerun.commands.run"),
-    Row("infer", "run a bundle over a data file", "edgerun.commands.infer"),
-    Row("adapt", "teach a bundle from a data file and measure what it gained and lost", "edgerun.commands.adapt"),
     Row("replay", "re-execute what a device learned and compare the digest", "edgerun.commands.replay"),
     Row("doctor", "show what this machine has and lacks", "edgerun.commands.doctor"),
 )
+
+ENVIRONMENT: Final = {"EDGERUN_BROKER": "broker", "NOTIFY_SOCKET": "notify_socket", "WATCHDOG_USEC": "watchdog_usec"}
+"""Variables that give an argument its default: a user's own, and what systemd sets for `edgerun run`."""
 
 INPUT_ERRORS: Final = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Operating system errors that mean "this argument cannot be used"; any other means that the work failed."""
@@ -145,8 +146,8 @@ def execute(row: Row, argv: Sequence[str]) -> int:
     try:
         command = resolve(row)
         parser = command_parser(row, command)
-        if broker := os.environ.get("EDGERUN_BROKER"):
-            parser.set_defaults(broker=broker)
+        given = {argument: os.environ.get(name) for name, argument in ENVIRONMENT.items()}
+        parser.set_defaults(**{argument: value for argument, value in given.items() if value})
         return command.run(parser.parse_args(argv))
     except ModuleNotFoundError as err:
         library = (err.name or "").partition(".")[0]

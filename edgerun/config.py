@@ -88,8 +88,11 @@ class SensorSource(Record, frozen=True, kw_only=True):
     """Where samples come from."""
 
     kind: Annotated[Literal["npz"], Meta(description="`npz` plays a recording.")] = "npz"
-    path: Annotated[Path, Meta(description="The recording: `x` (N, ...) and, where it supervises, `y` (N,).")]
+    path: Annotated[Path, Meta(description="The recording: `x` (N, ...); with `y` (N,) it teaches.")]
     rate_hz: Annotated[float, Meta(gt=0, le=100_000, description="Samples a second.")] = 1.0
+    loop: Annotated[
+        bool, Meta(description="Play it again from its start when it ends; false: the agent ends with it.")
+    ] = True
 
 
 class Telemetry(Record, frozen=True, kw_only=True):
