@@ -472,18 +472,13 @@ def limits(report: Report) -> tuple[tuple[str, str], ...]:
         ),
         (
             "One seed",
-            f"({report.seed}) made every figure except where several seeds are named. Single runs scatter by several "
-            "points.",
+            f"({report.seed}) made every figure except where several seeds are named, and single runs scatter by "
+            "several points. What was “asked for” is a mean over seeds; a run that stays under it says so.",
         ),
         (
             "Time",
             "is the device's own clock, which the emulator runs faster than the wall. A year of life, other sensors "
             "and other boards are not in this run.",
-        ),
-        (
-            "The bars",
-            "under the big numbers are what the project asks of itself as a mean over seeds; a run that stays under "
-            "one says so.",
         ),
     )
 

@@ -250,7 +250,7 @@ const CHARTS = [
   { title: "Accuracy", unit: "%", height: 150, marks: true, top: 100, series: [
     { metric: "accuracy", label: "prequential", colour: "--a", map: share, unit: "%" },
     { metric: "probe_accuracy", label: "probe", colour: "--b", map: share, unit: "%", stepped: true },
-    { metric: "forgetting", label: "forgetting", colour: "--c", map: share, unit: "points" }] },
+    { metric: "forgetting", label: "forgetting", colour: "--c", map: share, unit: "points", stepped: true }] },
   { title: "Power", unit: "mW", height: 130, governed: ["power_window_mw", "budget_mw"], series: [
     { metric: "power_mw", label: "at the moment", colour: "--plain", map: same, unit: "mW", thin: true },
     { metric: "power_window_mw", label: "mean of the window", colour: "--a", map: same, unit: "mW" },
@@ -275,9 +275,14 @@ const whole = [traces.t[0] ?? 0, Math.max(last(traces.t) ?? 1, (traces.t[0] ?? 0
 let shown = whole, opened = null;
 const chapterColour = (i) => `--chapter-${i % CHAPTER_COLOURS}`;
 
+/** The series that this run has. Momentary power stands behind the governed mean, or alone where that was not kept. */
 function present(chart) {
   const series = chart.series.filter(({ metric }) => traces.metrics[metric]?.some((value) => value !== null));
-  return { ...chart, series: series.map((s) => (s.thin ? { ...s, label: `${s.label}, at most ${compact(peak(s.metric))}` } : s)) };
+  return { ...chart, series: series.map((s) => {
+    if (!s.thin) return s;
+    const behind = series.some(({ metric }) => metric === "power_window_mw");
+    return { ...s, thin: behind, colour: behind ? s.colour : "--a", label: `${s.label} (at most ${compact(peak(s.metric))} ${s.unit})` };
+  }) };
 }
 
 function drawChapters(u) {

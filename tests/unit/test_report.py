@@ -438,6 +438,18 @@ def test_attacks_are_shown_as_text(page: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+def test_what_is_not_there_leaves_no_hole(page: Any, tmp_path: Path) -> None:
+    report = changed("accuracy.by_head", {})
+    traces = {name: value for name, value in TRACES.items() if name != "seeds"}
+    traces["metrics"] = {"accuracy": TRACES["metrics"]["accuracy"], "power_mw": [None] * SECONDS}
+    page.open(write_report(tmp_path, report, traces).as_uri())
+    page.until("document.documentElement.dataset.drawn")
+    assert page.evaluate("['heads', 'seeds'].every((id) => document.querySelector(`#${id}`).hidden)")
+    assert page.evaluate("[...document.querySelectorAll('#charts h3')].map((h) => h.textContent)") == ["Accuracy %"]
+    assert page.complaints() == []
+
+
+@pytest.mark.browser
 def test_figures_answer_the_pointer(page: Any, tmp_path: Path) -> None:
     show(page, write_report(tmp_path, REPORT, TRACES).as_uri(), 1280)
     hover(page, "#after [data-tip]")
