@@ -23,7 +23,7 @@ from edgerun.arrays import I16
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.errors import BudgetError, DataError, Refused
-from edgerun.governor import Decision, Demand, GovernorState, charge, check_budget, decide
+from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, charge, check_budget, decide
 from edgerun.learn.drift import PageHinkley
 from edgerun.learn.records import Boundary, Forget, NewClass, Reason, Settle
 from edgerun.lifetime import Lifetime
@@ -119,6 +119,7 @@ class Agent:
         self._windows: OrderedDict[int, I16] = OrderedDict()
         self._jobs: deque[Job] = deque()
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
+        self._power: deque[tuple[float, float]] = deque()  # (device seconds, mean mW until then since the one before)
         self._drift = PageHinkley()
         self._best_probe = self.probe = self.life.probe_accuracy()
         self.samples = self._durable.samples
@@ -154,8 +155,7 @@ class Agent:
         now = self.ports.clock.device_s()
         self.hear()
         q = self._sense()
-        readings = self.ports.power.readings()
-        self._decide(readings)
+        self._decide(self._look())
         if q is not None and self._allowed.infer:
             self._infer(q)
         if self._verdict_due and self._allowed.checkpoint:
@@ -165,7 +165,7 @@ class Agent:
         if self._consolidation_due and self._allowed.consolidate:
             self._consolidate("drift")
         if self.cycles % METRICS_EVERY == 0 and self._allowed.telemetry:
-            self._tell(readings)
+            self._tell()
         self.cycles += 1
         self._next_s = max(self._next_s + self.settings.period_s, now)  # what was slept through is not made up for
         self.ports.clock.sleep_until(self._next_s)
@@ -239,6 +239,21 @@ class Agent:
         self._spend("inference", self._work.inference)
 
     # ------------------------------------------------------------------ govern
+
+    def _look(self) -> Readings:
+        """Read the board; keep a minute of its power."""
+        self._readings = readings = self.ports.power.readings()
+        if readings.power_mw is not None:
+            self._power.append((readings.now_s, readings.power_mw.value))
+        while self._power and self._power[0][0] < readings.now_s - WINDOW_S:
+            self._power.popleft()
+        return readings
+
+    def _mean_power_mw(self) -> float:
+        """Mean power of the last minute."""
+        times = [self._power[0][0] - self.settings.period_s, *(t for t, _ in self._power)] if self._power else []
+        spans = np.diff(times)
+        return float(np.average([mw for _, mw in self._power], weights=spans)) if spans.sum() > 0 else float("nan")
 
     def _check_budget(self, budget: Budget) -> None:
         """Raises BudgetError with the floor, where this board cannot keep the budget and still infer."""
@@ -486,21 +501,21 @@ class Agent:
 
     # ------------------------------------------------------------------ tell
 
-    def _tell(self, readings: Readings) -> None:
-        self.reporter.sample(self.metrics(readings), self.samples, self.ports.clock.device_s())
+    def _tell(self) -> None:
+        self.reporter.sample(self.metrics(), self.samples, self.ports.clock.device_s())
         self._spend("telemetry", self._work.message)
 
-    def metrics(self, readings: Readings) -> dict[str, float]:
-        """One row of telemetry; nan = not known now."""
-        nan, state = float("nan"), self._allowed
+    def metrics(self) -> dict[str, float]:
+        """One row of telemetry, from the newest readings; nan = not known now."""
+        nan, state, readings = float("nan"), self._allowed, self._readings
         importance = self.learner.importance()
-        power, heat = readings.power_mw, readings.temperature_c
+        heat, ram = readings.temperature_c, readings.ram_kb
         return {
             "accuracy": float(np.mean(self._recent)) if self._recent else nan,
             "probe_accuracy": self.probe,
             "forgetting": self._best_probe - self.probe,
             "drift": self._drift.statistic,
-            "power_mw": power.value if power else nan,
+            "power_mw": self._mean_power_mw(),
             "budget_mw": self.budget.power_mw,
             "tokens_mj": state.tokens_uj / 1e3,
             "energy_uj": sum(self.energy_uj.values()),
@@ -517,6 +532,7 @@ class Agent:
             "outbox_depth": self._outbox.depth,
             "flash_mb_today": readings.flash_mb_today,
             "temperature_c": heat.value if heat else nan,
+            "ram_kb": ram.value if ram else nan,
         }
 
     def mean_energy_uj(self, act: str) -> float:
@@ -526,8 +542,9 @@ class Agent:
         return sum(self.energy_uj[name] for name in names) / count if count else float("nan")
 
     def _spike_rate(self) -> float:
-        """Mean spikes a neuron in the newest window."""
-        counts = [run.counts.mean() for run in self.learner.network.layers.values() if isinstance(run, LifRun)]
+        """Share of neurons that spike in a step, over the newest window."""
+        network = self.learner.network
+        counts = [run.counts.mean() / network.steps for run in network.layers.values() if isinstance(run, LifRun)]
         return float(np.mean(counts)) if counts else float("nan")
 
     def _mode(self) -> Any:

@@ -283,6 +283,12 @@ class Network:
         self._whiten = DenseRun(whiten, tensors, batch) if whiten else None
         self._raw: F32 = np.zeros((*batch, whiten.inputs if whiten else 1), np.float32)
 
+    @property
+    def steps(self) -> int:
+        """Time steps of one window."""
+        coder = self.manifest.encoder
+        return coder.steps if isinstance(coder, PhaseRate) else 1
+
     def batched(self, n: int) -> Network:
         """The same weights and prototypes, n samples at once."""
         return Network(self.manifest, self.tensors, (n,), self.prototypes)

@@ -45,9 +45,11 @@ class PretendDevice:
         self.bundle, self.settings, self.sensor = bundle, settings, sensor
         self._endpoint, self._folder, self._observe = endpoint, folder, observe
         folder.mkdir(parents=True, exist_ok=True)
-        self.flash = SimFlash(seed=seed, image=folder)
+        self.flash, self._written_before = SimFlash(seed=seed, image=folder), 0
         self.clock = VirtualClock(epoch_ms=epoch_ms)
-        self.power = SimPower(settings.board, self.clock, flash_bytes=lambda: self.flash.bytes_written)
+        self.power = SimPower(
+            settings.board, self.clock, flash_bytes=lambda: self._written_before + self.flash.bytes_written
+        )
         self.boots = 0
         self.boot()
 
@@ -79,6 +81,7 @@ class PretendDevice:
         self.link.cut()
         self.agent.abandon()
         self.link.stop(timeout=1.0)
+        self._written_before += self.flash.bytes_written
         self.flash = self.flash.reboot(keep)
         self.boot()
 

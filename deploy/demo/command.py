@@ -28,6 +28,7 @@ from deploy.broker import Broker, start_broker
 from deploy.dashboard.server import Dashboard
 from deploy.demo import arms, digits, story
 from deploy.demo.prepare import Bundles, float_accuracy, make_bundles
+from deploy.operator import make_key, save_key
 from deploy.report import write_report
 from edgerun.boards import get_board
 from edgerun.errors import CheckFailed, EdgeRunError, Refused
@@ -130,7 +131,9 @@ class Demo:
             port=broker.port,
             username=broker.username,
             password=broker.password,
+            operator_key=self.folder / "operator.key",
         )
+        save_key(make_key(), task.operator_key)
         with _life(task, broker, self.say) as life:
             others: tuple[arms.Arm, ...] = ("none", "plain")
             results = {arm: arms.run_arm(bundles.spiking, arm, data) for arm in others}

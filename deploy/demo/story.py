@@ -20,7 +20,7 @@ import numpy as np
 
 from deploy.demo import arms, digits
 from deploy.demo.digits import Split
-from deploy.operator import Operator
+from deploy.operator import Operator, load_key
 from edgerun.agent import Settings
 from edgerun.arrays import U8
 from edgerun.boards import get_board
@@ -47,7 +47,7 @@ NAME: Final = f"{GROUP}/{NODE}"
 PERIOD_S: Final = 0.5
 BATCH: Final = 8  # corrections in one command
 HEADROOM: Final = 1.5  # the full budget, times what learning at every sample takes
-SQUEEZE_S, RECOVER_S, OUTAGE_S = 150.0, 120.0, 40.0
+SQUEEZE_S, RECOVER_S, OUTAGE_S = 150.0, 120.0, 180.0
 CUT_AT_WRITE: Final = 1  # after a batch was heard: its lessons are applied, their journal group is not yet durable
 PATIENCE_S: Final = 20.0  # real seconds that a command may take to arrive
 ANSWER_S: Final = 60.0  # real seconds that an operator waits for the last answer
@@ -66,6 +66,7 @@ class Task:
     port: int
     username: str
     password: str
+    operator_key: Path  # signs every command; the device knows the public half and takes no other
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Story:
         self.rows: list[tuple[float, dict[str, float]]] = []
         self.chapters: list[dict[str, Any]] = []
         self.phase_from_s, self.levels = 0.0, set[str]()
-        board = get_board(BOARD)
+        board, self.key = get_board(BOARD), load_key(task.operator_key)
         self.prices = prices(board, work(self.bundle))
         learning_mw = (self.prices.inference_uj + self.prices.lesson_uj["full"]) / PERIOD_S / 1e3
         self.full_mw = round(HEADROOM * (self.prices.sleep_mw + learning_mw), 1)
@@ -117,6 +118,7 @@ class Story:
             board=board,
             budget=Budget(power_mw=self.full_mw),
             period_s=PERIOD_S,
+            keys={self.key.kid: self.key.public},
             pace=Pace(heartbeat_s=30.0, batch=8, batch_s=10.0),
         )
         endpoint = Endpoint(
@@ -140,7 +142,8 @@ class Story:
     def new_operator(self) -> Operator:
         """Commands are judged by the device's clock, so the operator's watch shows the same."""
         task = self.task
-        return Operator(task.host, task.port, task.username, task.password, now_ms=lambda: self.device.clock.wall_ms())
+        clock = self.device.clock
+        return Operator(task.host, task.port, task.username, task.password, self.key, now_ms=clock.wall_ms)
 
     # ------------------------------------------------------------------ time, samples, commands
 
@@ -156,7 +159,7 @@ class Story:
         if agent.decision is not None:
             self.levels.add(agent.decision.level)
         if agent.cycles % 2 == 0:
-            self.rows.append((self.now_s, agent.metrics(self.device.power.readings())))
+            self.rows.append((self.now_s, agent.metrics()))
         return agent.samples if agent.remembers(agent.samples) else None
 
     def command(self, verb: str, args: dict[str, Any]) -> Future[list[Result]]:
@@ -298,6 +301,7 @@ class Story:
 
     def outage(self) -> None:
         with self.chapter("The broker is gone", "the device goes on; what it has to say waits in its outbox"):
+            self.drain()
             self._broker("stop")
             start = self.now_s
             for image in self.again(OUTAGE_S)[0]:

@@ -405,9 +405,9 @@ class Learner:
         return int((self.scores(both).argmax(axis=1) == truth).sum()), len(both)
 
     def importance(self) -> AnyArray:
-        """All importance codes, decoded: for telemetry."""
+        """All importance codes (uint8), for telemetry; empty without synaptic intelligence."""
         codes = [self._state[f"importance.{rate.tensor}"].reshape(-1) for rate in self._rates if self._consolidation]
-        return plasticity.decode_importance(np.concatenate(codes)) if codes else np.zeros(0, np.int64)
+        return np.concatenate(codes) if codes else np.zeros(0, np.uint8)
 
     def _consolidate(self) -> None:
         if self._consolidation is None:
