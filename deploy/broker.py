@@ -52,7 +52,7 @@ log_type warning
 
 def find_mosquitto() -> str | None:
     """Where mosquitto is; Debian puts it into a folder that ordinary users do not search."""
-    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
 
 def free_port() -> int:

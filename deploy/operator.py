@@ -21,8 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
-from urllib.parse import unquote, urlsplit
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -30,6 +29,7 @@ from msgspec import UNSET
 
 from edgerun.errors import CommandError, ConfigError, DataError, EdgeRunError, MissingExtra
 from edgerun.keys import PRIVATE, PUBLIC, RAW_BYTES, key_id, read_private_key
+from edgerun.telemetry.address import FORM, parse_broker
 from edgerun.telemetry.commands import MAX_VALIDITY_MS, VERBS, BudgetSet, Example, seal
 from edgerun.telemetry.link import Connected, Disconnected, Endpoint, Incoming, MqttLink, Published, Subscribed
 from edgerun.telemetry.messages import Inner, Result
@@ -275,30 +275,6 @@ class Operator:
 
 DEFAULT_GROUP: Final = "home"
 TAKEN_SHOTS: Final = 16  # examples in one teach command
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
-
-
-class BrokerAddress(NamedTuple):
-    """What `--broker` says; in the order in which Operator takes it."""
-
-    host: str
-    port: int
-    username: str
-    password: str
-    tls: bool
-
-
-def parse_broker(url: str | None) -> BrokerAddress:
-    """`mqtt://user:password@host:port`, `mqtts://` for TLS, or `host:port`. Raises ConfigError, quoting no password."""
-    if not url:
-        raise ConfigError("no broker: give --broker mqtt://user:password@host:port, or set EDGERUN_BROKER")
-    parts = urlsplit(url if "://" in url else f"mqtt://{url}")
-    try:
-        port = parts.port or _PORTS[parts.scheme]
-    except (ValueError, KeyError):
-        raise ConfigError("--broker is not of the form mqtt://user:password@host:port, port in [1, 65535]") from None
-    username, password = unquote(parts.username or ""), unquote(parts.password or "")
-    return BrokerAddress(parts.hostname or "", port, username, password, parts.scheme == "mqtts")
 
 
 def load_examples(path: Path, of: str | None, shots: int) -> list[dict[str, Any]]:
@@ -407,12 +383,10 @@ class Row:
     def configure(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("node", metavar="NODE", help="name of the device; _all where the verb may be broadcast")
         self.add(parser)
-        parser.add_argument("--broker", metavar="URL", help="mqtt://user:password@host:port; default: EDGERUN_BROKER")
+        parser.add_argument("--broker", metavar="URL", help=f"{FORM}; default: EDGERUN_BROKER")
         parser.add_argument("--group", default=DEFAULT_GROUP, help=f"default: {DEFAULT_GROUP}")
         parser.add_argument("--key", type=Path, metavar="FILE", help="operator key that signs the command")
-        parser.add_argument(
-            "--ca", default="", metavar="FILE", help="certificate authority of the broker; turns TLS on"
-        )
+        parser.add_argument("--ca", default="", metavar="FILE", help="certificate authority of an mqtts:// broker")
         parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for the final answer")
         parser.add_argument("--json", action="store_true", help="print the answers as one JSON array")
         parser.epilog = f"example: {self.example}"

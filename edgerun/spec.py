@@ -261,7 +261,7 @@ class LearningPlan(Record, frozen=True, kw_only=True):
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()
-    profile: Literal["standard", "small"] = "standard"
+    profile: Literal["standard"] = "standard"
 
 
 class ClassTable(Record, frozen=True, kw_only=True):

@@ -164,7 +164,8 @@ class Broker:
     port: int
     username: str | None = None
     password: str | None = None
-    ca: Path | None = None  # TLS, checked against these certificates
+    tls: bool = False
+    ca: Path | None = None  # authority to check its certificate against; None = the system's
 
 
 BROKEN: Final = (OSError, UnicodeError, AssertionError, LookupError, TypeError, ValueError, struct.error, MQTTException)
@@ -228,8 +229,8 @@ class Collector:
         )
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._broker.password)
-        if self._broker.ca is not None:
-            client.tls_set(ca_certs=str(self._broker.ca))
+        if self._broker.tls:
+            client.tls_set(ca_certs=str(self._broker.ca) if self._broker.ca else None)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_socket_register_write = leave_writing_to_the_loop

@@ -198,13 +198,14 @@ class Dashboard:
         *,
         port: int = 0,
         host: str = "127.0.0.1",
+        tls: bool = False,
         ca: Path | None = None,
     ) -> None:
         self._socket = listen(host, port)
         self._host = host
         self.port = int(self._socket.getsockname()[1])
         try:
-            self.collector = Collector(history_path, Broker(broker_host, broker_port, username, password, ca))
+            self.collector = Collector(history_path, Broker(broker_host, broker_port, username, password, tls, ca))
         except StoreError:
             self._socket.close()
             raise

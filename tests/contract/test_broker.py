@@ -539,25 +539,6 @@ def test_bad_data_is_refused(tmp_path: Path, content: dict[str, Any] | bytes, wa
         operator.load_examples(path, "9", 10)
 
 
-ADDRESSES = {
-    "mqtt://me:p%40ss@farm.example:1884": ("farm.example", 1884, "me", "p@ss", False),
-    "farm.example": ("farm.example", 1883, "", "", False),
-    "127.0.0.1:1999": ("127.0.0.1", 1999, "", "", False),
-    "mqtts://farm.example": ("farm.example", 8883, "", "", True),
-}
-
-
-@pytest.mark.parametrize(("url", "want"), ADDRESSES.items(), ids=ADDRESSES)
-def test_addresses(url: str, want: tuple[str, int, str, str, bool]) -> None:
-    assert operator.parse_broker(url) == want
-
-
-@pytest.mark.parametrize("url", ["", None, "http://farm", "mqtt://farm:99999", "mqtt://farm:x"])
-def test_an_address_that_is_none_is_refused(url: str | None) -> None:
-    with pytest.raises(Refused, match="--broker"):
-        operator.parse_broker(url)
-
-
 def test_the_counter_rises_even_when_the_clock_falls(tmp_path: Path) -> None:
     now = [1000]
     path = tmp_path / "ctr"

@@ -201,11 +201,12 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
 
 
 REFUSALS = {
-    "no port": (["--broker", "host:0"], "broker 'host:0' is not HOST[:PORT]"),
-    "no host": (["--broker", ":1883"], "broker ':1883' is not HOST[:PORT]"),
-    "port too high": (["--port", "65536"], "port 65536 is outside [0, 65535]"),
+    "no broker": ([], "no broker: give --broker mqtt://user:password@host:port"),
+    "no URL": (["--broker", "host:1883"], "--broker is not of the form mqtt://user:password@host:port"),
+    "authority without TLS": (["--broker", "mqtt://host", "--ca", "x.pem"], "--ca x.pem needs a broker of the form"),
+    "port too high": (["--broker", "mqtt://host", "--port", "65536"], "port 65536 is outside [0, 65535]"),
     "no JSON": (["--credentials", "bad.json"], "credentials bad.json: "),
-    "no such file": (["--password-file", "nowhere"], "nowhere: No such file or directory"),
+    "no such file": (["--credentials", "nowhere"], "nowhere: No such file or directory"),
 }
 
 

@@ -27,8 +27,6 @@ COMMANDS = {
     "inspect": "inspect {bad}",
     "verify": "verify {bad}",
     "plan": "plan {bad} --board rpi-zero-2w",
-    "infer": "infer {bad} {data} -o out.npz",
-    "adapt": "adapt {bad} --data {data} --shots 5 --json",
     "run": "run --config {config}",
 }
 

@@ -28,6 +28,7 @@ def test_the_least_file_fills_in_the_defaults(tmp_path: Path) -> None:
     assert config.budget.power_mw == 1500.0
     assert (config.broker.host, config.broker.port, config.broker.tls) == ("127.0.0.1", 1883, False)
     assert (config.telemetry.heartbeat_s, config.telemetry.batch) == (30.0, 10)
+    assert (config.sensor.rate_hz, config.sensor.loop) == (1.0, True)
 
 
 def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 DEVICE = {"edgerun", "numpy", "paho", "msgspec"}
-TAKEN_WHERE_THERE = {"typing_extensions", "org"}  # by msgspec; by the standard library on Java. Both do without
+TAKEN_WHERE_THERE = {"typing_extensions", "socks", "dns", "org"}  # by msgspec, paho, paho, and on Java; all do without
 ENTRANCES = ["edgerun.agent", "edgerun.cli", "edgerun.config"]
 
 # Imports a module while nothing but DEVICE and the standard library can be found, then prints who asked for more.
