@@ -126,6 +126,27 @@ def test_the_integer_gradient_points_where_the_float_one_does(adaptive: bool, se
         assert paper.cosine(found[name].astype(float), real) >= 0.99, name
 
 
+def test_each_tensor_meets_the_trace_of_its_own_source() -> None:
+    net = network(False)
+    rule = EPropRule(net.manifest, net.tensors)  # type: ignore[arg-type]
+    tape = net.record(np.random.default_rng(1).integers(0, 10, INPUTS).astype(np.int16), "hidden")
+    error = np.array([9000, -20000, 5000, 3000, 3000], np.int32)
+    found = rule.factors(tape, error)
+    late = np.vstack([np.zeros((1, NEURONS), np.uint8), tape.spikes[:-1]])
+    sources = {"hidden.input": (tape.pre, 31000), "hidden.recurrent": (late, 31000), "out.input": (tape.spikes, 30000)}
+    for name, (pre, decay) in sources.items():
+        history = np.zeros(pre.shape, np.int16)
+        eprop.traces(history, pre, decay)
+        assert (found[name].history == history[-len(found[name].history) :]).all(), name
+    assert found["out.input"].post.tolist() == [error.tolist()]
+    signal = net.tensors["out.input"].astype(int) @ error
+    at_end = [integers.sat16(integers.half_up(int(value), 7)) * (32768 - 30000) >> 15 for value in signal]
+    psi = tape.psi[-1].astype(int)
+    assert found["hidden.input"].post[-1].tolist() == [
+        integers.sat16(integers.half_up(int(p) * lf, 6)) for p, lf in zip(psi, at_end, strict=True)
+    ]
+
+
 def test_adaptation_changes_the_gradient_enough_to_be_seen() -> None:
     """So that the test above could fail: without its own adjoint an adaptive layer would point elsewhere."""
     net = network(True)
@@ -253,6 +274,13 @@ def test_every_carrier_of_the_gradient_has_the_same_bits(trace: int, post: int, 
     eprop.gradient(got, history, right)
     want = [[sum(int(a) * int(b) for a, b in zip(h, p, strict=True)) for p in right.T] for h in history.T]
     assert got.tolist() == want
+
+
+def test_a_sum_just_over_a_float32_keeps_its_last_bit() -> None:
+    history, post = np.full((4, 1), 129, np.int16), np.array([[32514], [32514], [32514], [32515]], np.int16)
+    got = np.zeros((1, 1), np.int64)
+    eprop.gradient(got, history, post)
+    assert got.tolist() == [[129 * (4 * 32514 + 1)]] == [[(1 << 24) + 137]]
 
 
 def test_no_steps_give_no_gradient() -> None:

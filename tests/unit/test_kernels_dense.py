@@ -124,6 +124,30 @@ def test_every_carrier_equals_the_definition_on_random_data(chosen: str) -> None
     assert np.unique(batch.out[:, 1:]).size > 20
 
 
+def test_a_sum_that_a_float32_cannot_hold_keeps_its_last_bit() -> None:
+    """Biases take the large sums back, so that the last bit of each shows in the output."""
+    total = 1100 * 127 * 127
+    spec, tensors = layer(1100, 0, (1, 1), 0, np.full((40, 1100), 127))
+    tensors["fc.bias"][...] = np.arange(-20, 20) - total
+    assert carrier(spec, tensors) == "float64"
+    run = DenseRun(spec, tensors, ())
+    for x in (np.full(1100, 127), np.r_[126, np.full(1099, 127)]):
+        run.step(x.astype(np.float32))
+        assert run.out.tolist() == wanted(spec, tensors, x)
+        assert np.unique(run.out).size > 15
+
+
+def test_sums_on_both_sides_of_a_rounding_fall_on_their_own() -> None:
+    multiplier, shift = 11_184_811, 45
+    borders = [-(-((2 * k - 1) << (shift - 1)) // multiplier) for k in range(-85, 86)]  # the least sum that gives k
+    spec, tensors = layer(2, 0, (multiplier, shift), 0, np.tile([1, -1], (2 * len(borders), 1)))
+    tensors["fc.bias"][...] = [b for border in borders for b in (border - 1, border)]
+    assert carrier(spec, tensors) == "float32-dot"
+    run = DenseRun(spec, tensors, ())
+    run.step(np.array([77, 77], np.float32))
+    assert run.out.tolist() == [y for k in range(-85, 86) for y in (k - 1, k)]
+
+
 @given(data=st.data())
 def test_any_layer_equals_the_definition(data: st.DataObject) -> None:
     seed, fan_in = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.integers(1, 40))

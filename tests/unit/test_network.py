@@ -124,6 +124,15 @@ def test_membranes_at_the_rail_saturate_and_do_not_wrap() -> None:
         assert run.v.tolist() == [32767, -32768]
 
 
+def test_a_membrane_at_its_threshold_fires_and_one_below_does_not() -> None:
+    spec, tensors = lif(np.random.default_rng(0), 3, 2, recurrent=False, reset="zero", reset_delay=False)
+    tensors["hidden.bias"][...] = [4096, 4095]
+    tensors["hidden.decay"][...] = 0
+    run = LifRun(spec, tensors, ())
+    run.step(np.zeros(3, np.float32))
+    assert (run.fired.tolist(), run.v.tolist()) == ([True, False], [0, 4095])
+
+
 @pytest.mark.parametrize("exponent", [0, 7, 20])
 def test_the_readout_equals_the_slow_one(exponent: int) -> None:
     rng = np.random.default_rng(exponent)

@@ -87,9 +87,11 @@ def test_a_new_class_takes_its_places_from_the_largest() -> None:
     memory = make(20)
     labels = np.r_[np.zeros(11, int), np.full(9, 1)]
     memory.fill(np.stack([labels, labels], axis=1), labels)
+    memory.field[:4] = 1
     for number in range(1, 11):
         memory.add(sample(4, number), 4, number, 3)
     assert counts(memory) == [7, 7, 0, 0, 6]
+    assert int((memory.field[memory.label == 0] == 1).sum()) == 4  # samples of the factory go first
 
 
 def test_field_samples_are_a_fair_draw_from_the_stream() -> None:
