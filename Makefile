@@ -11,7 +11,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots constraints system-deps venv clean
+.PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots bench-digits constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -49,6 +49,9 @@ train: $(VENV)/.train  ## train the committed examples again
 
 screenshots: $(VENV)/.dev  ## play the demo and photograph it into docs/images (needs chromium)
 	$(BIN)/python docs/screenshots.py
+
+bench-digits: $(VENV)/.dev  ## digits in blocks over five seeds: mean and spread of every arm, into docs/results.md
+	$(BIN)/python benchmarks/learning/digits_blocks.py --seeds 5 --markdown docs/results.md
 
 venv: $(VENV)/.dev
 

@@ -1,9 +1,10 @@
 """Digits in blocks over several seeds: the three arms of `edgerun demo`, by both heads, with mean and spread.
 
-    python benchmarks/learning/digits_blocks.py --seeds 5          (make bench-digits)
+    python benchmarks/learning/digits_blocks.py --seeds 5 --markdown docs/results.md          (make bench-digits)
 
 The factory bundle is the same for every seed; the seed draws stream, test, order and shots. Learning runs at level
-"full" all the time: the demo's governor may do less. Prints a table; --json FILE keeps every number.
+"full" all the time: the demo's governor may do less. Prints a table; --json FILE keeps every number, --markdown FILE
+writes the table as a page.
 """
 
 from __future__ import annotations
@@ -17,10 +18,36 @@ from pathlib import Path
 import numpy as np
 
 from deploy.demo import arms, digits
+from deploy.demo.digits import Digits
 from deploy.demo.prepare import float_accuracy, make_bundles
+from edgerun.bundle import Bundle
+
+TEXT = """# Results
+
+Written by `make bench-digits`; do not edit. Every figure is accuracy in percent on images that no arm has learned from.
+
+## Digits in blocks, {seeds} seeds
+
+The factory network (0 to 7) meets 24 straight images and 456 turned by 25 degrees, two classes at a time, each one
+corrected once; then 8 and 9 are taught with ten examples each. `benchmarks/learning/digits_blocks.py` runs the learner itself,
+without agent and governor; `edgerun demo` runs one seed of the same through the whole system.
+
+- `none`: factory weights. `plain`: e-prop on every correction, softmax over all classes, no replay, no consolidation,
+  no error threshold; its own readout decides. `full`: the bundle's plan, prototypes decide.
+- Rows with a head's name score the arm by that head. They tell the rule's part from the head's part: with the same
+  readout, replay and consolidation make the difference between `plain.readout.old` and `full.readout.old`; a prototype
+  head whose prototypes nobody moves forgets little by itself (`plain.prototypes.old`), but follows the turned sensor
+  far less (`plain.prototypes.drifted`).
+- `(turned)`: 8 and 9 taught and tested on the turned sensor instead of the straight one. Old classes then lose more.
+
+| | mean | sd | least | most |
+|---|---:|---:|---:|---:|
+"""
+
+Row = tuple[str, float, float, float, float]
 
 
-def one_seed(bundle, field, seed: int) -> dict[str, float]:
+def one_seed(bundle: Bundle, field: Digits, seed: int) -> dict[str, float]:
     data = digits.split(field, seed)
     results = {arm: arms.run_arm(bundle, arm, data) for arm in arms.ARMS}
     row = arms.headline({arm: result.by_head for arm, result in results.items()})
@@ -35,10 +62,26 @@ def one_seed(bundle, field, seed: int) -> dict[str, float]:
     return row
 
 
+def summary(rows: list[dict[str, float]]) -> list[Row]:
+    """(key, mean, sample standard deviation, least, most) in percent."""
+    table = []
+    for key in rows[0]:
+        values = 100 * np.array([row[key] for row in rows])
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        table.append((key, float(values.mean()), spread, float(values.min()), float(values.max())))
+    return table
+
+
+def page(table: list[Row], seeds: int) -> str:
+    lines = [f"| {name} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |" for name, *figures in table]
+    return TEXT.format(seeds=seeds) + "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
     parser.add_argument("--json", type=Path, help="write every seed's numbers here")
+    parser.add_argument("--markdown", type=Path, help="write the table as a page here")
     args = parser.parse_args()
     factory, field = digits.load()
     rows = []
@@ -47,12 +90,12 @@ def main() -> int:
         for seed in range(1, args.seeds + 1):
             rows.append(one_seed(bundle, field, seed))
             print(f"seed {seed} of {args.seeds} done", file=sys.stderr)
-    print(
-        f"{'accuracy in percent, ' + str(args.seeds) + ' seeds':44s} {'mean':>6s} {'sd':>5s} {'least':>6s} {'most':>6s}"
-    )
-    for key in rows[0]:
-        values = 100 * np.array([row[key] for row in rows])
-        print(f"{key:44s} {values.mean():6.1f} {values.std(ddof=1):5.1f} {values.min():6.1f} {values.max():6.1f}")
+    table = summary(rows)
+    print(f"{f'accuracy in percent, {args.seeds} seeds':48s} {'mean':>6s} {'sd':>6s} {'least':>6s} {'most':>6s}")
+    for name, *figures in table:
+        print(f"{name:48s} " + " ".join(f"{figure:6.1f}" for figure in figures))
+    if args.markdown:
+        args.markdown.write_text(page(table, args.seeds))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0
