@@ -160,7 +160,10 @@ class Learner:
         }  # fmt: skip
 
     def load(self, arrays: Mapping[str, AnyArray], meta: Mapping[str, Any]) -> None:
-        """Continue from saved state. Raises DataError, and changes nothing, if an array is missing or misshapen."""
+        """Continue from saved state. Raises DataError, and changes nothing, if a part is missing or misshapen."""
+        absent = self.meta().keys() - meta.keys()
+        if absent:
+            raise DataError(f"saved state has no {min(absent)}")
         for name, slot in self._learned.items():
             saved = arrays.get(name)
             if saved is None or saved.shape != slot.shape or saved.dtype != np.dtype(slot.dtype):
@@ -395,14 +398,13 @@ class Learner:
         picked = np.linspace(0, max(0, len(probe_x) - 1), min(share, len(probe_x))).astype(np.int64)
         x, label = [probe_x[picked]], [probe_label[picked].astype(np.int64)]
         if self.reservoir is not None:
-            field = np.flatnonzero((self.reservoir.field == 1) & (self.reservoir.label != reservoir.EMPTY))
-            newest = field[-(guard.samples - share) :]
+            newest = self.reservoir.newest(guard.samples - share)
             x.append(self.reservoir.x[newest])
             label.append(self.reservoir.label[newest].astype(np.int64))
         both, truth = np.concatenate(x), np.concatenate(label)
         if not len(both):
             return 0, 0
-        return int((self.scores(both).argmax(axis=1) == truth).sum()), len(both)
+        return int((self.scores(both)[:, : len(self.classes)].argmax(axis=1) == truth).sum()), len(both)
 
     def importance(self) -> AnyArray:
         """All importance codes (uint8), for telemetry; empty without synaptic intelligence."""

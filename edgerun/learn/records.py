@@ -19,7 +19,7 @@ Reason: TypeAlias = Literal["command", "idle", "drift", "taught"]
 class Lesson(Struct, frozen=True, kw_only=True, array_like=True, tag="lesson"):
     """One labelled window. `deep`: e-prop on it and on the replayed samples; otherwise prototypes only."""
 
-    number: int  # lessons count from 1 for the life of the bundle
+    number: int  # lessons count from 1, anew after a return to the factory
     sample: int  # the sensor's sample number, 0 for a taught example
     q: bytes  # quantised input in the input's dtype
     label: int

@@ -24,26 +24,28 @@ def slots(manifest: Manifest) -> Mapping[str, Slot]:
         "replay.x": Slot((capacity, manifest.input.size), manifest.input.dtype, "replay"),
         "replay.label": Slot((capacity,), "int16", "replay"),
         "replay.field": Slot((capacity,), "uint8", "replay"),
+        "replay.since": Slot((capacity,), "int32", "replay"),
         "replay.seen": Slot((classes,), "int32", "replay"),
     }
 
 
-def draw(seed: int, lesson: int, count: int, below: int) -> list[int]:
-    """`count` numbers in [0, below), a pure function of the seed and the lesson's number."""
+def draw(seed: int, lesson: int, count: int, below: int, use: Use = Use.UPDATE) -> list[int]:
+    """`count` numbers in [0, below), a pure function of the seed, the lesson's number and the use."""
     words = np.empty(count, np.uint32)
-    fill_words(words, key(seed, lesson, stream(TENSOR_INDEX, Use.UPDATE)))
+    fill_words(words, key(seed, lesson, stream(TENSOR_INDEX, use)))
     return [int(word) * below >> 32 for word in words]
 
 
 class Reservoir:
     """Views of the reservoir's slots and the rule that fills them.
 
-    x (n, size)   label (n,) EMPTY where free   field (n,) 1 = met in the field   seen (classes,) field samples so far
+    x (n, size)   label (n,) EMPTY where free   field (n,) 1 = met in the field
+    since (n,) the lesson that brought it   seen (classes,) field samples so far
     """
 
     def __init__(self, state: Tensors, seed: int) -> None:
-        self.x, self.label, self.field, self.seen = (
-            state[f"replay.{part}"] for part in ("x", "label", "field", "seen")
+        self.x, self.label, self.field, self.since, self.seen = (
+            state[f"replay.{part}"] for part in ("x", "label", "field", "since", "seen")
         )
         self._seed = seed
 
@@ -51,6 +53,11 @@ class Reservoir:
     def filled(self) -> AnyArray:
         """Indices of the samples held."""
         return np.flatnonzero(self.label != EMPTY)
+
+    def newest(self, count: int) -> AnyArray:
+        """Indices of the `count` field samples that came last."""
+        held = np.flatnonzero((self.field == 1) & (self.label != EMPTY))
+        return held[np.argsort(self.since[held], kind="stable")][max(0, len(held) - count) :]
 
     def sample(self, index: int) -> I16:
         held: I16 = self.x[index].astype(np.int16)
@@ -67,10 +74,10 @@ class Reservoir:
         if not len(self.x):
             return
         self.seen[label] += 1
-        word = draw(self._seed, lesson, 2, 1 << 32)
+        word = draw(self._seed, lesson, 2, 1 << 32, Use.PULL)
         place = self._place(label, known, word)
         if place is not None:
-            self.x[place], self.label[place], self.field[place] = q, label, 1
+            self.x[place], self.label[place], self.field[place], self.since[place] = q, label, 1, lesson
 
     def forget(self, label: int) -> None:
         self.label[self.label == label] = EMPTY

@@ -213,7 +213,15 @@ def test_a_head_lesson_touches_no_weight() -> None:
     assert np.isnan(taught.confidence)
     assert weights(learner) == before
     changed = {name for name, array in learner.arrays().items() if (array != arrays[name]).any()}
-    assert changed == {"head.sum", "head.count", "replay.x", "replay.label", "replay.field", "replay.seen"}
+    assert changed == {
+        "head.sum",
+        "head.count",
+        "replay.x",
+        "replay.label",
+        "replay.field",
+        "replay.since",
+        "replay.seen",
+    }
     assert learner.arrays()["head.count"].tolist() == [0, 1, 0, 0, 0, 0]
 
 

@@ -317,7 +317,7 @@ def test_the_tape_is_one_window() -> None:
 
 def test_replay_costs_its_samples() -> None:
     small, large = (price.memory_plan(relearning(replay=Replay(capacity=n))) for n in (64, 1088))
-    assert large.bytes_by_part()["replay"] - small.bytes_by_part()["replay"] == 1024 * (INPUTS + 2 + 1)
+    assert large.bytes_by_part()["replay"] - small.bytes_by_part()["replay"] == 1024 * (INPUTS + 2 + 1 + 4)
 
 
 @every_bundle
