@@ -4,8 +4,8 @@
     lesson   apply, append; durable, and only then answered for, when `commit` has returned
     verdict  journalled first; a good one is checkpointed and marked, a bad one goes back to the one marked last
 
-Order matters in one place: a checkpoint holds the journal position it stands at, so whatever the power does, each
-record is applied exactly once.
+A checkpoint holds the journal position it stands at, so whatever the power does, each record is applied exactly once;
+and it says which state was the last good one then, so that a mark that the power prevented is made up for.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Lifetime:
         self._probe = (_rows(bundle.probe.x), bundle.probe.label.astype(np.int64))
         self._open()
         self._group = 0  # lessons since the last verdict
-        self._best: float | None = None
+        self._best = self._share()  # of the guard's mix that the last good state got right; at first the factory's
         self._recovering: tuple[int, int] | None = None  # the journal position that a recovery has come to
         self.recovery = self._recover()
         self.committed_lessons = self.learner.lessons
@@ -90,7 +90,6 @@ class Lifetime:
         if taught is None:
             raise StoreError("a lesson taught nothing")
         self._append(lesson)
-        self._group += 1
         return taught
 
     def change(self, entry: records.NewClass | records.Settle | records.Boundary | records.Forget) -> None:
@@ -110,16 +109,12 @@ class Lifetime:
     def judge(self) -> Judgement:
         """Score the guard's mix; keep what was learned since the last verdict, or go back."""
         correct, of = self.learner.guard_score(*self._probe)
-        share = correct / of if of else 1.0
-        best = share if self._best is None else self._best
-        good = best - share <= self.bundle.manifest.learning.guard.max_drop
+        before = self._best
+        good = before - _ratio(correct, of) <= self.bundle.manifest.learning.guard.max_drop
         self._firmly(records.Verdict(good=good, correct=correct, of=of))
-        self._group = 0
-        if good:
-            self._best = share
-        if self._journal.full and good:
+        if self._journal.full:
             self._seal()
-        return Judgement(good, correct, of, best)
+        return Judgement(good, correct, of, before)
 
     def probe_accuracy(self) -> float:
         """The share of the bundle's probe that the device gets right now."""
@@ -129,31 +124,40 @@ class Lifetime:
     # ------------------------------------------------------------------ undo and forget
 
     def roll_back(self, to: Literal["last-good", "factory"]) -> None:
-        """Go back, and stay there through any power cut."""
+        """Go back, and stay there through any power cut. The factory's state is a good one from then on."""
         self._firmly(records.Rollback(to=to))
-        self._group, self._best = 0, None
-        self.checkpoint()
+        if to == "factory":
+            self._declare_good()
+        else:
+            self.checkpoint()
+
+    def forget(self, label: int) -> None:
+        """Erase a class; no later verdict brings it back. What was learned before it is judged first."""
+        if self._group:
+            self.judge()
+        self.change(records.Forget(label=label))
+        self._declare_good()
 
     def wipe(self) -> None:
         """Erase everything learned: journal, checkpoints, reservoir. The factory's bits remain."""
         wipe_learned(self._disk)
         self._open()
         self.learner.reset()
-        self._group, self._best, self.committed_lessons = 0, None, 0
+        self._group, self._best, self.committed_lessons = 0, self._share(), 0
 
     # ------------------------------------------------------------------ durable state
 
     def checkpoint(self) -> int:
         """Save the learned state; durable when its generation is returned."""
         self.commit()
-        return self._checkpoints.save(self._payload())
+        return self._checkpoints.save(self._payload(good=self._checkpoints.good() or 0))
 
     def digest(self) -> str:
         return self.learner.digest().hex()
 
     def keep(self, arrays: Tensors, meta: dict[str, Any]) -> None:
         """`learner.Keeper`: the state is good; its verdict is in the journal already."""
-        self._checkpoints.mark_good(self._checkpoints.save(self._payload()))
+        self._checkpoints.mark_good(self._checkpoints.save(self._payload(good=None)))
 
     def recall(self) -> tuple[Tensors, dict[str, Any]] | None:
         """`learner.Keeper`: the state marked good last."""
@@ -170,23 +174,46 @@ class Lifetime:
         self.commit()
         self.learner.apply(entry)
 
+    def _declare_good(self) -> None:
+        """What an operator has asked for is good, whatever the probe says of it."""
+        correct, of = self.learner.guard_score(*self._probe)
+        self._firmly(records.Verdict(good=True, correct=correct, of=of))
+
+    def _share(self) -> float:
+        return _ratio(*self.learner.guard_score(*self._probe))
+
     def _append(self, entry: records.Entry) -> None:
         self._journal.append(records.encode(entry))
+        self._count(entry)
         self.entries += 1
         if self._observe:
             self._observe(entry)
 
-    def _payload(self) -> bytes:
+    def _count(self, entry: records.Entry) -> None:
+        """Keep the guard's books: how many lessons it has not judged, and what it found of the last good state."""
+        match entry:
+            case records.Lesson():
+                self._group += 1
+            case records.Verdict():
+                self._group = 0
+                self._best = _ratio(entry.correct, entry.of) if entry.good else self._best
+            case records.Rollback():
+                self._group = 0
+
+    def _payload(self, *, good: int | None) -> bytes:
+        """The state with all that a start needs to go on from it; `good`: the last good generation, None for itself."""
         meta = {
             "learner": self.learner.meta(),
             "position": list(self._recovering or self._journal.position),
             "digest": self.digest(),
+            "good": good,
+            "guard": {"group": self._group, "best": self._best},
         }
         return pack_state(self.learner.arrays(), meta)
 
     def _seal(self) -> None:
         """Begin the next epoch on a state that is also the last good one, so that a replay of it needs nothing else."""
-        payload = self._payload()
+        payload = self._payload(good=None)
         generation = self._checkpoints.save(payload)
         self._checkpoints.mark_good(generation)
         self._journal.seal(self.learner.digest(), generation, payload)
@@ -197,37 +224,60 @@ class Lifetime:
 
     def _recover(self) -> Recovery:
         """Stand where the newest whole state is, then do again what the journal has after it."""
-        generation, start = 0, (0, 0)
+        generation, start = self._restore()
         epochs = self._journal.epochs()
-        saved = self._checkpoints.load()
-        if saved is not None:
-            generation = saved[0]
-            arrays, meta = unpack_state(saved[1])
-            self.learner.load(arrays, meta["learner"])
-            epoch, count = meta["position"]
-            start = (epoch, count)
-        if self._journal.orphaned:
+        if self._journal.orphaned or start > self._journal.position:  # records that this state stands on are lost
             self._seal()
             return Recovery(generation, 0, self.learner.lessons)
-        if epochs and start < (epochs[-1].number, 0) and self.learner.digest() != epochs[-1].digest:
+        if start < (epochs[-1].number, 0) and self.learner.digest() != epochs[-1].digest:
             start = self._recover_base(epochs[-1])
         replayed = 0
         for each in epochs:
             for count, data in enumerate(each.records, start=1):
                 if (each.number, count) > start:
                     self._recovering = (each.number, count)
-                    self.learner.apply(records.decode(data))
+                    self._again(records.decode(data))
                     replayed += 1
         self._recovering = None
         return Recovery(generation, replayed, self.learner.lessons)
 
+    def _restore(self) -> tuple[int, tuple[int, int]]:
+        """The newest checkpoint whose last good state is whole as well: its generation and its place in the journal."""
+        whole = self._checkpoints.generations()
+        for generation in reversed(whole):
+            payload = self._checkpoints.load_generation(generation) or b""
+            good = unpack_state(payload)[1]["good"]
+            good = generation if good is None else good
+            if good and good not in whole:
+                continue
+            if good and good != self._checkpoints.good():
+                self._checkpoints.mark_good(good)
+            return generation, self._load(payload)
+        return 0, (0, 0)
+
     def _recover_base(self, epoch: Epoch) -> tuple[int, int]:
         """Where every newer checkpoint is damaged, an epoch's own base is the last good state."""
-        arrays, meta = unpack_state(epoch.base)
-        self.learner.load(arrays, meta["learner"])
+        self._load(epoch.base)
         self._recovering = (epoch.number, 0)
-        self.keep(arrays, meta["learner"])
+        self.keep(self.learner.arrays(), self.learner.meta())
         return self._recovering
+
+    def _load(self, payload: bytes) -> tuple[int, int]:
+        """Stand on a saved state; returns its place in the journal."""
+        arrays, meta = unpack_state(payload)
+        self.learner.load(arrays, meta["learner"])
+        self._group, self._best = meta["guard"]["group"], meta["guard"]["best"]
+        epoch, count = meta["position"]
+        return epoch, count
+
+    def _again(self, entry: records.Entry) -> None:
+        """Follow one record of the journal."""
+        self._count(entry)
+        self.learner.apply(entry)
+
+
+def _ratio(correct: int, of: int) -> float:
+    return correct / of if of else 1.0
 
 
 def _rows(x: Any) -> I16:
