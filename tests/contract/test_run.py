@@ -235,7 +235,17 @@ def kill_after(process: subprocess.Popen[str], answers: list[Any]) -> Callable[[
     return hear
 
 
-@pytest.mark.broker
+def test_a_long_rest_ends_at_once_when_told(
+    tmp_path: Path, stream: Path, mlp_bundle: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start(write_config(tmp_path / "device", mlp_bundle, stream, sensor={"rate_hz": 0.01}))
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("running ")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+
+
 def test_two_agents_never_share_a_state_folder(
     tmp_path: Path, stream: Path, mlp_bundle: Path, start: Callable[..., subprocess.Popen[str]], capsys: Capture
 ) -> None:
@@ -305,6 +315,16 @@ def test_a_recording_that_supervises_teaches_and_ends(
     assert "43 samples, 42 inferences, 40 lessons" in done.stdout.splitlines()[-1]
     assert done.stderr == "warning sample refused sample=3 reason=a sample has 64 values that are not finite\n"
     assert replayed(tmp_path / "device" / "state", digits_bundle, capsys).lessons == 40
+
+
+def test_lessons_that_the_governor_never_allows_are_not_waited_for_for_ever(
+    tmp_path: Path, short: Path, digits_bundle: Path
+) -> None:
+    config = write_config(tmp_path / "device", digits_bundle, short, sensor={"rate_hz": 500, "loop": False})
+    hasty = EDGERUN.replace("sys.exit", "import edgerun.commands.run\nedgerun.commands.run.LINGER_S = 0.5\nsys.exit")
+    command = [sys.executable, "-c", hasty, "run", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, ", 0 lessons, " in done.stdout.splitlines()[-1]) == (0, True)
 
 
 # ------------------------------------------------------------------ which bundle runs
