@@ -2,8 +2,9 @@
 
     commands -> sensor -> encode -> governor -> infer -> remember -> (feedback) lesson -> guard -> telemetry
 
-`Agent.cycle` never waits and never raises for anything that a sensor or a broker can send. `docs/architecture.md` walks
-one sample through it, file by file.
+`Agent.cycle` never waits and never raises for anything that a sensor or a broker can send. What an operator asks for
+and energy has to be paid for waits as a chore until it can be. `docs/architecture.md` walks one sample through it, file
+by file.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from edgerun import __version__, encode
-from edgerun.arrays import I16
+from edgerun.arrays import I16, AnyArray
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.errors import BudgetError, DataError, Refused
-from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, charge, check_budget, decide
+from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, capacity_uj, charge, check_budget, decide
 from edgerun.learn.drift import PageHinkley
-from edgerun.learn.records import Boundary, Forget, NewClass, Reason, Settle
+from edgerun.learn.records import Boundary, NewClass, Reason, Settle
 from edgerun.lifetime import Lifetime
 from edgerun.network import LifRun
 from edgerun.ports import Clock, Disk, Power, Sensor
-from edgerun.price import learn_cost, prices, work
+from edgerun.price import learn_cost, prices, refresh, work
 from edgerun.spec import LEVELS, Budget, Level, Readings
 from edgerun.store.files import replace
 from edgerun.store.outbox import Outbox
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 WINDOWS: Final = 256  # past windows that feedback may still name
 QUEUE: Final = 512  # lessons that may wait
+CHORES: Final = 16  # chores that may wait
 ACCURACY_WINDOW: Final = 50
 SAMPLE_BLOCK: Final = 4096  # sample numbers reserved at once
 METRICS_EVERY: Final = 4  # cycles between two rows of telemetry
@@ -94,10 +96,21 @@ class Job:
     taught: int = 0
     correct: int = 0
     energy_uj: float = 0.0
+    settled: bool = False  # a taught job: its class's prototype and bias stand
 
     @property
     def is_teach(self) -> bool:
         return self.command is not None and isinstance(self.command.args, commands.Teach)
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something that is done at once and only when its energy is there: `act` gives what to answer."""
+
+    name: str
+    ops: Ops
+    act: Callable[[], dict[str, Any]]
+    command: Command | None = None
 
 
 class Agent:
@@ -108,22 +121,30 @@ class Agent:
         self.life = Lifetime(bundle, ports.disk, observe)
         self.learner = self.life.learner
         self._work = work(bundle)
-        self.cycles, self._consolidation_due = 0, False
+        share = refresh(bundle.manifest, self._work.inference)
+        self._refresh = share.times(bundle.manifest.learning.replay.refresh_every)
+        self.cycles = 0
+        self._consolidation_due: Reason | None = None
         self.prices = prices(settings.board, self._work)
         self._durable = _load_durable(ports.disk)
         self.budget = self._durable.budget or within(settings.budget, bundle.manifest.budget)
         self._check_budget(self.budget)
         self._governor = GovernorState.first_boot() if self._durable.sid == 0 else GovernorState()
         self.decision: Decision | None = None
-        self._paused_until: float | None = None
+        self._paused = self._durable.paused
+        self._until_s: float | None = None  # device time at which a pause or its opposite ends by itself
         self._windows: OrderedDict[int, I16] = OrderedDict()
         self._jobs: deque[Job] = deque()
+        self._chores: deque[Chore] = deque()
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
         self._power: deque[tuple[float, float]] = deque()  # (device seconds, mean mW until then since the one before)
         self._drift = PageHinkley()
         self._best_probe = self.probe = self.life.probe_accuracy()
         self.samples = self._durable.samples
-        self.inferences = self.bad_samples = self.commands = 0
+        self.inferences = self.commands = 0
+        self.bad_samples = self.missed_samples = self.stuck_samples = 0
+        self._newest: AnyArray | None = None
+        self.answer: tuple[int, str] | None = None  # the newest inference: sample number and class
         self.energy_uj: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._norm = 0.0
@@ -144,7 +165,7 @@ class Agent:
         self.reporter.start()
         self.reporter.set_mode(self._mode())
         bundle, recovery = self.life.bundle, self.life.recovery
-        self._spend("boot", self._work.inference.times(len(bundle.selftest.x) + len(bundle.probe.x)))
+        self._spend("boot", Ops.total([self._work.inference.times(len(bundle.selftest.x)), self._work.guard]))
         self.reporter.event("started", {"bundle": bundle.id, "board": self.settings.board.name})
         if recovery.generation or recovery.replayed:
             detail = {"generation": recovery.generation, "replayed": recovery.replayed, "lessons": recovery.lessons}
@@ -162,8 +183,9 @@ class Agent:
             self._close_group()
         elif self._allowed.learn is not None and self._lesson_waits:
             self._learn(self._allowed.learn)
-        if self._consolidation_due and self._allowed.consolidate:
-            self._consolidate("drift")
+        if self._consolidation_due is not None and self._allowed.consolidate:
+            self._consolidate(self._consolidation_due)
+        self._do_chore()
         if self.cycles % METRICS_EVERY == 0 and self._allowed.telemetry:
             self._tell()
         self.cycles += 1
@@ -189,7 +211,7 @@ class Agent:
     @property
     def busy(self) -> bool:
         """Whether a command is still being worked on."""
-        return bool(self._jobs)
+        return bool(self._jobs or self._chores)
 
     @property
     def _allowed(self) -> Decision:
@@ -200,15 +222,18 @@ class Agent:
     # ------------------------------------------------------------------ sense and infer
 
     def _sense(self) -> I16 | None:
-        """The newest sample, quantised; a broken reading is counted, reported once and skipped."""
+        """The newest sample, quantised. A reading that is broken, missing or the same as before is counted."""
         try:
             sample = self.ports.sensor.read()
         except StopIteration:
             self.exhausted = True
             return None
         if sample is None:
+            self.missed_samples += 1
             return None
         self._number_sample()
+        self.stuck_samples += self._newest is not None and np.array_equal(sample.x, self._newest)
+        self._newest = sample.x
         try:
             q = encode.quantise(self.life.bundle.manifest.input, sample.x)
         except DataError as err:
@@ -231,7 +256,8 @@ class Agent:
         return sample in self._windows
 
     def _infer(self, q: I16) -> None:
-        self.learner.network.infer(q)
+        found = self.learner.network.infer(q)
+        self.answer = (self.samples, self.learner.classes[found.label])
         self.inferences += 1
         self._windows[self.samples] = q
         while len(self._windows) > WINDOWS:
@@ -265,12 +291,13 @@ class Agent:
             period_s=self.settings.period_s,
             lesson_pending=lesson,
             telemetry_due=self.cycles % METRICS_EVERY == 0,
-            consolidation_due=self._consolidation_due,
+            consolidation_due=self._consolidation_due is not None,
             checkpoint_due=self._verdict_due,
         )
 
     def _decide(self, readings: Readings) -> None:
-        pending = self._lesson_waits and not self._paused()
+        self._end_pause()
+        pending = self._lesson_waits and not self._paused and not self._chores
         before = self.decision.level if self.decision else None
         self.decision, self._governor = decide(self.budget, readings, self._demand(pending), self._governor)
         if self.decision.level != before and before is not None:
@@ -292,6 +319,9 @@ class Agent:
         """The next lesson of the oldest job."""
         job = self._jobs[0]
         q, name, sample = job.lessons.popleft()
+        if job.is_teach and self.learner.class_index(name) is None:
+            self.life.change(NewClass(label=name))
+            self.reporter.event("class-added", {"label": name, "index": len(self.learner.classes) - 1})
         label = self.learner.class_index(name)
         if label is not None:
             kind: Level = "head" if job.is_teach else level
@@ -308,17 +338,19 @@ class Agent:
             if job.command is not None:
                 detail = {"lessons": job.taught, "correct_before": job.correct, "energy_uj": round(job.energy_uj, 1)}
                 self._answer(job.command, "done", detail)
+        elif not job.lessons:
+            self._chores.append(Chore("settle", self._refresh, lambda: self._settle(job)))
 
     def _watch(self, error: bool) -> None:
         """Feed the drift detector; an alarm is told and closes a task."""
         if self._drift.update(float(error)):
             self.reporter.event("drift", {"detector": "page-hinkley", "lessons": self.learner.lessons}, self.samples)
-            self._consolidation_due = True
+            self._consolidation_due = self._consolidation_due or "drift"
 
     def _consolidate(self, reason: Reason) -> None:
         self.life.change(Boundary(reason=reason))
         self.life.commit()
-        self._consolidation_due = False
+        self._consolidation_due = None
         self._spend("consolidate", self._work.consolidate)
         self.reporter.event("consolidated", {"reason": reason, "updates": self.learner.updates}, self.samples)
 
@@ -326,7 +358,6 @@ class Agent:
         """Let the lesson guard speak; tells a rollback."""
         judgement = self.life.judge()
         self.probe = self.life.probe_accuracy()
-        self._spend("guard", Ops.total([self._work.guard, self._work.checkpoint]))
         self._best_probe = max(self._best_probe, self.probe)
         detail = {"correct": judgement.correct, "of": judgement.of, "best": round(judgement.best, 4)}
         self.reporter.event("checkpoint" if judgement.good else "rolled-back", detail, self.samples)
@@ -339,22 +370,30 @@ class Agent:
     @property
     def _verdict_due(self) -> bool:
         """A group of lessons is full, or a class was taught: nothing more is learned before the guard has spoken."""
-        return self.life.judgement_due or (bool(self._jobs) and not self._jobs[0].lessons)
+        taught = bool(self._jobs) and self._jobs[0].settled
+        return self.life.judgement_due or (taught and self._consolidation_due is None)
 
     def _close_group(self) -> None:
-        if self._jobs and not self._jobs[0].lessons:
-            self._settle(self._jobs.popleft())
+        self._spend("guard", self._verdict_ops)
+        if self._jobs and self._jobs[0].settled:
+            self._end_teaching(self._jobs.popleft())
         else:
             self._judge()
 
-    def _settle(self, job: Job) -> None:
-        """End a taught lesson: recompute prototypes, judge, answer."""
+    def _settle(self, job: Job) -> dict[str, Any]:
+        """All examples of a taught class are in: recompute prototypes; a consolidation and the verdict come next."""
         self.life.change(Settle())
+        self.life.commit()
+        job.settled = True
         args = job.command.args if job.command else None
         if isinstance(args, commands.Teach) and args.consolidate:
-            self._consolidate("taught")
-        self.life.commit()
+            self._consolidation_due = "taught"
+        return {}
+
+    def _end_teaching(self, job: Job) -> None:
+        """Judge a taught lesson and answer."""
         good = self._judge()
+        args = job.command.args if job.command else None
         if job.command is None:
             return
         detail = {
@@ -397,42 +436,56 @@ class Agent:
             case commands.BudgetSet() as args:
                 self._answer(command, "done", self._set_budget(args))
             case commands.Rollback() as args:
-                self._answer(command, "done", self._roll_back(args))
+                to = args.to
+                if to != "last-good" and to != "factory":
+                    raise Refused(f"rollback to {to!r}: only last-good and factory can be replayed")
+                self._put_off(Chore("rollback", self._verdict_ops, lambda: self._roll_back(to), command))
             case commands.Checkpoint():
-                self._answer(command, "done", {"generation": self.life.checkpoint()})
-                self._spend("checkpoint", self._work.checkpoint)
+                self._put_off(Chore("checkpoint", self._work.checkpoint, self._checkpoint, command))
             case commands.Consolidate():
-                self._consolidate("command")
-                self._answer(command, "done", {"updates": self.learner.updates})
+                self._put_off(Chore("consolidate", self._work.consolidate, self._consolidate_now, command))
             case commands.Probe():
-                self.probe = self.life.probe_accuracy()
-                self._answer(command, "done", {"accuracy": round(self.probe, 4), "digest": self.life.digest()})
+                self._put_off(Chore("probe", self._work.guard, self._score_probe, command))
             case commands.ForgetClass() as args:
-                self.life.change(Forget(label=self._known(args.label)))
-                self.life.checkpoint()
-                self._answer(command, "done", {"label": args.label})
+                self._known(args.label)
+                if self.life.unjudged:
+                    self._put_off(Chore("guard", self._verdict_ops, self._judge_lessons))
+                self._put_off(Chore("forget", self._verdict_ops, lambda: self._forget(args.label), command))
             case commands.WipeLearned():
-                self._jobs.clear()
-                self._windows.clear()
-                self.life.wipe()
-                self.reporter.set_identity(self._identity())
-                self._answer(command, "done", {"digest": self.life.digest()})
+                self._answer(command, "done", self._wipe())
             case commands.Rebirth():
                 self.reporter.set_identity(self._identity())
                 self._answer(command, "done", {})
 
     def _queue_teaching(self, command: Command, args: commands.Teach) -> None:
+        examples = [encode.quantise(self.life.bundle.manifest.input, example.array()) for example in args.examples]
+        self._check_class(args.label)
+        self._check_chore(Chore("settle", self._refresh, dict))
         if args.dry_run:
-            raise Refused("teach dry_run is not supported by this runtime")
-        self._room_for(len(args.examples))
-        manifest = self.life.bundle.manifest
-        examples = [encode.quantise(manifest.input, example.array()) for example in args.examples]
-        if self.learner.class_index(args.label) is None:
-            self.life.change(NewClass(label=args.label))
-            self.reporter.event("class-added", {"label": args.label, "index": len(self.learner.classes) - 1})
-        lessons = deque((q, args.label, 0) for q in examples)
-        self._jobs.append(Job(command, lessons, self.life.probe_accuracy()))
-        self._answer(command, "accepted", {"examples": len(lessons)})
+            lessons = self._work.lesson["head"].times(len(examples))
+            ops = Ops.total([lessons, self._refresh, self._work.guard.times(2)])
+            self._put_off(Chore("dry-run", ops, lambda: self._try_teaching(args.label, examples), command))
+            return
+        self._room_for(len(examples))
+        self._jobs.append(Job(command, deque((q, args.label, 0) for q in examples), self.probe))
+        self._answer(command, "accepted", {"examples": len(examples)})
+
+    def _check_class(self, label: str) -> None:
+        """Raises Refused for a class that is new and has no place, those that wait to be taught counted in."""
+        if self.learner.class_index(label) is not None:
+            return
+        manifest, waiting = self.life.bundle.manifest, {label}
+        for job in self._jobs:
+            waiting |= {name for _, name, _ in job.lessons if job.is_teach and self.learner.class_index(name) is None}
+        if manifest.head.kind != "prototypes":
+            raise Refused(f"class {label!r} cannot join: the bundle's head has no prototypes")
+        if len(self.learner.classes) + len(waiting) > manifest.classes.capacity:
+            raise Refused(f"class {label!r} is over the capacity of {manifest.classes.capacity} classes")
+
+    def _try_teaching(self, label: str, examples: list[I16]) -> dict[str, Any]:
+        """What teaching these would do; the learned state and the journal stay as they are."""
+        tried = self.life.rehearse(label, examples)
+        return {name: round(value, 4) for name, value in tried.items()} | {"dry_run": True, "label": label}
 
     def _queue_feedback(self, command: Command, args: commands.Feedback) -> None:
         self._room_for(len(args.items))
@@ -474,27 +527,106 @@ class Agent:
         self.reporter.event("budget", {"power_mw": budget.power_mw})
         return {"power_mw": budget.power_mw}
 
-    def _roll_back(self, args: commands.Rollback) -> dict[str, Any]:
-        if args.to not in ("last-good", "factory"):
-            raise Refused(f"rollback to {args.to!r} is none of last-good, factory")
+    def _roll_back(self, to: Literal["last-good", "factory"]) -> dict[str, Any]:
         before = self.life.digest()
-        self.life.roll_back("factory" if args.to == "factory" else "last-good")
+        self.life.roll_back(to)
         self.probe = self.life.probe_accuracy()
-        self.reporter.event("rolled-back", {"to": args.to, "by": "command"}, self.samples)
+        self.reporter.event("rolled-back", {"to": to, "by": "command"}, self.samples)
         self.reporter.set_identity(self._identity())
         return {"digest_before": before, "digest_after": self.life.digest()}
 
     def _pause(self, paused: bool, for_s: float | None) -> None:
-        self._durable.paused = paused
-        self._paused_until = None if for_s is None else self.ports.clock.device_s() + for_s
+        """What holds for some time only does not outlive a restart."""
+        self._paused = paused
+        self._durable.paused = paused if for_s is None else not paused
+        self._until_s = None if for_s is None else self.ports.clock.device_s() + for_s
         self._save_durable()
         self.reporter.set_mode(self._mode())
         self.reporter.event("paused" if paused else "resumed", {"for_s": for_s})
 
-    def _paused(self) -> bool:
-        if self._paused_until is not None and self.ports.clock.device_s() >= self._paused_until:
-            self._pause(not self._durable.paused, None)
-        return self._durable.paused
+    def _end_pause(self) -> None:
+        if self._until_s is not None and self.ports.clock.device_s() >= self._until_s:
+            self._pause(self._durable.paused, None)
+
+    # ------------------------------------------------------------------ chores
+
+    @property
+    def _verdict_ops(self) -> Ops:
+        return Ops.total([self._work.guard, self._work.checkpoint])
+
+    def _put_off(self, chore: Chore) -> None:
+        """Do it as soon as its energy is there. Raises Refused where the budget's bucket can never hold so much."""
+        if len(self._chores) >= CHORES:
+            raise Refused(f"{len(self._chores)} commands wait already, which is the bound")
+        self._check_chore(chore)
+        self._chores.append(chore)
+
+    def _check_chore(self, chore: Chore) -> None:
+        need, room = self._need_uj(chore), capacity_uj(self.budget, self.prices, self.settings.period_s)
+        if need > room:
+            raise Refused(
+                f"{chore.name} takes {need / 1e3:.3g} mJ at once, a budget of {self.budget.power_mw:g} mW "
+                f"saves {room / 1e3:.3g} mJ at most"
+            )
+
+    def _need_uj(self, chore: Chore) -> float:
+        """Tokens without which a chore waits: the next two inferences are not touched."""
+        return price(self.settings.board, chore.ops)[0] + 2 * self.prices.inference_uj
+
+    def _do_chore(self) -> None:
+        if not self._chores or self._allowed.sleep:
+            return
+        chore = self._chores[0]
+        if self._allowed.tokens_uj - self._governor.spent_uj < self._need_uj(chore):
+            return
+        self._chores.popleft()
+        detail = chore.act()
+        self._spend(chore.name, chore.ops)
+        if chore.command is not None:
+            self._answer(chore.command, "done", detail)
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return {"generation": self.life.checkpoint()}
+
+    def _consolidate_now(self) -> dict[str, Any]:
+        self.life.change(Boundary(reason="command"))
+        self.life.commit()
+        self.reporter.event("consolidated", {"reason": "command", "updates": self.learner.updates}, self.samples)
+        return {"updates": self.learner.updates}
+
+    def _score_probe(self) -> dict[str, Any]:
+        self.probe = self.life.probe_accuracy()
+        return {"accuracy": round(self.probe, 4), "digest": self.life.digest()}
+
+    def _judge_lessons(self) -> dict[str, Any]:
+        return {"good": self._judge()}
+
+    def _forget(self, label: str) -> dict[str, Any]:
+        self.life.forget(self._known(label))
+        self.probe = self._best_probe = self.life.probe_accuracy()
+        return {"label": label}
+
+    def _wipe(self) -> dict[str, Any]:
+        """Erase everything learned, and what was to be learned; the probe is scored anew when its energy is there."""
+        for job in self._jobs:
+            if job.command is not None:
+                self._answer(job.command, "failed", {"reason": "everything learned was wiped"})
+        for chore in self._chores:
+            if chore.command is not None:
+                self._answer(chore.command, "failed", {"reason": "everything learned was wiped"})
+        self._jobs.clear()
+        self._chores.clear()
+        self._windows.clear()
+        self._recent.clear()
+        self._drift, self._consolidation_due = PageHinkley(), None
+        self.life.wipe()
+        self._chores.append(Chore("probe", self._work.guard, self._score_anew))
+        self.reporter.set_identity(self._identity())
+        return {"digest": self.life.digest()}
+
+    def _score_anew(self) -> dict[str, Any]:
+        self.probe = self._best_probe = self.life.probe_accuracy()
+        return {}
 
     def _answer(self, command: Command, status: Any, detail: dict[str, Any]) -> None:
         self.reporter.result(command, status, detail)
@@ -549,7 +681,7 @@ class Agent:
 
     def _mode(self) -> Any:
         plan = self.life.bundle.manifest.learning
-        if self._durable.paused:
+        if self._paused:
             return "paused"
         return "learning" if plan.eprop or plan.replay.capacity else "inference"
 

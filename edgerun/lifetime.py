@@ -75,7 +75,8 @@ class Lifetime:
         self._probe = (_rows(bundle.probe.x), bundle.probe.label.astype(np.int64))
         self._open()
         self._group = 0  # lessons since the last verdict
-        self._best = self._share()  # of the guard's mix that the last good state got right; at first the factory's
+        self._factory_share = _ratio(*self.learner.guard_score(*self._probe))
+        self._best = self._factory_share  # of the guard's mix that the last good state got right
         self._recovering: tuple[int, int] | None = None  # the journal position that a recovery has come to
         self.recovery = self._recover()
         self.committed_lessons = self.learner.lessons
@@ -103,6 +104,11 @@ class Lifetime:
         self.committed_lessons, self.committed_entries = self.learner.lessons, self.entries
 
     @property
+    def unjudged(self) -> int:
+        """Lessons since the last verdict."""
+        return self._group
+
+    @property
     def judgement_due(self) -> bool:
         return self._group >= self.bundle.manifest.learning.guard.every
 
@@ -120,6 +126,26 @@ class Lifetime:
         """The share of the bundle's probe that the device gets right now."""
         x, label = self._probe
         return float((self.learner.scores(x).argmax(axis=1) == label).mean())
+
+    def rehearse(self, label: str, examples: list[I16]) -> dict[str, float]:
+        """What teaching a class would do to the probe and to the examples themselves; every bit is put back after."""
+        arrays, meta = {name: array.copy() for name, array in self.learner.arrays().items()}, self.learner.meta()
+        before = {"probe_before": self.probe_accuracy(), "examples_before": self._named(label, examples)}
+        try:
+            if self.learner.class_index(label) is None:
+                self.learner.apply(records.NewClass(label=label))
+            index = self.learner.classes.index(label)
+            for q in examples:
+                self.learner.apply(self.learner.plan_lesson(q, index, "head"))
+            self.learner.apply(records.Settle())
+            return before | {"probe_after": self.probe_accuracy(), "examples_after": self._named(label, examples)}
+        finally:
+            self.learner.load(arrays, meta)
+
+    def _named(self, label: str, x: list[I16]) -> float:
+        """The share of samples that the device gives this label."""
+        index = self.learner.class_index(label)
+        return 0.0 if index is None else float((self.learner.scores(np.stack(x)).argmax(axis=1) == index).mean())
 
     # ------------------------------------------------------------------ undo and forget
 
@@ -143,7 +169,7 @@ class Lifetime:
         wipe_learned(self._disk)
         self._open()
         self.learner.reset()
-        self._group, self._best, self.committed_lessons = 0, self._share(), 0
+        self._group, self._best, self.committed_lessons = 0, self._factory_share, 0
 
     # ------------------------------------------------------------------ durable state
 
@@ -178,9 +204,6 @@ class Lifetime:
         """What an operator has asked for is good, whatever the probe says of it."""
         correct, of = self.learner.guard_score(*self._probe)
         self._firmly(records.Verdict(good=True, correct=correct, of=of))
-
-    def _share(self) -> float:
-        return _ratio(*self.learner.guard_score(*self._probe))
 
     def _append(self, entry: records.Entry) -> None:
         self._journal.append(records.encode(entry))

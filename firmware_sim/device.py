@@ -15,7 +15,7 @@ from edgerun.agent import Agent, Ports, Settings
 from edgerun.bundle import Bundle
 from edgerun.learn.records import Entry
 from edgerun.ports import Sensor
-from edgerun.telemetry.link import Endpoint, MqttLink
+from edgerun.telemetry.link import Endpoint, MemoryLink, MqttLink
 from firmware_sim.clock import VirtualClock
 from firmware_sim.energy import SimPower
 from firmware_sim.flash import Fate, Keep, SimFlash
@@ -26,6 +26,7 @@ BACKOFF_S = (0.05, 0.5)  # of the network's real seconds: a pretend day must not
 class PretendDevice:
     """One board with one life: what it wrote to `folder` is what survives.
 
+    endpoint  the broker; None = no network at all: what the device says stays in its outbox
     epoch_ms  wall time at device second 0
     observe   is told every entry that the agent journals
     """
@@ -35,7 +36,7 @@ class PretendDevice:
         bundle: Bundle,
         settings: Settings,
         sensor: Sensor,
-        endpoint: Endpoint,
+        endpoint: Endpoint | None,
         folder: Path,
         *,
         seed: int = 1,
@@ -51,11 +52,14 @@ class PretendDevice:
             settings.board, self.clock, flash_bytes=lambda: self._written_before + self.flash.bytes_written
         )
         self.boots = 0
+        self._plugged = True
         self.boot()
 
     def boot(self) -> None:
-        """Start the agent on what the flash holds."""
-        self.link = MqttLink(self._endpoint, backoff_s=BACKOFF_S)
+        """Start the agent on what the flash holds; raises PowerCut where the flash was told to."""
+        self.link = MqttLink(self._endpoint, backoff_s=BACKOFF_S) if self._endpoint else MemoryLink()
+        if not self._plugged:
+            self.cut_network()
         ports = Ports(
             clock=self.clock,
             sensor=self.sensor,
@@ -78,12 +82,24 @@ class PretendDevice:
 
     def reboot(self, keep: Keep = "none") -> None:
         """The power comes back after a cut: memory and connection are gone, the flash kept what it kept."""
-        self.link.cut()
+        if isinstance(self.link, MqttLink):
+            self.link.cut()
         self.agent.abandon()
         self.link.stop(timeout=1.0)
         self._written_before += self.flash.bytes_written
         self.flash = self.flash.reboot(keep)
         self.boot()
+
+    def cut_network(self) -> None:
+        """Pull the cable; where there is no broker there is none."""
+        self._plugged = False
+        if isinstance(self.link, MqttLink):
+            self.link.cut()
+
+    def restore_network(self) -> None:
+        self._plugged = True
+        if isinstance(self.link, MqttLink):
+            self.link.restore()
 
     def stop(self) -> None:
         self.agent.stop()
