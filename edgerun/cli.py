@@ -59,6 +59,10 @@ CORE: Final = (
 ENVIRONMENT: Final = {"EDGERUN_BROKER": "broker", "NOTIFY_SOCKET": "notify_socket", "WATCHDOG_USEC": "watchdog_usec"}
 """Variables that give an argument its default: a user's own, and what systemd sets for `edgerun run`."""
 
+THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""One thread, unless the user wants more, set before numpy is loaded: our products are small, and threads that spin
+for a core which something else is using make them a hundred times slower."""
+
 INPUT_ERRORS: Final = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Operating system errors that mean "this argument cannot be used"; any other means that the work failed."""
 
@@ -169,6 +173,8 @@ def start_logging(level: str) -> None:
 def dispatch(argv: Sequence[str]) -> int:
     """Run what the arguments ask for, down to the last flushed line. Raises what the command raises."""
     start_logging(os.environ.get("EDGERUN_LOG", "warning"))
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
     if argv and not argv[0].startswith("-"):
         code = execute(find(argv[0]), argv[1:])
     else:

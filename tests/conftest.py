@@ -1,12 +1,17 @@
-"""What holds for every test: no deadline on a busy machine, a profile that searches for hours (`make fuzz`), the slow
-references of `tests/reference` as the package `reference`, and the example bundles."""
+"""What holds for every test: one thread for numpy, no deadline on a busy machine, a profile that searches for hours
+(`make fuzz`), the slow references of `tests/reference` as the package `reference`, and the example bundles."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from edgerun.cli import THREADS
+
+os.environ |= {name: "1" for name in THREADS if name not in os.environ}  # before numpy is loaded
 
 import numpy as np
 import pytest
