@@ -183,7 +183,7 @@ class Lifetime:
 
     def keep(self, arrays: Tensors, meta: dict[str, Any]) -> None:
         """`learner.Keeper`: the state is good; its verdict is in the journal already."""
-        self._checkpoints.mark_good(self._checkpoints.save(self._payload(good=None)))
+        self._save_good(self._payload(good=None))
 
     def recall(self) -> tuple[Tensors, dict[str, Any]] | None:
         """`learner.Keeper`: the state marked good last."""
@@ -234,11 +234,18 @@ class Lifetime:
         }
         return pack_state(self.learner.arrays(), meta)
 
+    def _save_good(self, payload: bytes) -> int:
+        """Save a state, once more where a cell failed meanwhile, and mark it. Raises StoreError if it fails again."""
+        generation = self._checkpoints.save(payload)
+        if self._checkpoints.load_generation(generation) is None:
+            generation = self._checkpoints.save(payload)
+        self._checkpoints.mark_good(generation)
+        return generation
+
     def _seal(self) -> None:
         """Begin the next epoch on a state that is also the last good one, so that a replay of it needs nothing else."""
         payload = self._payload(good=None)
-        generation = self._checkpoints.save(payload)
-        self._checkpoints.mark_good(generation)
+        generation = self._save_good(payload)
         self._journal.seal(self.learner.digest(), generation, payload)
 
     def _open(self) -> None:

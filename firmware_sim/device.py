@@ -7,7 +7,7 @@ Only the ports are pretend. Everything above them is what runs on a real device;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,18 +48,21 @@ class PretendDevice:
         folder.mkdir(parents=True, exist_ok=True)
         self.flash, self._written_before = SimFlash(seed=seed, image=folder), 0
         self.clock = VirtualClock(epoch_ms=epoch_ms)
-        self.power = SimPower(
-            settings.board, self.clock, flash_bytes=lambda: self._written_before + self.flash.bytes_written
-        )
+        self.power = SimPower(settings.board, self.clock, flash_bytes=lambda: self.bytes_written)
         self.boots = 0
-        self._plugged = True
+        self.plugged = True
+        self._cuts: Sequence[int] = ()
+        self._flips: Mapping[int, int] = {}
+        self._writes_before = 0
         self.boot()
+        self._writes_before = -self.flash.writes
 
     def boot(self) -> None:
         """Start the agent on what the flash holds; raises PowerCut where the flash was told to."""
         self.link = MqttLink(self._endpoint, backoff_s=BACKOFF_S) if self._endpoint else MemoryLink()
-        if not self._plugged:
+        if not self.plugged:
             self.cut_network()
+        self._arm()
         ports = Ports(
             clock=self.clock,
             sensor=self.sensor,
@@ -80,6 +83,29 @@ class PretendDevice:
         """Arm a power cut at the n-th flash write from now."""
         self.flash.cut_power_after(writes, fate)
 
+    @property
+    def writes(self) -> int:
+        """Flash writes since the first start."""
+        return self._writes_before + self.flash.writes
+
+    @property
+    def bytes_written(self) -> int:
+        """Handed to the flash in all starts together."""
+        return self._written_before + self.flash.bytes_written
+
+    def schedule(self, cuts: Iterable[int], flips: Mapping[int, int]) -> None:
+        """Power cuts at these writes since the first start, and bits that flip in what others leave, by write."""
+        self._cuts, self._flips = sorted(cuts), flips
+        self._arm()
+
+    def _arm(self) -> None:
+        done = self.writes
+        for write in [write for write in self._cuts if write > done][:1]:
+            self.flash.cut_power_after(write - done)
+        for write, bits in self._flips.items():
+            if write > done:
+                self.flash.flip_bits_after(write - done, bits)
+
     def reboot(self, keep: Keep = "none") -> None:
         """The power comes back after a cut: memory and connection are gone, the flash kept what it kept."""
         if isinstance(self.link, MqttLink):
@@ -87,17 +113,18 @@ class PretendDevice:
         self.agent.abandon()
         self.link.stop(timeout=1.0)
         self._written_before += self.flash.bytes_written
+        self._writes_before += self.flash.writes
         self.flash = self.flash.reboot(keep)
         self.boot()
 
     def cut_network(self) -> None:
         """Pull the cable; where there is no broker there is none."""
-        self._plugged = False
+        self.plugged = False
         if isinstance(self.link, MqttLink):
             self.link.cut()
 
     def restore_network(self) -> None:
-        self._plugged = True
+        self.plugged = True
         if isinstance(self.link, MqttLink):
             self.link.restore()
 

@@ -21,14 +21,14 @@ class FaultKind:
 
 FAULTS: Final[Mapping[str, FaultKind]] = MappingProxyType(
     {
-        "power-cut": FaultKind({"write": None}, "the power goes at the n-th write to the flash, then the device boots"),
+        "power-cut": FaultKind({"write": None}, "the power goes at the n-th write to the flash after the first start"),
         "outage": FaultKind({"t": None, "for": None}, "no network for so many seconds from device time t"),
         "clock-jump": FaultKind({"t": None, "by": None}, "the wall clock jumps by so many seconds, back if negative"),
         "stuck": FaultKind({"sample": None, "for": math.inf}, "the sensor repeats itself from that sample number on"),
         "nan": FaultKind(
             {"sample": None, "for": math.inf, "share": 1.0}, "that share of every reading's values is missing"
         ),
-        "bit-flip": FaultKind({"write": None, "bits": 1.0}, "so many bits flip in what the n-th write leaves on flash"),
+        "bit-flip": FaultKind({"write": None, "bits": 1.0}, "so many bits flip in what that write leaves on the flash"),
     }
 )
 

@@ -80,9 +80,11 @@ class SimFlash:
         self._wear = [0] * pages
         self._free = deque(range(pages))
         self._cut: tuple[int, Fate | None] | None = None
+        self._flips: dict[int, int] = {}  # how many bits flip in what the n-th write leaves
         self._off = False
         self._bytes_written = 0
         self.writes = 0
+        self.flipped: list[str] = []  # files in which bits have flipped on order
         self._image_path = image
         self._image = RealDisk(image) if image is not None else None
         if image is not None:
@@ -198,6 +200,24 @@ class SimFlash:
             if bit // 8 < len(bank):
                 bank[bit // 8] ^= 1 << bit % 8
         file.synced = bytes(synced)
+        for name in [name for name, each in self._durable.items() if each is file]:
+            self._mirror(name)
+
+    def flip_bits_after(self, writes: int, bits: int) -> None:
+        """Flip so many bits, at places that the seed draws, in what the `writes`-th write from now leaves in a file."""
+        if writes < 1 or bits < 1:
+            raise ValueError(f"writes {writes} or bits {bits} is under 1")
+        self._flips[self.writes + writes] = bits
+
+    def _flip_due(self, path: str) -> None:
+        """A write that leaves no bytes behind passes its flips on to the next."""
+        bits, file = self._flips.pop(self.writes, 0), self._names.get(path)
+        if bits and (file is None or not file.content):
+            self._flips[self.writes + 1] = bits + self._flips.get(self.writes + 1, 0)
+        elif bits and file is not None:
+            for _ in range(bits):
+                self.flip_bit(path, self._rng.randrange(8 * len(file.content)))
+            self.flipped.append(path)
 
     # ---- wear
 
@@ -238,6 +258,7 @@ class SimFlash:
         self.writes += 1
         if self._cut is None or self.writes < self._cut[0]:
             change(1.0)
+            self._flip_due(path)
             return
         fate = self._cut[1] or self._rng.choice(FATES)
         if fate != "lost":

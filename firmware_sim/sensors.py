@@ -80,10 +80,11 @@ def playing_order(labels: Sequence[str], order: Order, rng: np.random.Generator)
 
 
 class Recording:
-    """`ports.Sensor` that plays `x` (N, ...) once, as float64, under drifts and faults; then raises StopIteration.
+    """`ports.Sensor` that plays `x` (N, ...), as float64, under drifts and faults; then raises StopIteration.
 
-    `supervised` is the share of samples that come with their label. `truth` is the label of the newest one for whoever
-    keeps the score; it never crosses the port.
+    `samples` says how many it plays, from the first again when all were played; once through where it is None.
+    `supervised` is the share of samples that come with their label, "" being none. `truth` is the label of the newest
+    one for whoever keeps the score; it never crosses the port.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Recording:
         faults: Sequence[Fault] = (),
         order: Order = "given",
         supervised: float = 1.0,
+        samples: int | None = None,
         seed: int = 1,
     ) -> None:
         """Raises DataError for labels that do not match, drifts out of order, or a rotation of what is not square."""
@@ -109,22 +111,23 @@ class Recording:
         self._x, self._labels, self._supervised = x, tuple(labels), supervised
         self._schedule, self._faults = (Drift(at=0), *schedule), tuple(faults)
         self._order = playing_order(labels, order, self._rng)
+        self._samples = len(x) if samples is None else samples
         self._last: F64 | None = None
         self.played = 0
         self.truth: str | None = None
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self._samples
 
     def read(self) -> Sample:
-        if self.played >= len(self._order):
+        if self.played >= self._samples:
             raise StopIteration
-        index = int(self._order[self.played])
+        index = int(self._order[self.played % len(self._order)])
         drift = with_faults(drift_at(self._schedule, self.played), self._faults, self.played)
         self.truth = self._labels[index]
         self.played += 1
         labelled = self._rng.random() < self._supervised
-        return Sample(x=self._distort(self._x[index], drift), label=self.truth if labelled else None)
+        return Sample(x=self._distort(self._x[index], drift), label=(self.truth or None) if labelled else None)
 
     def _distort(self, raw: AnyArray, drift: Drift) -> F64:
         x = np.array(raw, dtype=np.float64)
