@@ -1,4 +1,4 @@
-"""Plays the demo and photographs what it shows: `docs/images/page.png` (the live page) and `report.png` (its report).
+"""Plays the demo and photographs what it shows: `docs/images/page.png` (live page) and `report-top.png` (its report).
 
 Needs chromium. The demo prints the address of its page first and the place of `report.html` last, then stays up.
 """
@@ -35,7 +35,7 @@ def main() -> int:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, demo(Path(folder)) as (page, report), chromium(browser) as port:
         photograph(port, page, IMAGES / "page.png")
-        photograph(port, report.as_uri(), IMAGES / "report.png")
+        photograph(port, report.as_uri(), IMAGES / "report-top.png", height=1500)
     return 0
 
 
@@ -74,8 +74,8 @@ def debugger_port(file: Path) -> int:
     raise TimeoutError("chromium did not open its debugger within 20 s")
 
 
-def photograph(port: int, url: str, file: Path, settle_s: float = 4.0) -> None:
-    """Open a page, let it draw, and write a picture of its whole height."""
+def photograph(port: int, url: str, file: Path, height: int | None = None, settle_s: float = 4.0) -> None:
+    """Open a page, let it draw, and write a picture of its whole height or of so much of it."""
     opened = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
     with urllib.request.urlopen(opened) as answer:
         tab = json.load(answer)
@@ -85,7 +85,7 @@ def photograph(port: int, url: str, file: Path, settle_s: float = 4.0) -> None:
     ask(socket, "Page.navigate", url=url)
     time.sleep(settle_s)
     size = ask(socket, "Page.getLayoutMetrics")["cssContentSize"]
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": size["height"], "scale": 1}
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": height or size["height"], "scale": 1}
     picture = ask(socket, "Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
     file.write_bytes(base64.b64decode(picture["data"]))
     socket.close()

@@ -1,4 +1,4 @@
-"""What the agent needs from the world, as small interfaces. `edgerun.linux` has the real ones, `firmware_sim` the pretend ones.
+"""What the agent needs from the world, as small interfaces: `edgerun.linux` has real ones, `firmware_sim` pretend ones.
 
 Nothing above this line of the house opens a file, reads a clock or touches a sensor by any other way.
 """
@@ -57,8 +57,8 @@ class Power(Protocol):
 class Disk(Protocol):
     """A directory that survives. Paths are relative, with forward slashes; parent folders are made as needed.
 
-    Nothing is durable before `sync` (the bytes of a file) and `sync_dir` (its name) have returned. Every call that changes
-    something counts as one write for the flash budget and for a power cut at the n-th write.
+    Nothing is durable before `sync` (the bytes of a file) and `sync_dir` (its name) have returned. Every call that
+    changes something counts as one write for the flash budget and for a power cut at the n-th write.
     """
 
     def read(self, path: str) -> bytes | None:

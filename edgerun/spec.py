@@ -219,7 +219,7 @@ class EProp(Record, frozen=True, kw_only=True):
     gradient_shift: Annotated[int, Meta(ge=1, le=30)] = 8  # sg of the gradient that synaptic intelligence sees
     feedback: Literal["symmetric"] = "symmetric"
     gamma: Annotated[int, Meta(ge=1, le=256)] = 77  # Q0.8 height of the surrogate; scales only ALIF's own feedback
-    temperature_shift: Annotated[int, Meta(ge=0, le=24)] = 19  # (top - logit) >> this indexes the softmax table, 1/32 each
+    temperature_shift: Annotated[int, Meta(ge=0, le=24)] = 19  # (top - logit) >> this: a 32nd a table step
     error_threshold: Annotated[int, Meta(ge=0, le=32768)] = 32768  # skip a lesson whose p(label) is at or above, Q0.15
     recent_labels: Annotated[int, Meta(ge=0, le=4096)] = 0  # restrict the error to classes in the last so many; 0 = all
 

@@ -29,8 +29,8 @@ Written by `make bench-digits`; do not edit. Every figure is accuracy in percent
 ## Digits in blocks, {seeds} seeds
 
 The factory network (0 to 7) meets 24 straight images and 456 turned by 25 degrees, two classes at a time, each one
-corrected once; then 8 and 9 are taught with ten examples each. `benchmarks/learning/digits_blocks.py` runs the learner itself,
-without agent and governor; `edgerun demo` runs one seed of the same through the whole system.
+corrected once; then 8 and 9 are taught with ten examples each. `benchmarks/learning/digits_blocks.py` runs the learner
+itself, without agent and governor; `edgerun demo` runs one seed of the same through the whole system.
 
 - `none`: factory weights. `plain`: e-prop on every correction, softmax over all classes, no replay, no consolidation,
   no error threshold; its own readout decides. `full`: the bundle's plan, prototypes decide.
