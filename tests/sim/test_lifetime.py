@@ -22,6 +22,7 @@ from edgerun.store.journal import Journal, JournalReader
 from firmware_sim.flash import Fate, Keep, PowerCut, SimFlash
 
 BUNDLE = tiny_bundle()
+LEARNED = f"learned/{BUNDLE.id}"
 WAYS: tuple[tuple[Fate, Keep], ...] = (
     ("lost", "none"), ("lost", "some"), ("torn", "some"), ("kept", "none"), ("kept", "all"),
 )  # fmt: skip
@@ -175,3 +176,36 @@ def comes_back_whole(lived: Life, cut: Cut) -> None:
     assert life.digest() == lived.digest(entries)
     assert equal_replay(cut.flash, life)
     assert Lifetime(BUNDLE, cut.flash.reboot("none")).digest() == life.digest()
+
+
+def test_a_flipped_bit_anywhere_is_never_fatal_and_nothing_is_learned_on_a_hole() -> None:
+    lived = Life.lived()
+    paths = [f"journal/{BUNDLE.id}/00000000.log", *(f"learned/{BUNDLE.id}/{n}" for n in lived.flash.list(LEARNED))]
+    assert len(paths) >= 4
+    known = {lived.digest(lived.entries[:count]) for count in range(len(lived.entries) + 1)}
+    for path, place in itertools.product(paths, range(0, 100, 9)):
+        flash = copy.deepcopy(lived.flash)
+        flash.flip_bit(path, (flash.size(path) or 0) * 8 * place // 100)
+        life = Lifetime(BUNDLE, flash)
+        assert life.digest() in known
+        feedback(life, 50, 2)
+        again = Lifetime(BUNDLE, flash.reboot("none"))
+        assert again.digest() == life.digest(), f"{path} at {place} %"
+        feedback(again, 52, 4)
+        again.judge()
+        again.roll_back("last-good")
+
+
+def test_a_cell_that_fails_under_a_good_state_is_written_around() -> None:
+    lived = Life.lived()
+    for write in range(1, 12):
+        flash = copy.deepcopy(lived.flash)
+        life = Lifetime(BUNDLE, flash)
+        flash.flip_bits_after(write, 3)
+        judged(life)
+        life.checkpoint()
+        assert flash.flipped
+        assert (
+            life.learner.lessons == Lifetime(BUNDLE, flash.reboot("none")).learner.lessons
+            or "journal" in flash.flipped[0]
+        )
