@@ -23,11 +23,6 @@ def test_every_figure_is_the_one_that_the_command_printed(sentence: str) -> None
     assert re.sub(r"{(.*?)}", lambda found: MEANS[found[1]], sentence) in README
 
 
-@pytest.mark.parametrize("file", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_every_link_leads_somewhere(file: str) -> None:
-    assert (ROOT / file).exists()
-
-
 @pytest.mark.parametrize("target", re.findall(r"`?make ([a-z-]+)", README))
 def test_every_make_target_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
