@@ -254,7 +254,7 @@ class Emulation:
         try:
             self.device.cycle()
         except PowerCut as cut:
-            self._note(f"power-cut: {cut}")
+            self._note_cut(cut)
             self._come_back()
             return
         finally:
@@ -280,7 +280,7 @@ class Emulation:
                 self.device.reboot("some")
                 break
             except PowerCut as cut:
-                self._note(f"power-cut: {cut}")
+                self._note_cut(cut)
         recovery = self.device.agent.life.recovery
         self._note(f"rebooted: {recovery.lessons} lessons, {recovery.replayed} of the records replayed")
         self._await_broker()
@@ -324,6 +324,9 @@ class Emulation:
             if self.device.agent.reporter.connected:
                 return
             time.sleep(0.01)
+
+    def _note_cut(self, cut: PowerCut) -> None:
+        self._note(f"power-cut@write={self.device.writes}, which was {cut.fate}")
 
     def _note(self, what: str) -> None:
         self.happened.append({"at_s": round(self.now_s, 2), "what": what})
@@ -407,7 +410,7 @@ class Emulation:
                 self.device.stop()
                 return
             except PowerCut as cut:
-                self._note(f"power-cut: {cut}")
+                self._note_cut(cut)
                 self._come_back()
 
 

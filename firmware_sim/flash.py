@@ -24,7 +24,14 @@ KEEPS: tuple[Keep, ...] = ("none", "some", "all")
 
 
 class PowerCut(BaseException):
-    """The power is gone: nothing that runs on the device may catch this, as nothing could."""
+    """The power is gone: nothing that runs on the device may catch this, as nothing could.
+
+    fate  of the write that was under way: lost, torn or kept; "off" where there was none
+    """
+
+    def __init__(self, message: str, fate: str = "off") -> None:
+        super().__init__(message)
+        self.fate = fate
 
 
 @dataclass(eq=False)
@@ -260,11 +267,12 @@ class SimFlash:
             change(1.0)
             self._flip_due(path)
             return
-        fate = self._cut[1] or self._rng.choice(FATES)
+        armed = self._cut[1]
+        fate = self._rng.choice(FATES) if armed is None else armed
         if fate != "lost":
             change(1.0 if fate == "kept" else self._rng.random())
         self._off = True
-        raise PowerCut(f"power cut at write {self.writes}, which was {fate}")
+        raise PowerCut(f"power cut at write {self.writes}, which was {fate}", fate)
 
     def _find(self, path: str) -> _File | None:
         self._check_power()

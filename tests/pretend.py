@@ -80,8 +80,12 @@ def manifest(**plan: Any) -> Manifest:
     )  # fmt: skip
 
 
-@cache
 def tiny_bundle() -> Bundle:
+    return read_bundle(tiny_bundle_bytes())
+
+
+@cache
+def tiny_bundle_bytes() -> bytes:
     """Four classes of twelve inputs, room for six; the head knows them from sixteen samples each."""
     plan, tensors = manifest(), _tensors()
     known = np.arange(64) % len(NAMES)
@@ -95,14 +99,12 @@ def tiny_bundle() -> Bundle:
     network, x = Network(plan, tensors), samples(head, 100)
     scores = np.array([network.infer(row.astype(np.int16)).scores.copy() for row in x], np.int32)
     probe, kept = np.arange(56) % len(NAMES), np.arange(12) % len(NAMES)
-    return read_bundle(
-        pack(
-            plan,
-            tensors,
-            selftest=Selftest(x, scores),
-            probe=Probe(samples(probe, 200), probe.astype(np.int32)),
-            exemplars=Probe(samples(kept, 300), kept.astype(np.int32)),
-        )
+    return pack(
+        plan,
+        tensors,
+        selftest=Selftest(x, scores),
+        probe=Probe(samples(probe, 200), probe.astype(np.int32)),
+        exemplars=Probe(samples(kept, 300), kept.astype(np.int32)),
     )
 
 
