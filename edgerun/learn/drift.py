@@ -15,7 +15,7 @@ class PageHinkley:
     """delta: the rise that is tolerated; threshold: how much evidence an alarm takes; warm_up: errors seen first."""
 
     delta: float = 0.05
-    threshold: float = 3.0
+    threshold: float = 1.5
     warm_up: int = 8
     count: int = 0
     mean: float = 0.0
