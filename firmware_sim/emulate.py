@@ -69,8 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--state-dir", type=Path, metavar="DIR", help="where the device's flash is kept; it goes on from what is there")
     add("--json", action="store_true", help="print one JSON object instead of lines and a table")
     parser.epilog = (
-        "example:\n  edgerun emulate digits.edgb --data field.npz --board pico2 --rotate 25 --at 100 \\\n"
-        "      --fault power-cut@write=120 --fault stuck@sample=300,for=20"
+        "examples:\n"
+        "  edgerun emulate digits.edgb --data field.npz --board pico2 --rotate 25 --at 100\n"
+        "  edgerun emulate digits.edgb --data field.npz --fault power-cut@write=120 --fault stuck@sample=300,for=20"
     )
 
 
