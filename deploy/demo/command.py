@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import shutil
 import signal
@@ -78,6 +79,7 @@ class Demo:
         self.say = Lines(quiet, self.started)
 
     def run(self, *, wait: bool, as_json: bool) -> int:
+        logging.getLogger("deploy.dashboard").setLevel(logging.ERROR)  # the story itself takes the broker away
         self._clear()
         bundles = self._prepare()
         (self.folder / "broker").mkdir()
