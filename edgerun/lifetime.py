@@ -219,9 +219,12 @@ class Lifetime:
                 self._group += 1
             case records.Verdict():
                 self._group = 0
-                self._best = _ratio(entry.correct, entry.of) if entry.good else self._best
+                self._best = max(self._best, _ratio(entry.correct, entry.of)) if entry.good else self._best
             case records.Rollback():
                 self._group = 0
+                self._best = 0.0 if entry.to == "factory" else self._best
+            case records.Forget():
+                self._best = 0.0  # the verdict that follows is the new measure
 
     def _payload(self, *, good: int | None) -> bytes:
         """The state with all that a start needs to go on from it; `good`: the last good generation, None for itself."""

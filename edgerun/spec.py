@@ -241,7 +241,8 @@ class Replay(Record, frozen=True, kw_only=True):
 
 
 class Guard(Record, frozen=True, kw_only=True):
-    """After a lesson group, score the probe; a drop of more than `max_drop` rolls the group back."""
+    """After a lesson group, score a mix of probe and newest field samples; a share more than `max_drop` under the best
+    verdict so far rolls the group back. The best, not the last: many small drops must not pass where one would not."""
 
     probe_share: Annotated[float, Meta(ge=0, le=1)] = 0.5  # the rest comes from the newest reservoir samples
     samples: Annotated[int, Meta(ge=8, le=1024)] = 64

@@ -13,14 +13,17 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from deploy.demo import arms, digits
-from deploy.demo.digits import Digits
+from deploy.demo.digits import Digits, Split
 from deploy.demo.prepare import float_accuracy, make_bundles
+from edgerun import encode
 from edgerun.bundle import Bundle
+from edgerun.lifetime import new_learner
 
 TEXT = """# Results
 
@@ -39,6 +42,7 @@ itself, without agent and governor; `edgerun demo` runs one seed of the same thr
   head whose prototypes nobody moves forgets little by itself (`plain.prototypes.old`), but follows the turned sensor
   far less (`plain.prototypes.drifted`).
 - `(turned)`: 8 and 9 taught and tested on the turned sensor instead of the straight one. Old classes then lose more.
+- `(dense)`: the multilayer perceptron, which learns new classes through prototypes only; straight sensor.
 
 | | mean | sd | least | most |
 |---|---:|---:|---:|---:|
@@ -47,7 +51,21 @@ itself, without agent and governor; `edgerun demo` runs one seed of the same thr
 Row = tuple[str, float, float, float, float]
 
 
-def one_seed(bundle: Bundle, field: Digits, seed: int) -> dict[str, float]:
+def dense_network(bundle: Bundle, data: Split) -> dict[str, float]:
+    """The MLP: accuracy at the factory, then 8 and 9 as prototypes. Its images are quantised by its own input scale."""
+    entry = bundle.manifest.input
+    sets = {
+        name: Digits(np.stack([encode.quantise(entry, image) for image in part.x]), part.y)
+        for name, part in (("test", data.test), ("shots", data.shots), ("new_test", data.new_test))
+    }
+    integers, learner = replace(data, **sets), new_learner(bundle)
+    before = arms.accuracy(learner, integers.test, "prototypes", drifted=False)
+    return {"factory_int (dense)": before} | {
+        f"{key} (dense)": value for key, value in arms.teach_new(learner, integers).items()
+    }
+
+
+def one_seed(bundle: Bundle, dense: Bundle, field: Digits, seed: int) -> dict[str, float]:
     data = digits.split(field, seed)
     results = {arm: arms.run_arm(bundle, arm, data) for arm in arms.ARMS}
     row = arms.headline({arm: result.by_head for arm, result in results.items()})
@@ -59,7 +77,7 @@ def one_seed(bundle: Bundle, field: Digits, seed: int) -> dict[str, float]:
     row |= {f"{key} (turned)": value for key, value in arms.teach_new(turned, data, drifted=True).items()}
     row["factory_int"] = arms.accuracy(arms.arm_learner(bundle, "none"), data.test, "prototypes", drifted=False)
     row["float"] = float_accuracy(data.test)
-    return row
+    return row | dense_network(dense, data)
 
 
 def summary(rows: list[dict[str, float]]) -> list[Row]:
@@ -86,9 +104,9 @@ def main() -> int:
     factory, field = digits.load()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        bundle = make_bundles(Path(folder), factory).spiking
+        bundles = make_bundles(Path(folder), factory)
         for seed in range(1, args.seeds + 1):
-            rows.append(one_seed(bundle, field, seed))
+            rows.append(one_seed(bundles.spiking, bundles.dense, field, seed))
             print(f"seed {seed} of {args.seeds} done", file=sys.stderr)
     table = summary(rows)
     print(f"{f'accuracy in percent, {args.seeds} seeds':48s} {'mean':>6s} {'sd':>6s} {'least':>6s} {'most':>6s}")
