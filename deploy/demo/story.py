@@ -7,6 +7,7 @@ until the device has heard a command; then it lives on, sample by sample, while 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from edgerun.boards import get_board
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.replay import replay
 from edgerun.errors import EdgeRunError
+from edgerun.governor import WINDOW_S
 from edgerun.learn.records import Entry
 from edgerun.lifetime import new_learner
 from edgerun.linux.disk import RealDisk
@@ -107,6 +109,7 @@ class Story:
         self.told = Told(epoch_ms=int(time.time() * 1e3) - 1_200_000)
         self.rows: list[tuple[float, dict[str, float]]] = []
         self.chapters: list[dict[str, Any]] = []
+        self.meter: deque[tuple[float, float]] = deque()  # (device seconds, joules so far)
         self.phase_from_s, self.levels = 0.0, set[str]()
         board, self.key = get_board(BOARD), load_key(task.operator_key)
         self.prices = prices(board, work(self.bundle))
@@ -159,8 +162,15 @@ class Story:
         if agent.decision is not None:
             self.levels.add(agent.decision.level)
         if agent.cycles % 2 == 0:
-            self.rows.append((self.now_s, agent.metrics()))
+            self.rows.append((self.now_s, agent.metrics() | {"power_window_mw": self.window_mw()}))
         return agent.samples if agent.remembers(agent.samples) else None
+
+    def window_mw(self) -> float:
+        """Mean power of the last 60 s, by the pretend board's own meter."""
+        self.meter.append((self.now_s, self.device.power.energy_j))
+        while self.meter[0][0] < self.now_s - WINDOW_S:
+            self.meter.popleft()
+        return (self.meter[-1][1] - self.meter[0][1]) / WINDOW_S * 1e3
 
     def command(self, verb: str, args: dict[str, Any]) -> Future[list[Result]]:
         """Send a command and hold virtual time until the device has heard it."""
