@@ -131,9 +131,15 @@ def load_model(path: Path, options: Options) -> FloatNet:
 
 
 def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str, ...]:
-    """Factory class names: the option's, else the data's own, else a number for each of the model's outputs."""
+    """Factory class names: the option's, else the data's own, else numbers.
+
+    One for each of the model's outputs; where prototypes decide, one for each class up to the data's highest label, so
+    that outputs which nobody has shown yet stay free for classes to come.
+    """
     outputs = len(net.layers[-1].weight)
-    names = options.classes or samples.names or tuple(str(k) for k in range(outputs))
+    shown = int(samples.y.max(initial=-1)) + 1
+    count = shown if options.head_kind == "prototypes" and shown else outputs
+    names = options.classes or samples.names or tuple(str(k) for k in range(count))
     if options.head_kind == "logits" and len(names) > outputs:
         raise DataError(f"{len(names)} class names, but the model has {outputs} outputs")
     return names

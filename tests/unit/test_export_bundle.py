@@ -11,7 +11,7 @@ import pytest
 
 from edgerun import cli
 from edgerun.arrays import AnyArray
-from edgerun.bundle import Bundle, open_bundle
+from edgerun.bundle import Bundle, open_bundle, read_bundle
 from edgerun.commands.verify import verify
 from edgerun.learn.learner import Learner
 from edgerun.network import Network
@@ -20,6 +20,7 @@ from edgerun.spec import Dense, Lif, PhaseRate, Readout
 pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
+from exporters import export as exporting
 from exporters import learning
 
 Capture = pytest.CaptureFixture[str]
@@ -245,3 +246,13 @@ def test_damaged_models_end_in_one_line_or_in_a_sound_bundle(capsys: Capture, fi
             verify(open_bundle(out))
         else:
             assert printed.err.count("\n") == 1
+
+
+def test_outputs_that_nobody_has_shown_stay_free_for_new_classes(tmp_path: Path) -> None:
+    with np.load(GOLDEN / "digits.npz") as file:
+        known = file["y"] < 8
+        np.savez(tmp_path / "eight.npz", x=file["x"][known], y=file["y"][known])
+    made = exporting.export(GOLDEN / "digits_rsnn.nir", tmp_path / "eight.npz", exporting.Options(learn="eprop"))
+    classes = read_bundle(made.data).manifest.classes
+    assert classes.names == tuple("01234567")
+    assert classes.capacity == 10
