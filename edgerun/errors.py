@@ -2,7 +2,6 @@
 
     EdgeRunError              exit code 1: the work failed, or a check said no
     ├── CheckFailed           a verification ran and its answer is no
-    ├── DoesNotFit            a plan exceeds its board
     ├── StoreError            the storage directory cannot be used
     └── Refused               exit code 2: input or arguments were refused, nothing was changed
         ├── SpecError         a layer, learning rule or budget that contradicts itself
@@ -26,10 +25,6 @@ class EdgeRunError(Exception):
 
 class CheckFailed(EdgeRunError):
     """A verification ran to its end and the answer is no."""
-
-
-class DoesNotFit(EdgeRunError):
-    """A plan needs more than its board has."""
 
 
 class StoreError(EdgeRunError):

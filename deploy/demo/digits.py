@@ -29,7 +29,6 @@ SHOTS: Final = 10
 SPLIT_SEED: Final = 0
 DRIFT_DEG: Final = 25.0
 BLOCKS: Final = ((0, 1), (2, 3), (4, 5), (6, 7))
-FULL_SCALE: Final = 16
 
 
 @dataclass(frozen=True)

@@ -424,6 +424,18 @@ def test_wrong_lessons_are_rolled_back_and_said_to_be(bench: Bench) -> None:
     assert bench.replays()
 
 
+def test_after_a_class_is_forgotten_the_guard_measures_anew(bench: Bench) -> None:
+    """The probe's samples of that class are wrong from then on: good lessons must not be undone for it."""
+    bench.correct(0, 4)
+    assert bench.do("forget-class", label="d").status == "done"
+    assert bench.agent.probe <= 0.8
+    for first in range(0, 12, 4):
+        bench.correct(first, 3)
+        bench.device.cycle()
+    assert bench.agent.life.unjudged < 9
+    assert not bench.events("rolled-back")
+
+
 def test_the_guard_remembers_through_a_restart_what_was_good(bench: Bench) -> None:
     bench.correct(0, 4)
     bench.device.cycle()

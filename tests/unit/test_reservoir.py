@@ -122,3 +122,13 @@ def test_draws_are_in_range_and_depend_on_seed_and_lesson_only(below: int) -> No
     assert all(0 <= d < below for d in draws)
     assert below == 1 or draws != reservoir.draw(5, 10, 300, below) != reservoir.draw(6, 9, 300, below)
     assert len(set(draws)) > min(below, 290) - 1
+
+
+def test_the_newest_are_those_of_the_latest_lessons_wherever_they_lie() -> None:
+    memory = make(6)
+    memory.label[:] = [0, 1, 0, 1, reservoir.EMPTY, 0]
+    memory.field[:] = [1, 1, 0, 1, 1, 1]
+    memory.since[:] = [50, 20, 0, 90, 99, 70]
+    assert memory.newest(2).tolist() == [5, 3]
+    assert memory.newest(9).tolist() == [1, 0, 5, 3]
+    assert memory.newest(0).tolist() == []

@@ -1,0 +1,47 @@
+"""What an exporter gives a learning plan: a temperature that follows the readout, and importance from its samples."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
+pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
+
+from edgerun.bundle import open_bundle
+from edgerun.lifetime import new_learner
+from exporters import export as exporting
+from exporters import learning
+from exporters.float_net import FloatReadout
+from exporters.quantise import quantise_readout
+
+
+@pytest.mark.parametrize(("size", "halvings"), [(0.1, 0), (0.1, 3), (4.0, 3)])
+def test_the_temperature_follows_how_often_the_readout_was_halved(
+    size: float, halvings: int, digits_bundle: Path
+) -> None:
+    layer = FloatReadout(
+        "out", np.full((10, 128), size, np.float32), np.zeros(10, np.float32), np.full(10, 0.9, np.float32)
+    )
+    part = quantise_readout(layer, halvings)
+    found = exporting.readout_halvings(SimpleNamespace(parts=(part,)))
+    weight = part.tensors["out.input"][0, 0] * 2.0**-part.layer.weight_exponent
+    assert found >= halvings
+    assert np.isclose(weight * 2.0**found, size, rtol=0.02)  # the real weight, once the halvings are undone
+    plan = learning.learning_plan("eprop", open_bundle(digits_bundle).manifest, found)
+    assert plan.eprop is not None
+    assert plan.eprop.temperature_shift == learning.TABLE_STEP - found
+
+
+def test_priors_are_what_a_pass_over_the_factory_found_and_weights_stay_the_factorys(digits_bundle: Path) -> None:
+    bundle = open_bundle(digits_bundle)
+    plan = bundle.manifest.learning.eprop
+    assert plan is not None
+    assert set(bundle.priors) == {rate.tensor for rate in plan.rates}
+    learner = new_learner(bundle)
+    for name, codes in bundle.priors.items():
+        assert (codes > 0).mean() > 0.2
+        assert len(np.unique(codes)) > 20
+        np.testing.assert_array_equal(learner.arrays()[f"importance.{name}"], codes)
+        np.testing.assert_array_equal(learner.arrays()[f"shadow.{name}"], bundle.tensors[name].astype(np.int16) * 256)
