@@ -118,6 +118,16 @@ def conv1d_causal() -> object:
     return stack((12, 3), L.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu"))
 
 
+def conv_dilated() -> object:
+    """Dilation in the operator itself, which a fixed batch allows; the open batch of `conv` makes SPACE_TO_BATCH_ND."""
+
+    def body(x: tf.Tensor) -> tf.Tensor:
+        y = tf.nn.relu(tf.nn.conv2d(x, constant(3, 3, 3, 4, scale=0.2), 1, "SAME", dilations=2) + constant(4))
+        return tf.nn.depthwise_conv2d(y, constant(3, 2, 4, 1), (1, 1, 1, 1), "VALID", dilations=(1, 2)) + constant(4)
+
+    return function((8, 7, 3))(body)
+
+
 def depthwise() -> object:
     return stack(
         (8, 7, 3),
@@ -275,6 +285,7 @@ MODELS: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "conv_flatten_dense": (conv_flatten_dense, FULL),
     "conv1d": (conv1d, FULL),
     "conv1d_causal": (conv1d_causal, FULL),
+    "conv_dilated": (conv_dilated, FULL),
     "depthwise": (depthwise, (*FULL, "pertensor")),
     "max_pool": (max_pool, FULL),
     "average_pool": (average_pool, FULL),
@@ -292,7 +303,8 @@ MODELS: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "slices": (slices, FULL),
     "reductions": (reductions, FULL),
     "relu": (bare(tf.nn.relu), FULL),
-    "relu6": (activation(tf.nn.relu6), FULL),
+    "relu6": (bare(tf.nn.relu6), FULL),
+    "mul_relu6": (activation(tf.nn.relu6), FULL),
     "relu_n1_to_1": (bare(lambda x: tf.clip_by_value(x, -1.0, 1.0)), FULL),
     "logistic": (bare(lambda x: tf.sigmoid(x)), FULL),
     "logistic_wide": (activation(lambda x: tf.sigmoid(x)), FULL),
