@@ -28,7 +28,7 @@ from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, capacity
 from edgerun.learn.drift import PageHinkley
 from edgerun.learn.records import Boundary, NewClass, Reason, Settle
 from edgerun.lifetime import Lifetime
-from edgerun.network import LifRun
+from edgerun.ops import LifRun
 from edgerun.ports import Clock, Disk, Power, Sensor
 from edgerun.price import learn_cost, prices, refresh, work
 from edgerun.spec import LEVELS, Budget, Level, Readings

@@ -27,9 +27,10 @@ import numpy as np
 
 from edgerun import __version__
 from edgerun.arrays import I32, AnyArray, Tensors
-from edgerun.certificate import Certificate, certify
+from edgerun.certificate import certify
 from edgerun.errors import BundleError, MissingExtra, SpecError
-from edgerun.graph import check_graph, feature_reach, layer_reach, score_width, wanted_tensors
+from edgerun.graph import check_graph, feature_reach, score_width, wanted_tensors
+from edgerun.layers.base import Certificate
 from edgerun.spec import DType, Manifest, TensorSpec, decode_manifest, encode_manifest
 
 MAGIC: Final = b"EDGB"
@@ -43,7 +44,7 @@ SIGNED_PREFIX: Final = b"edgerun-bundle-v1"
 
 MAX_FILE_BYTES: Final = 256 << 20
 MAX_TEXT_BYTES: Final = 1 << 20  # manifest, licence
-MAX_SECTIONS: Final = 514
+MAX_SECTIONS: Final = 1026
 MAX_SIGNATURES: Final = 8
 SELFTEST_ROWS: Final = (8, 32)
 MAX_EXEMPLARS: Final = 4096
@@ -517,7 +518,8 @@ def _check_tensors(manifest: Manifest, tensors: Tensors) -> None:
 def _check_prototypes(manifest: Manifest, tensors: Tensors) -> None:
     """A sum of `count` features cannot exceed count * max|z|."""
     whiten = manifest.head.whiten
-    reach = layer_reach(whiten) if whiten else feature_reach(manifest)
+    reach = feature_reach(manifest)
+    reach = whiten.reach((reach,)) if whiten else reach
     most = tensors["head.count"].astype(np.int64)[:, None] * reach
     if (np.abs(tensors["head.sum"].astype(np.int64)) > most).any():
         raise BundleError(f"head.sum holds a value above head.count * {reach}")

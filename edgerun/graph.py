@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from edgerun.errors import SpecError
-from edgerun.spec import Dense, Direct, DType, Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
+from edgerun.layers.base import I32_BOUNDS, INPUT
+from edgerun.spec import Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
 
-RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar")
-"""First parts of tensor names that mean something else than a layer."""
-
-BIAS_MAX: Final = (1 << 28) - 1
-
-
-class Field(NamedTuple):
-    """One tensor of a layer: `dims` name fields of the layer, values lie in [low, high]."""
-
-    part: str
-    dtype: DType
-    dims: tuple[str, ...]
-    low: int
-    high: int
-
-
-I16_BOUNDS: Final = (-(1 << 15), (1 << 15) - 1)
-I32_BOUNDS: Final = (-(1 << 31), (1 << 31) - 1)
-Q15: Final = (0, 1 << 15)
-WEIGHT: Final = (-127, 127)  # symmetric
-
-DENSE: Final = (
-    Field("weight", "int8", ("outputs", "inputs"), *WEIGHT),
-    Field("bias", "int32", ("outputs",), -BIAS_MAX, BIAS_MAX),
-    Field("multiplier", "int32", ("outputs",), 1, (1 << 24) - 1),
-    Field("shift", "uint8", ("outputs",), 1, 46),
-)
-LIF: Final = (
-    Field("input", "int8", ("inputs", "outputs"), *WEIGHT),
-    Field("bias", "int32", ("outputs",), *I32_BOUNDS),
-    Field("decay", "uint16", ("outputs",), *Q15),
-)
-RECURRENT: Final = (Field("recurrent", "int8", ("outputs", "outputs"), *WEIGHT),)
-ADAPTIVE: Final = (
-    Field("rho", "uint16", ("outputs",), *Q15),
-    Field("beta", "int16", ("outputs",), *I16_BOUNDS),
-)
-READOUT: Final = (
-    Field("input", "int8", ("inputs", "outputs"), *WEIGHT),
-    Field("bias", "int32", ("outputs",), *I32_BOUNDS),
-    Field("kappa", "uint16", ("outputs",), *Q15),
-)
+RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar", INPUT)
+"""First parts of tensor names, or of sources, that mean something else than a layer."""
 
 
 class Wanted(NamedTuple):
@@ -59,17 +20,6 @@ class Wanted(NamedTuple):
     high: int
 
 
-def layer_fields(layer: Layer) -> tuple[Field, ...]:
-    """The tensors of one layer, in stored order."""
-    match layer:
-        case Dense():
-            return DENSE
-        case Lif():
-            return LIF + RECURRENT * layer.recurrent + ADAPTIVE * layer.adaptive
-        case Readout():
-            return READOUT
-
-
 def wanted_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
     """Every tensor that the layers and the head need, in the order in which a bundle stores them.
 
@@ -77,16 +27,10 @@ def wanted_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
     """
     wanted = [
         Wanted(
-            TensorSpec(
-                name=f"{layer.name}.{field.part}",
-                dtype=field.dtype,
-                shape=tuple(cast(int, getattr(layer, dim)) for dim in field.dims),
-            ),
-            field.low,
-            field.high,
+            TensorSpec(name=f"{layer.name}.{field.part}", dtype=field.dtype, shape=field.shape), field.low, field.high
         )
         for layer in _all_layers(manifest)
-        for field in layer_fields(layer)
+        for field in layer.fields()
     ]
     return (*wanted, *_head_tensors(manifest))
 
@@ -112,7 +56,7 @@ def feature_width(manifest: Manifest) -> int:
     if whiten is None:
         return features.outputs
     if whiten.inputs != features.outputs:
-        raise SpecError(f"layer {whiten.name} takes {whiten.inputs} inputs, {features.name} gives {features.outputs}")
+        raise SpecError(f"layer {whiten.name} takes {whiten.inputs} values, {features.name} gives {features.outputs}")
     return whiten.outputs
 
 
@@ -164,26 +108,23 @@ def plastic_tensors(manifest: Manifest) -> frozenset[str]:
 
 
 def input_reach(manifest: Manifest) -> int:
-    """The largest |x| that the encoder hands to the first layer: 1 for spikes, else the input dtype's."""
+    """The largest |x| that the encoder hands to the layers: 1 for spikes, else the input dtype's."""
     if isinstance(manifest.encoder, PhaseRate):
         return 1
     return 255 if manifest.input.dtype == "uint8" else 128
 
 
-def layer_reach(layer: Layer) -> int:
-    """The largest |x| that a layer can emit in one step."""
-    match layer:
-        case Dense():
-            return max(abs(layer.qmin), abs(layer.qmax))
-        case Lif():
-            return 1
-        case Readout():
-            return 1 << 31
+def layer_reaches(manifest: Manifest) -> dict[str, tuple[tuple[int, ...], int]]:
+    """By layer name, the largest |x| that reaches it from each source, and the largest |y| that it can emit."""
+    emitted, found = {INPUT: input_reach(manifest)}, {}
+    for layer, sources in manifest.wiring():
+        reaches = tuple(emitted[source] for source in sources)
+        emitted[layer.name] = layer.reach(reaches)
+        found[layer.name] = (reaches, emitted[layer.name])
+    return found
 
 
 def feature_reach(manifest: Manifest) -> int:
-    """The largest |z| of the features that a prototype head reads: a Dense output, or spike counts over the window."""
+    """The largest |z| of a prototype head's features: a layer's output, or spike counts over the window."""
     layer = manifest.layer(manifest.head.features or "")
-    if isinstance(layer, Lif) and not isinstance(manifest.encoder, Direct):
-        return manifest.encoder.steps
-    return layer_reach(layer)
+    return manifest.steps if isinstance(layer, Lif) else layer_reaches(manifest)[layer.name][1]

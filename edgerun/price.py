@@ -14,8 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -24,13 +22,14 @@ import numpy as np
 from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
-from edgerun.encode import PhaseCoder
+from edgerun.encode import coder
 from edgerun.graph import feature_width, score_width
+from edgerun.layers.base import INPUT
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.stages import BLOCK_ROWS
 from edgerun.network import Network
-from edgerun.plan import Plan, Slot, SlotType, make_plan
-from edgerun.spec import Dense, Layer, Level, Lif, Manifest, PhaseRate, Prices, Readout
+from edgerun.plan import Plan, Slot, make_plan
+from edgerun.spec import Layer, Level, Lif, Manifest, PhaseRate, Prices, Readout
 
 LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
 
@@ -42,8 +41,6 @@ CLASS_BYTES: Final = 67  # of a checkpoint's table, a class: a name of 64 letter
 CHECKPOINTS: Final = 3  # slots: the newest, the last good, the one being written
 EPOCHS: Final = 2  # of the journal, at the least: the one that is kept and the one that is written
 
-CALLS: Final[Mapping[type[Layer], int]] = MappingProxyType({Dense: 7, Lif: 24, Readout: 12})
-"""Calls into numpy of one step of a layer."""
 CALLS_ENCODE: Final = 8
 CALLS_SCORE: Final = 12
 CALLS_TICK: Final = 46  # of learning, a step: record, three traces, the filter backwards
@@ -136,10 +133,14 @@ def windows(manifest: Manifest, level: Level) -> int:
 def inference(bundle: Bundle) -> Ops:
     """One window and its decision, for the mean sample of the self-test."""
     manifest = bundle.manifest
-    steps, size = _steps(manifest), manifest.input.size
+    steps, size = manifest.steps, manifest.input.size
     rows = bundle.selftest.x.reshape(len(bundle.selftest.x), -1).astype(np.int16)
     spikes = events(bundle)
-    parts = [_layer(layer, steps, math.ceil(spikes[layer.name] / len(rows))) for layer in manifest.layers]
+    last = max((k + 1 for k, layer in enumerate(manifest.layers) if layer.stateful), default=0)
+    parts = [
+        _layer(layer, steps if k < last else 1, math.ceil(spikes[layer.name] / len(rows)))
+        for k, layer in enumerate(manifest.layers)
+    ]
     if isinstance(manifest.encoder, PhaseRate):
         parts.append(Ops(bytes_moved=steps * size, array_calls=CALLS_ENCODE))
     if manifest.head.whiten:
@@ -155,14 +156,13 @@ def events(bundle: Bundle) -> dict[str, int]:
     counts = {layer.name: 0 for layer in bundle.manifest.layers}
     network.reset()
     for x in _encoded(bundle):
-        drives = [int(np.count_nonzero(network.layers[layer.name].out)) for layer in bundle.manifest.layers]
+        before = {name: int(np.count_nonzero(run.out)) for name, run in network.layers.items()}
         network.step(x)
-        sources = [x, *(network.layers[layer.name].out for layer in bundle.manifest.layers)]
-        for layer, source, before in zip(bundle.manifest.layers, sources, drives, strict=False):
-            if isinstance(layer, Dense):
-                continue
-            back = before if isinstance(layer, Lif) and layer.recurrent else 0
-            counts[layer.name] += (int(np.count_nonzero(source)) + back) * layer.outputs
+        for layer, sources in bundle.manifest.wiring():
+            if isinstance(layer, Lif | Readout):
+                source = x if sources[0] == INPUT else network.layers[sources[0]].out
+                back = before[layer.name] if isinstance(layer, Lif) and layer.recurrent else 0
+                counts[layer.name] += (int(np.count_nonzero(source)) + back) * layer.outputs
     return counts
 
 
@@ -171,7 +171,7 @@ def recorded(manifest: Manifest) -> Ops:
     eprop = manifest.learning.eprop
     if eprop is None:
         return Ops()
-    layer, steps = manifest.layer(eprop.layer), _steps(manifest)
+    layer, steps = manifest.layer(eprop.layer), manifest.steps
     return Ops(neuron_updates=steps * (layer.inputs + layer.outputs), array_calls=steps * CALLS_TICK)
 
 
@@ -180,7 +180,7 @@ def update(bundle: Bundle, consolidation: Ops) -> Ops:
     plan = bundle.manifest.learning
     if plan.eprop is None:
         return Ops()
-    steps = min(_steps(bundle.manifest), plan.eprop.chunk_steps)
+    steps = min(bundle.manifest.steps, plan.eprop.chunk_steps)
     parts = [_every(consolidation, plan.intelligence.every if plan.intelligence else 0)]
     for rate in plan.eprop.rates:
         rows, width = bundle.tensors[rate.tensor].shape
@@ -225,10 +225,14 @@ def prototype(manifest: Manifest, window: Ops) -> Ops:
 
 
 def _layer(layer: Layer, steps: int, synaptic_ops: int) -> Ops:
-    calls = CALLS[type(layer)] * steps
-    if isinstance(layer, Dense):
-        return Ops(dense_macs=steps * layer.inputs * layer.outputs, array_calls=calls)
-    return Ops(synaptic_ops=synaptic_ops, neuron_updates=steps * layer.outputs, array_calls=calls)
+    once = layer.work()
+    return Ops(
+        dense_macs=steps * once.macs,
+        synaptic_ops=synaptic_ops,
+        neuron_updates=steps * once.neurons,
+        bytes_moved=steps * once.elements,
+        array_calls=steps * once.calls,
+    )
 
 
 def _batch(window: Ops, n: int) -> Ops:
@@ -242,17 +246,10 @@ def _every(ops: Ops, n: int) -> Ops:
     return Ops(**{kind: math.ceil(getattr(ops, kind) / n) for kind in Ops.__struct_fields__}) if n else Ops()
 
 
-def _steps(manifest: Manifest) -> int:
-    return manifest.encoder.steps if isinstance(manifest.encoder, PhaseRate) else 1
-
-
 def _encoded(bundle: Bundle) -> F32:
-    """(T, rows, size): the self-test samples as the first layer sees them."""
-    manifest, rows = bundle.manifest, len(bundle.selftest.x)
-    q = bundle.selftest.x.reshape(rows, -1).astype(np.int16)
-    if isinstance(manifest.encoder, PhaseRate):
-        return PhaseCoder(manifest.encoder, (rows,), manifest.input.size).encode(q)
-    return q[None].astype(np.float32)
+    """(T, rows, step size): the self-test samples as the first layer sees them."""
+    rows = len(bundle.selftest.x)
+    return coder(bundle.manifest, (rows,)).encode(bundle.selftest.x.reshape(rows, -1).astype(np.int16))
 
 
 # ------------------------------------------------------------------ memory
@@ -302,26 +299,12 @@ def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
     if isinstance(manifest.encoder, PhaseRate):
         yield "encoder.phase", Slot((manifest.input.size,), "uint16")
     for layer in manifest.layers:
-        for name, dtype in _state(layer):
-            yield f"{layer.name}.{name}", Slot((layer.outputs,), dtype)
+        for state in layer.state():
+            yield f"{layer.name}.{state.name}", Slot(state.shape, state.dtype)
     if manifest.head.kind == "prototypes":
         width = feature_width(manifest)
         yield "head.mean", Slot((manifest.classes.capacity, width), "int32", "head")
         yield "head.feature", Slot((width,), "int32", "head")
-
-
-def _state(layer: Layer) -> list[tuple[str, SlotType]]:
-    """What one layer keeps from step to step."""
-    if isinstance(layer, Dense):
-        return []
-    if isinstance(layer, Readout):
-        return [("y", "int32"), ("carry", "uint16")]
-    found: list[tuple[str, SlotType]] = [("v", "int16"), ("carry", "uint16"), ("fired", "bool"), ("counts", "uint16")]
-    if layer.adaptive:
-        found += [("adaptation", "int16"), ("adaptation_carry", "uint16")]
-    if layer.refractory_steps:
-        found.append(("resting", "uint8"))
-    return found
 
 
 def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
@@ -330,7 +313,7 @@ def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
     if eprop is None:
         return
     layer, readout = bundle.manifest.layer(eprop.layer), bundle.manifest.layer(eprop.readout)
-    steps = _steps(bundle.manifest)
+    steps = bundle.manifest.steps
     chunk, m, n = min(steps, eprop.chunk_steps), layer.inputs, layer.outputs
     plastic = {rate.tensor for rate in eprop.rates}
     yield "tape.pre", Slot((steps, m), "uint8", "traces")
@@ -351,10 +334,13 @@ def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
     size = manifest.input.size
     yield "io.sample", Slot((size,), manifest.input.dtype, "io")
     yield "io.scores", Slot((max(score_width(manifest), manifest.classes.capacity),), "int32", "io")
-    layers = [*manifest.layers, *([manifest.head.whiten] if manifest.head.whiten else [])]
-    for k, layer in enumerate(layers):
+    wiring = [*manifest.wiring()]
+    if manifest.head.whiten:
+        wiring.append((manifest.head.whiten, (manifest.head.features or "",)))
+    last = {source: k for k, (_, sources) in enumerate(wiring) for source in sources}
+    for k, (layer, _) in enumerate(wiring):
         yield f"sum.{layer.name}", Slot((layer.outputs,), "int32", "scratch", (k, k))
-    for k, (before, _) in enumerate(pairwise(layers)):
-        yield f"out.{before.name}", Slot((before.outputs,), "int8", "scratch", (k, k + 1))
+        if layer.name in last:
+            yield f"out.{layer.name}", Slot((layer.outputs,), "int8", "scratch", (k, last[layer.name]))
     if isinstance(manifest.encoder, PhaseRate):
         yield "out.encoder", Slot((size,), "bool", "scratch", (0, 0))

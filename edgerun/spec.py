@@ -7,17 +7,24 @@ rooms above never check again. Numbers follow the integer rules of `docs/arithme
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from edgerun.errors import SpecError
+from edgerun.layers import Dense as Dense
+from edgerun.layers import Layer as Layer
+from edgerun.layers import Lif as Lif
+from edgerun.layers import Readout as Readout
+from edgerun.layers.base import INPUT
+from edgerun.layers.base import Count as Count
+from edgerun.layers.base import DType as DType
+from edgerun.layers.base import Name as Name
+from edgerun.layers.base import Record as Record
+from edgerun.layers.base import Requant as Requant
 
-Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
-Count: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 16)]
-DType: TypeAlias = Literal["int8", "uint8", "int16", "uint16", "int32", "int64"]
 Level: TypeAlias = Literal["full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep"]
 
 LEVELS: tuple[Level, ...] = ("full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep")
@@ -28,49 +35,6 @@ light   deep lessons with one replay pass            infer   no learning
 sparse  the same, on every fourth lesson             quiet   telemetry at a quarter of its rate
                                                      slow    inference at a quarter of its rate;  sleep   nothing
 """
-
-
-class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of everything here: immutable, keyword-only, strict about unknown fields."""
-
-
-# ------------------------------------------------------------------ arithmetic
-
-
-class Requant(Record, frozen=True, kw_only=True):
-    """q = clip(((acc * multiplier + 2**(shift - 1)) >> shift) + zero_point, qmin, qmax): one rounding, half up."""
-
-    multiplier: int  # [2**23, 2**24), or 1 for a power of two
-    shift: int  # [1, 46]; [1, 23] for a power of two
-    zero_point: Annotated[int, Meta(ge=-128, le=127)] = 0
-    qmin: Annotated[int, Meta(ge=-128, le=127)] = -128
-    qmax: Annotated[int, Meta(ge=-128, le=127)] = 127
-
-    def __post_init__(self) -> None:
-        if self.multiplier != 1 and not 2**23 <= self.multiplier < 2**24:
-            raise SpecError(f"multiplier {self.multiplier} is neither 1 nor in [2**23, 2**24)")
-        top = 23 if self.multiplier == 1 else 46
-        if not 1 <= self.shift <= top:
-            raise SpecError(f"shift {self.shift} is outside [1, {top}]")
-        if self.qmin > self.qmax:
-            raise SpecError(f"qmin {self.qmin} is above qmax {self.qmax}")
-
-    @classmethod
-    def from_scale(cls, scale: float, *, zero_point: int = 0, qmin: int = -128, qmax: int = 127) -> Self:
-        """The nearest representable map for a real scale in [2**-23, 2**23)."""
-        if not (math.isfinite(scale) and 2.0**-23 <= scale < 2.0**23):
-            raise SpecError(f"scale {scale} is outside [2**-23, 2**23)")
-        mantissa, exponent = math.frexp(scale)
-        multiplier, shift = round(mantissa * 2**24), 24 - exponent
-        if multiplier == 2**24:
-            multiplier, shift = 2**23, shift - 1
-        if multiplier == 2**23 and 24 <= shift <= 46:
-            multiplier, shift = 1, shift - 23
-        return cls(multiplier=multiplier, shift=shift, zero_point=zero_point, qmin=qmin, qmax=qmax)
-
-    @property
-    def scale(self) -> float:
-        return self.multiplier * 2.0**-self.shift
 
 
 class TensorSpec(Record, frozen=True, kw_only=True):
@@ -87,7 +51,7 @@ class TensorSpec(Record, frozen=True, kw_only=True):
 class InputSpec(Record, frozen=True, kw_only=True):
     """What the sensor delivers: q = clip(half_up(x / scale) + zero_point) in `dtype`."""
 
-    shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=3)]
+    shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=4)]
     dtype: Literal["int8", "uint8"] = "int8"
     scale: Annotated[float, Meta(gt=0)] = 1.0
     zero_point: int = 0
@@ -118,62 +82,19 @@ class PhaseRate(Record, tag="phase-rate", frozen=True, kw_only=True):
     full_scale: Annotated[int, Meta(ge=1, le=255)]
 
 
-Encoder: TypeAlias = Direct | PhaseRate
-
-# ------------------------------------------------------------------ layers
-
-
-class Dense(Record, tag="dense", frozen=True, kw_only=True):
-    """y = requant(W x + b), int8 in and out. Tensors: `<name>.weight` int8 (out, in), `<name>.bias` int32 (out,),
-    `<name>.multiplier` int32 (out,), `<name>.shift` uint8 (out,). The bias holds the folded input zero point."""
-
-    name: Name
-    inputs: Count
-    outputs: Count
-    zero_point: Annotated[int, Meta(ge=-128, le=127)] = 0
-    qmin: Annotated[int, Meta(ge=-128, le=127)] = -128
-    qmax: Annotated[int, Meta(ge=-128, le=127)] = 127
-    input_bound: Annotated[int, Meta(ge=1, le=128)] = 128  # largest |x| that the previous layer can emit
-
-    def __post_init__(self) -> None:
-        if self.qmin > self.qmax:
-            raise SpecError(f"qmin {self.qmin} is above qmax {self.qmax}")
+class Frames(Record, tag="frames", frozen=True, kw_only=True):
+    """A recording: the sample's first axis is time, and each step hands over the values of one moment as they are."""
 
 
-class Lif(Record, tag="lif", frozen=True, kw_only=True):
-    """Recurrent leaky integrate-and-fire neurons, adaptive where `adaptive` is set (ALIF).
+class Constant(Record, tag="constant", frozen=True, kw_only=True):
+    """The same values at each of `steps` steps: a still picture before a spiking network."""
 
-    Step order: leak, add input, spikes of the previous step and bias, compare, reset. Membrane in Q3.12.
-    Tensors: `<name>.input` int8 (in, n) pre-major, `<name>.recurrent` int8 (n, n) where recurrent, `<name>.bias` int32
-    (n,) in Q3.12, `<name>.decay` uint16 (n,) in Q0.15; adaptive: `<name>.rho` uint16 (n,), `<name>.beta` int16 (n,) in
-    Q3.12.
-    """
-
-    name: Name
-    inputs: Count
-    outputs: Count
-    weight_exponent: Annotated[int, Meta(ge=0, le=20)]  # f: a weight is w * 2**-f
-    recurrent: bool = True
-    adaptive: bool = False
-    threshold: Annotated[int, Meta(ge=256, le=32767)] = 4096
-    reset: Literal["subtract", "zero", "none"] = "subtract"
-    reset_delay: bool = True  # True: the reset acts in the step after the spike (snnTorch's default)
-    refractory_steps: Annotated[int, Meta(ge=0, le=255)] = 0
+    steps: Annotated[int, Meta(ge=1, le=1024)]
 
 
-class Readout(Record, tag="readout", frozen=True, kw_only=True):
-    """Leaky integrators, one a class: y <- kappa * y + W z + b in Q7.24. Its value after the last step is the logit.
+Encoder: TypeAlias = Direct | PhaseRate | Frames | Constant
 
-    Tensors: `<name>.input` int8 (in, n) pre-major, `<name>.bias` int32 (n,) in Q7.24, `<name>.kappa` uint16 (n,) Q0.15.
-    """
-
-    name: Name
-    inputs: Count
-    outputs: Count
-    weight_exponent: Annotated[int, Meta(ge=0, le=20)]
-
-
-Layer: TypeAlias = Dense | Lif | Readout
+# ------------------------------------------------------------------ head
 
 
 class Head(Record, frozen=True, kw_only=True):
@@ -359,13 +280,13 @@ class Manifest(Record, frozen=True, kw_only=True):
     min_runtime: str = "0.1.0"
     input: InputSpec
     encoder: Annotated[Encoder, Meta()] = Direct()
-    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=64)]
+    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=256)]
     head: Head = Head()
     classes: ClassTable
     learning: LearningPlan = LearningPlan()
     budget: Budget | None = None  # ceilings that an operator cannot raise
     seed: Annotated[int, Meta(ge=0)] = 1  # below 2**64
-    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=512)] = ()
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=1024)] = ()
     provenance: Provenance = Provenance()
 
     def __post_init__(self) -> None:
@@ -377,13 +298,42 @@ class Manifest(Record, frozen=True, kw_only=True):
         tensor_names = [tensor.name for tensor in self.tensors]
         if len(set(tensor_names)) != len(tensor_names):
             raise SpecError("tensor names repeat")
-        width = self.input.size
-        for layer in self.layers:
-            if layer.inputs != width:
-                raise SpecError(f"layer {layer.name} takes {layer.inputs} inputs, the layer before gives {width}")
-            width = layer.outputs
+        self._check_widths()
         if self.head.kind == "prototypes" and self.head.features not in names:
             raise SpecError(f"head features {self.head.features!r} is no layer")
+
+    def _check_widths(self) -> None:
+        given = {INPUT: self.step_size}
+        for layer, sources in self.wiring():
+            if len(sources) != len(layer.widths):
+                raise SpecError(f"layer {layer.name} has {len(sources)} sources, must have {len(layer.widths)}")
+            for source, width in zip(sources, layer.widths, strict=True):
+                if source not in given:
+                    raise SpecError(f"layer {layer.name} reads {source!r}, which is neither input nor an earlier layer")
+                if given[source] != width:
+                    giver = "the input" if source == INPUT else source
+                    raise SpecError(f"layer {layer.name} takes {width} values, {giver} gives {given[source]}")
+            given[layer.name] = layer.outputs
+
+    def wiring(self) -> tuple[tuple[Layer, tuple[str, ...]], ...]:
+        """Every layer with the names of what it reads, in running order."""
+        before = [INPUT, *(layer.name for layer in self.layers)]
+        return tuple((layer, layer.sources or (before[k],)) for k, layer in enumerate(self.layers))
+
+    @property
+    def steps(self) -> int:
+        """Time steps of one window."""
+        match self.encoder:
+            case PhaseRate(steps=steps) | Constant(steps=steps):
+                return steps
+            case Frames():
+                return self.input.shape[0]
+        return 1
+
+    @property
+    def step_size(self) -> int:
+        """How many values the encoder hands over in one step."""
+        return self.input.size // self.input.shape[0] if isinstance(self.encoder, Frames) else self.input.size
 
     def layer(self, name: str) -> Layer:
         for layer in self.layers:

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from edgerun.arrays import F32, F64, I16, I32, I64, AnyArray
-from edgerun.certificate import Certificate
 from edgerun.errors import ModelError
-from edgerun.graph import layer_reach
-from edgerun.network import DenseRun, LifRun, Network, ReadoutRun
+from edgerun.graph import layer_reaches
+from edgerun.layers.base import Certificate
+from edgerun.network import Network
+from edgerun.ops import DenseRun, ReadoutRun
 from edgerun.spec import ClassTable, Dense, Layer, Lif, Manifest, PhaseRate
 from exporters.calibrate import Affine
 from exporters.data import Samples
@@ -165,9 +166,8 @@ def real(q: AnyArray, output: Affine) -> F64:
 def feature_reach(twin: Twin, name: str) -> int:
     """The largest |z| that layer `name` can give: a Dense output, or spike counts over the window."""
     layer = next(part.layer for part in twin.parts if part.layer.name == name)
-    if isinstance(layer, Lif) and isinstance(twin.net.encoder, PhaseRate):
-        return twin.net.encoder.steps
-    return layer_reach(layer)
+    manifest = bare_manifest(twin)
+    return manifest.steps if isinstance(layer, Lif) else layer_reaches(manifest)[name][1]
 
 
 def run_dense(part: Quantised[Dense], z: I64) -> I64:
@@ -184,6 +184,5 @@ def raw_features(twin: Twin, name: str, q: I16) -> I64:
         block = q[start : start + BLOCK]
         network = Network(bare_manifest(twin), twin.tensors, (len(block),))
         network.scores(block)
-        run = network.layers[name]
-        rows.append((run.counts if isinstance(run, LifRun) else run.out).astype(np.int64))
+        rows.append(network.layers[name].reading())
     return np.concatenate(rows)

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from edgerun.bundle import Bundle, one_line, open_bundle
 from edgerun.commands.text import columns
-from edgerun.graph import layer_fields, score_width
-from edgerun.spec import Dense, Layer, Lif, Manifest, PhaseRate
+from edgerun.graph import score_width
+from edgerun.spec import Layer, Manifest, PhaseRate
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -112,9 +111,10 @@ def _graph(bundle: Bundle) -> Iterator[tuple[object, ...]]:
 
 def _encoder(manifest: Manifest) -> tuple[object, ...]:
     coder, size = manifest.encoder, manifest.input.size
+    numbers = f"{manifest.steps} steps" if manifest.steps > 1 else ""
     if isinstance(coder, PhaseRate):
-        return "phase-rate", size, size, "", f"{coder.steps} steps, full scale {coder.full_scale}"
-    return "direct", size, size, "", ""
+        numbers += f", full scale {coder.full_scale}"
+    return str(coder.__struct_config__.tag), size, manifest.step_size, "", numbers
 
 
 def _features(manifest: Manifest) -> str:
@@ -122,23 +122,10 @@ def _features(manifest: Manifest) -> str:
 
 
 def _layer(bundle: Bundle, layer: Layer) -> tuple[object, ...]:
-    tensors = [bundle.tensors[f"{layer.name}.{field.part}"] for field in layer_fields(layer) if field.dtype == "int8"]
-    proof = bundle.certificates[layer.name]
+    weights = sum(math.prod(field.shape) for field in layer.fields() if field.dtype == "int8")
     kind = str(layer.__struct_config__.tag)
-    weights = f"{sum(tensor.size for tensor in tensors):,}"
-    return layer.name, kind, layer.inputs, layer.outputs, weights, _numbers(bundle, layer), proof.carrier
-
-
-def _numbers(bundle: Bundle, layer: Layer) -> str:
-    if isinstance(layer, Dense):
-        multiplier = bundle.tensors[f"{layer.name}.multiplier"].astype(np.float64)
-        scales = multiplier * np.exp2(-bundle.tensors[f"{layer.name}.shift"].astype(np.float64))
-        return f"scale {scales.min():.3g} to {scales.max():.3g}, zero point {layer.zero_point}"
-    numbers = f"weight = w / 2^{layer.weight_exponent}"
-    if isinstance(layer, Lif):
-        flags = ", recurrent" * layer.recurrent + ", adaptive" * layer.adaptive
-        return f"{numbers}, threshold {layer.threshold / 4096:g}{flags}"
-    return numbers
+    numbers, carrier = layer.describe(bundle.tensors), bundle.certificates[layer.name].carrier
+    return layer.name, kind, sum(layer.widths), layer.outputs, f"{weights:,}", numbers, carrier
 
 
 def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from edgerun.arrays import F32, I16, AnyArray
 from edgerun.errors import DataError
-from edgerun.spec import InputSpec, PhaseRate
+from edgerun.spec import Constant, Direct, Frames, InputSpec, Manifest, PhaseRate
 
 
 def quantise(spec: InputSpec, x: AnyArray) -> I16:
@@ -31,6 +33,48 @@ def quantise(spec: InputSpec, x: AnyArray) -> I16:
     q = np.floor(real / spec.scale + 0.5) + spec.zero_point
     clipped: I16 = np.clip(q, low, high).astype(np.int16)
     return clipped
+
+
+class Coder(Protocol):
+    """One window of quantised values as what the layers see, step by step, in memory that the coder owns."""
+
+    def encode(self, q: I16) -> F32:
+        """(steps, ..., step size)    q  (..., size)  read"""
+
+
+def coder(manifest: Manifest, batch: tuple[int, ...]) -> Coder:
+    """The encoder of a manifest."""
+    match manifest.encoder:
+        case PhaseRate() as spec:
+            return PhaseCoder(spec, batch, manifest.input.size)
+        case Frames():
+            return FrameCoder(manifest.steps, batch, manifest.step_size)
+        case Direct() | Constant():
+            return ConstantCoder(manifest.steps, batch, manifest.input.size)
+
+
+class ConstantCoder:
+    """The same values at every step; the network sees one copy of them."""
+
+    def __init__(self, steps: int, batch: tuple[int, ...], size: int) -> None:
+        self._value = np.zeros((1, *batch, size), np.float32)
+        self._steps = np.broadcast_to(self._value, (steps, *batch, size))
+
+    def encode(self, q: I16) -> F32:
+        np.copyto(self._value[0], q)
+        return self._steps
+
+
+class FrameCoder:
+    """A recording (..., steps * size) as its moments (steps, ..., size)."""
+
+    def __init__(self, steps: int, batch: tuple[int, ...], size: int) -> None:
+        self._frames = np.zeros((steps, *batch, size), np.float32)
+        self._by_sample = np.moveaxis(self._frames, 0, -2)
+
+    def encode(self, q: I16) -> F32:
+        np.copyto(self._by_sample, q.reshape(self._by_sample.shape))
+        return self._frames
 
 
 class PhaseCoder:

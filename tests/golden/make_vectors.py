@@ -1,18 +1,21 @@
 """Make the vectors that every backend has to reproduce bit for bit.
 
-    python tests/golden/make_vectors.py          writes vectors.npz beside itself
+    python tests/golden/make_vectors.py          writes vectors.npz and <family>.npz beside itself
 
-`vectors.npz` holds arrays under "<family>.<case>.<array>" and, under "about", a JSON text: this script, its seed, the
+Each file of `families/` says what layers of one family to try (`cases`) and what the slow reference makes of them
+(`outputs`); its vectors are in `<family>.npz`, in the same form. `vectors.npz` holds arrays under "<family>.<case>.<array>" and, under "about", a JSON text: this script, its seed, the
 versions that made it and the spec of each layer. Layers come from the slow integers of `tests/reference`, the other
 families from the kernels that `tests/unit` has held to their definitions. Nothing in it depends on a float's rounding.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -208,10 +211,45 @@ def vectors() -> tuple[Tensors, dict[str, str]]:
     return arrays, specs
 
 
-if __name__ == "__main__":
-    made, layers = vectors()
+def family(name: str) -> ModuleType:
+    """The module of one family of layers.
+
+    cases(rng)                  by case, a layer, its tensors, and what each source gives, (steps, width) each
+    outputs(spec, tensors, xs)  by name, (steps, ...): "y" what the layer gives, other names what its state holds
+    """
+    spec = importlib.util.spec_from_file_location(f"golden_{name}", HERE / "families" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def family_vectors(name: str) -> tuple[Tensors, dict[str, str]]:
+    """The same as `vectors` for one family; the sources of a case are x0, x1, ..."""
+    module = family(name)
+    arrays: Tensors = {}
+    specs: dict[str, str] = {}
+    for case, (spec, tensors, xs) in module.cases(np.random.default_rng(SEED)).items():
+        specs[case] = msgspec.json.encode(spec, order="sorted").decode()
+        found = {key.rpartition(".")[2]: tensor for key, tensor in tensors.items()}
+        found |= {f"x{k}": x for k, x in enumerate(xs)} | module.outputs(spec, tensors, xs)
+        arrays |= {f"{case}.{key}": array for key, array in found.items()}
+    return arrays, specs
+
+
+FAMILIES = sorted(path.stem for path in (HERE / "families").glob("*.py"))
+
+
+def write(name: str, made: Tensors, layers: dict[str, str]) -> None:
     about = {
         "script": "tests/golden/make_vectors.py", "seed": SEED, "layers": layers,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "msgspec": msgspec.__version__},
     }  # fmt: skip
-    np.savez_compressed(HERE / "vectors.npz", about=np.array(json.dumps(about, sort_keys=True)), **made)
+    np.savez_compressed(HERE / f"{name}.npz", about=np.array(json.dumps(about, sort_keys=True)), **made)
+
+
+if __name__ == "__main__":
+    write("vectors", *vectors())
+    for name in FAMILIES:
+        write(name, *family_vectors(name))

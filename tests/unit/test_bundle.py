@@ -280,7 +280,7 @@ HOSTILE = {
     "only a header": (GOOD[:64], "the table of 17 sections ends at byte 1152, the file has 64"),
     "version 2": (patched(4, le16(2)), "format version 2 is not 1"),
     "flags": (patched(6, le16(1)), "reserved bytes of the header"),
-    "no sections": (patched(8, le16(0)), r"section count 0 is outside \[1, 514\]"),
+    "no sections": (patched(8, le16(0)), r"section count 0 is outside \[1, 1026\]"),
     "too many sections": (GOOD[:8] + le16(65535) + GOOD[10:], "section count 65535 is outside"),
     "array count": (patched(10, le16(12)), "the header counts 12 array sections, the table has 15"),
     "crc": (GOOD[:12] + b"\0\0\0\0" + GOOD[16:], "CRC32"),
@@ -419,7 +419,7 @@ WRONG_MANIFESTS = {
     "newer, with its fields": (sealed(b'{"min_runtime":"0.2.0","soul":1}'), "min_runtime 0.2.0 is newer"),
     "no version": (rewritten(b'"min_runtime":"0.1.0"', b'"min_runtime":"new"'), "not of the form 1.2.3"),
     "endless version": (rewritten(b"0.1.0", b"9" * 6000 + b".1.0"), "not of the form 1.2.3"),
-    "layers disagree": (rewritten(b'"inputs":5', b'"inputs":4'), "layer b takes 4 inputs, the layer before gives 5"),
+    "layers disagree": (rewritten(b'"inputs":5', b'"inputs":4'), "layer b takes 4 values, a gives 5"),
     "record of another size": (rewritten(b'"shape":[5,6]', b'"shape":[5,7]'), "35 bytes, its section has 30"),
     "giant record": (rewritten(b'"shape":[5,6]', b'"shape":[65536,65536,65536,65536]'), "its section has 30"),
     "record of another shape": (rewritten(b'"shape":[5,6]', b'"shape":[6,5]'), r"int8 \(6, 5\), not int8 \(5, 6\)"),
@@ -732,7 +732,7 @@ GRAPHS: dict[str, tuple[Manifest, str]] = {
     "prototypes of a readout": (spiking(head=Head(kind="prototypes", features="out")), "features 'out' is a readout"),
     "whitening of another width": (
         spiking(head=Head(kind="prototypes", features="hidden", whiten=Dense(name="w", inputs=5, outputs=5))),
-        "layer w takes 5 inputs, hidden gives 6",
+        "layer w takes 5 values, hidden gives 6",
     ),
     "whitening called like a layer": (
         spiking(

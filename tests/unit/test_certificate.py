@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.arrays import I8, I32, I64, U8, Tensors
-from edgerun.certificate import CARRIERS, Carrier, Certificate, certify, certify_dense
+from edgerun.certificate import certify
 from edgerun.errors import SpecError
 from edgerun.graph import input_reach, wanted_tensors
-from edgerun.network import DenseRun
+from edgerun.layers.base import CARRIERS, Carrier, Certificate
+from edgerun.ops import DenseRun
 from edgerun.spec import (
     ClassTable,
     Dense,
@@ -63,6 +64,11 @@ def adversaries(w: I8, bound: int) -> list[I64]:
     nudged = worst.copy()
     nudged[0] -= np.sign(nudged[0])
     return [worst, -worst, nudged, -nudged]
+
+
+def certify_dense(layer: Dense, weight: I8, bias: I32, multiplier: I32, shift: U8) -> Certificate:
+    parts = {"weight": weight, "bias": bias, "multiplier": multiplier, "shift": shift}
+    return layer.proof({f"{layer.name}.{part}": array for part, array in parts.items()})
 
 
 def one_channel(w: I8, b: int, m: int, s: int, zp: int = 0, bound: int = 128) -> Certificate:

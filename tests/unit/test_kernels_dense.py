@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from reference import integers
 
 from edgerun.arrays import AnyArray, Tensors
-from edgerun.certificate import certify_dense
-from edgerun.network import DenseRun
+from edgerun.ops import DenseRun
 from edgerun.spec import Dense, Requant
 
 LARGEST = ((1 << 24) - 1) / 2  # the scale of the largest multiplier at the smallest shift
@@ -40,7 +39,7 @@ def layer(fan_in: int, bias: int, scale: tuple[int, int], zero_point: int, weigh
 
 
 def carrier(spec: Dense, tensors: Tensors) -> str:
-    return certify_dense(spec, *(tensors[f"fc.{part}"] for part in ("weight", "bias", "multiplier", "shift"))).carrier
+    return spec.proof(tensors).carrier
 
 
 def wanted(spec: Dense, tensors: Tensors, x: AnyArray) -> list[int]:

@@ -14,7 +14,8 @@ from reference import integers
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import DataError
 from edgerun.kernels import head, spiking
-from edgerun.network import DenseRun, LifRun, Network, ReadoutRun
+from edgerun.network import Network
+from edgerun.ops import DenseRun, LifRun, ReadoutRun
 from edgerun.spec import ClassTable, Dense, Head, InputSpec, Lif, Manifest, PhaseRate, Readout
 
 KINDS = {

@@ -18,7 +18,8 @@ from edgerun.boards import BOARDS, Board, Ops
 from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
 from edgerun.graph import plastic_tensors, score_width, wanted_tensors
 from edgerun.learn.learner import Learner, learned_slots, working_slots
-from edgerun.network import LifRun, Network
+from edgerun.network import Network
+from edgerun.ops import LifRun
 from edgerun.plan import make_plan
 from edgerun.spec import (
     LEVELS,

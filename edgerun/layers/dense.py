@@ -1,0 +1,79 @@
+"""Dense layers."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from msgspec import Meta
+
+from edgerun.arrays import I8
+from edgerun.errors import SpecError
+from edgerun.layers.base import (
+    BIAS,
+    MULTIPLIER,
+    SHIFT,
+    WEIGHT,
+    Certificate,
+    Count,
+    Field,
+    Int8,
+    LayerRecord,
+    Tensors,
+    Work,
+    certify_requant,
+    describe_scales,
+    magnitude,
+    refuse_reach,
+)
+
+
+class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
+    """y = requant(W x + b), int8 in and out. Tensors: `<name>.weight` int8 (out, in), `<name>.bias` int32 (out,),
+    `<name>.multiplier` int32 (out,), `<name>.shift` uint8 (out,). The bias holds the folded input zero point."""
+
+    inputs: Count
+    outputs: Count
+    zero_point: Int8 = 0
+    qmin: Int8 = -128
+    qmax: Int8 = 127
+    input_bound: Annotated[int, Meta(ge=1, le=128)] = 128  # largest |x| that the previous layer can emit
+
+    def __post_init__(self) -> None:
+        if self.qmin > self.qmax:
+            raise SpecError(f"qmin {self.qmin} is above qmax {self.qmax}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.inputs,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
+    def fields(self) -> tuple[Field, ...]:
+        n = self.outputs
+        return (
+            Field("weight", "int8", (n, self.inputs), *WEIGHT),
+            Field("bias", "int32", (n,), *BIAS),
+            Field("multiplier", "int32", (n,), *MULTIPLIER),
+            Field("shift", "uint8", (n,), *SHIFT),
+        )
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return max(abs(self.qmin), abs(self.qmax))
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        refuse_reach(self.name, self.input_bound, reaches)
+        return self.proof(tensors)
+
+    def proof(self, tensors: Tensors) -> Certificate:
+        """The certificate for inputs within `input_bound`."""
+        weight, bias, multiplier, shift = (self.tensor(tensors, field.part) for field in self.fields())
+        dot = magnitude(cast(I8, weight), axis=1) * self.input_bound
+        return certify_requant(self.name, self.zero_point, dot, bias, multiplier, shift)
+
+    def describe(self, tensors: Tensors) -> str:
+        return describe_scales(self.tensor(tensors, "multiplier"), self.tensor(tensors, "shift"), self.zero_point)
+
+    def work(self) -> Work:
+        return Work(macs=self.inputs * self.outputs, calls=7)
