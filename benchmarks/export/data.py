@@ -75,7 +75,7 @@ def load(name: str) -> Split:
     if name not in SOURCES:
         raise DataError(f"name {name!r} is none of {', '.join(SOURCES)}")
     train, test = SOURCES[name]()
-    return Split(train, train.take(evenly(len(train), CALIBRATION)), test)
+    return Split(train, train.take(evenly(len(train), CALIBRATION)), Part(np.ascontiguousarray(test.x), test.y))
 
 
 def write_npz(name: str, folder: Path) -> None:
