@@ -6,6 +6,7 @@ from typing import Final
 
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, StatefulLayer
 from exporters.nodes.dense import FloatDense
+from exporters.nodes.recurrent import FloatGru, FloatLstm
 from exporters.nodes.spiking import FloatLif, FloatReadout, Reset
 
 NODES: Final[tuple[type[FloatLayer], ...]] = (FloatDense, FloatLif, FloatReadout)
@@ -14,8 +15,10 @@ __all__ = [
     "NODES",
     "Affine",
     "FloatDense",
+    "FloatGru",
     "FloatLayer",
     "FloatLif",
+    "FloatLstm",
     "FloatReadout",
     "Quantised",
     "Range",

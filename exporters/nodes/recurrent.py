@@ -1,0 +1,130 @@
+"""GRU and LSTM layers, float and quantised.
+
+A layer reads `steps` vectors in a call, (N, steps * inputs), and loops over them itself; with one step it is a
+streaming cell. It gives its hidden vector after every step (`sequence`), in the order of the input, or after the last
+one only. State goes on from call to call; a `reverse` layer reads the last step first and starts from zero at every
+call.
+
+Gates are stacked along the first axis of `weight`, `recurrent` and the biases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgerun.arrays import F32, F64
+from exporters.nodes.base import Affine, State, StatefulLayer
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRecurrent(StatefulLayer):
+    """What GRU and LSTM share: how a window is walked through.
+
+    steps     vectors in one call, >= 1
+    weight    (gates * hidden, inputs)      recurrent  (gates * hidden, hidden)      bias  (gates * hidden,)
+    sequence  whether it gives its hidden vector after every step      reverse  whether it reads the last step first
+
+    weight_scale, recurrent_scale  (gates * hidden,)  real value of one weight step, where the file fixes it
+    """
+
+    steps: int
+    weight: F32 | F64
+    recurrent: F32 | F64
+    bias: F32 | F64
+    sequence: bool = field(default=False, kw_only=True)
+    reverse: bool = field(default=False, kw_only=True)
+    weight_scale: F64 | None = field(default=None, kw_only=True)
+    recurrent_scale: F64 | None = field(default=None, kw_only=True)
+
+    @property
+    def hidden(self) -> int:
+        return int(self.recurrent.shape[1])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.steps * self.weight.shape[1],)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.steps, self.hidden) if self.sequence else (self.hidden,)
+
+    def advance(self, state: State, current: F32) -> F32:
+        """One step inside a window: current (N, gates * hidden) is W x + b; changes the state, gives h (N, hidden)."""
+        raise NotImplementedError
+
+    def step(self, state: State, *sources: F32) -> F32:
+        if self.reverse:
+            state.update(self.start(len(sources[0])))
+        x = sources[0].reshape(-1, self.steps, self.weight.shape[1])
+        current = x @ self.weight.T.astype(np.float32) + self.bias.astype(np.float32)
+        order = range(self.steps)[::-1] if self.reverse else range(self.steps)
+        found = {t: self.advance(state, current[:, t]) for t in order}
+        if not self.sequence:
+            return found[order[-1]]
+        return np.stack([found[t] for t in range(self.steps)], axis=1).reshape(len(x), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatGru(FloatRecurrent):
+    """Gated recurrent unit, gates r, z, n (Cho et al. 2014):
+
+        r = sigmoid(Wr x + br + Rr h + cr)       z = sigmoid(Wz x + bz + Rz h + cz)
+        n = tanh(Wn x + bn + r * (Rn h + cn))    or, where `reset_after` is false, tanh(Wn x + bn + Rn (r * h) + cn)
+        h <- (1 - z) * n + z * h
+
+    weight (3 hidden, inputs), recurrent (3 hidden, hidden), bias b and recurrent_bias c (3 hidden,).
+    """
+
+    recurrent_bias: F32 | F64
+    reset_after: bool = True
+
+    def start(self, batch: int) -> State:
+        return {"hidden": np.zeros((batch, self.hidden), np.float32)}
+
+    def advance(self, state: State, current: F32) -> F32:
+        h, n = state["hidden"], self.hidden
+        recurrent, bias = self.recurrent.T.astype(np.float32), self.recurrent_bias.astype(np.float32)
+        gates = sigmoid(current[:, : 2 * n] + (h @ recurrent[:, : 2 * n] + bias[: 2 * n]))
+        r, z = gates[:, :n], gates[:, n:]
+        if self.reset_after:
+            inner = r * (h @ recurrent[:, 2 * n :] + bias[2 * n :])
+        else:
+            inner = (r * h) @ recurrent[:, 2 * n :] + bias[2 * n :]
+        state["hidden"] = (1 - z) * np.tanh(current[:, 2 * n :] + inner) + z * h
+        return state["hidden"]
+
+
+@dataclass(frozen=True, slots=True)
+class FloatLstm(FloatRecurrent):
+    """Long short-term memory, gates i, f, g, o (Hochreiter and Schmidhuber 1997; Gers et al. 2000):
+
+        i, f, o = sigmoid(W x + b + R h)       g = tanh(W x + b + R h)
+        c <- f * c + i * g, within +-cell_clip where that is not 0;      h = o * tanh(c)
+
+    weight (4 hidden, inputs), recurrent (4 hidden, hidden), bias (4 hidden,).
+
+    state_scales  the map of the hidden state, and the real value of one step of the cell, a power of two, where the
+                  file fixes them
+    """
+
+    cell_clip: float = 0.0
+    state_scales: tuple[Affine, float] | None = None
+
+    def start(self, batch: int) -> State:
+        return {name: np.zeros((batch, self.hidden), np.float32) for name in ("hidden", "cell")}
+
+    def advance(self, state: State, current: F32) -> F32:
+        n = self.hidden
+        total = current + state["hidden"] @ self.recurrent.T.astype(np.float32)
+        i, f, o = (sigmoid(total[:, k * n : (k + 1) * n]) for k in (0, 1, 3))
+        cell = f * state["cell"] + i * np.tanh(total[:, 2 * n : 3 * n])
+        state["cell"] = np.clip(cell, -self.cell_clip, self.cell_clip) if self.cell_clip else cell
+        state["hidden"] = o * np.tanh(state["cell"])
+        return state["hidden"]
+
+
+def sigmoid(x: F32) -> F32:
+    """1 / (1 + exp(-x)), without an overflow at either end."""
+    return np.asarray((1 + np.tanh(x / 2)) / 2, np.float32)
