@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -44,7 +44,9 @@ BEARING_BINS, BEARING_FRAMES = (
     128,
     5,
 )  # 37.5 to 4800 Hz, under the healthy record's decimation filter
-BEARING_TRAIN_SHARE: Final = 0.6  # of the healthy record; the rest is its test part
+BEARING_KNOWN_MIL: Final = 7  # fault diameter, in thousandths of an inch
+BEARING_TRAIN_SHARE: Final = 0.6
+BEARING_TEST: Final = 600  # windows of each class
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,34 +273,31 @@ def binned(pixel: I64, dt_us: AnyArray) -> F32:
 
 
 def vibration() -> tuple[Part, Part]:
-    """(n, 640): five spectra of 128 bins, 13 ms apart, ln power scaled by healthy mean and deviation; 1 = fault.
+    """(n, 640): five spectra of 128 bins, 13 ms apart, ln power scaled by mean and deviation of the training part.
 
-    Trained on the first 60 % of the only healthy record; tested on its rest and on an even choice from all faulty ones.
+    Known states are the healthy bearing and faults of 7 mil: the first 60 % of each record trains, the rest is tested as
+    class 0. Larger faults, which were never heard, are class 1; as many windows, an even choice.
     """
-    raw, offsets, scale, kind, names = arrays(
-        "bearing_cwru_12k.npz", "vibration", "offsets", "scale", "kind", "kind_names"
-    )
-    records = [raw[a:b] * s for a, b, s in zip(offsets[:-1], offsets[1:], scale, strict=True)]
-    normal = [record for record, k in zip(records, kind, strict=True) if names[k] == "normal"]
-    faulty = [record for record, k in zip(records, kind, strict=True) if names[k] != "normal"]
-    cut = int(len(normal[0]) * BEARING_TRAIN_SHARE)
-    train = spectra(normal[0][:cut], hop=16)
-    healthy = spectra(normal[0][cut:], hop=40)
-    broken = np.concatenate([spectra(record, hop=BEARING_WINDOW * 12) for record in faulty])
-    broken = broken[evenly(len(broken), len(healthy))]
+    raw, offsets, scale, mil = arrays("bearing_cwru_12k.npz", "vibration", "offsets", "scale", "fault_mil")
+    records = [raw[a:b] * s for (a, b), s in zip(itertools.pairwise(offsets), scale, strict=True)]
+    known = [record for record, size in zip(records, mil, strict=True) if size <= BEARING_KNOWN_MIL]
+    strange = [record for record, size in zip(records, mil, strict=True) if size > BEARING_KNOWN_MIL]
+    cuts = [int(len(record) * BEARING_TRAIN_SHARE) for record in known]
+    train = spectra([record[:cut] for record, cut in zip(known, cuts, strict=True)], hop=160)
+    normal = spectra([record[cut:] for record, cut in zip(known, cuts, strict=True)], hop=960)
+    faults = spectra(strange, hop=960)
+    normal, faults = (x[evenly(len(x), BEARING_TEST)] for x in (normal, faults))
     mean, deviation = train.mean(0), train.std(0)
-    test = np.concatenate([healthy, broken])
-    fault = np.repeat(np.array([0, 1]), (len(healthy), len(broken)))
     return (
         Part((train - mean) / deviation, np.zeros(len(train), dtype=np.int64)),
-        Part((test - mean) / deviation, fault),
+        Part((np.concatenate([normal, faults]) - mean) / deviation, np.repeat(np.arange(2), BEARING_TEST)),
     )
 
 
-def spectra(record: F64, *, hop: int) -> F32:
-    """Windows `hop` samples apart of five spectra each: ln power, (n, 640)."""
+def spectra(records: Sequence[F64], *, hop: int) -> F32:
+    """ln power of five spectra in every window, windows `hop` samples apart: (n, 640)."""
     length = (BEARING_FRAMES - 1) * BEARING_FRAME_HOP + BEARING_WINDOW
-    views = np.lib.stride_tricks.sliding_window_view(record, length)[::hop]
+    views = np.concatenate([np.lib.stride_tricks.sliding_window_view(record, length)[::hop] for record in records])
     frames = np.lib.stride_tricks.sliding_window_view(views, BEARING_WINDOW, axis=1)[:, ::BEARING_FRAME_HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(BEARING_WINDOW), axis=-1)) ** 2
     return np.log(power[..., 1 : BEARING_BINS + 1] + 1e-6).astype(np.float32).reshape(len(views), -1)

@@ -197,10 +197,10 @@ MODELS: Final[Mapping[str, Model]] = {
     ),
     "autoencoder": Model(
         net=nets.autoencoder,
-        recipe=Recipe(epochs=40),
+        recipe=Recipe(epochs=30),
         exports=(Onnx(opset=24),),
-        floor=0.95,
-        about="bearing vibration, area under the ROC curve of the reconstruction error; MLPerf Tiny dense autoencoder",
+        floor=0.99,
+        about="bearing vibration, states never heard found by the reconstruction error; MLPerf Tiny dense autoencoder",
         score="auc",
     ),
     "speech_conv1d": Model(
