@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from edgerun.errors import SpecError
-from edgerun.layers.base import I32_BOUNDS, INPUT
+from edgerun.layers.base import I8_BOUNDS, I32_BOUNDS, INPUT
 from edgerun.spec import Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
 
 RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar", INPUT)
@@ -111,7 +111,8 @@ def input_reach(manifest: Manifest) -> int:
     """The largest |x| that the encoder hands to the layers: 1 for spikes, else the input dtype's."""
     if isinstance(manifest.encoder, PhaseRate):
         return 1
-    return 255 if manifest.input.dtype == "uint8" else 128
+    low, high = (0, 255) if manifest.input.dtype == "uint8" else I8_BOUNDS
+    return max(abs(low - manifest.encoder.offset), abs(high - manifest.encoder.offset))
 
 
 def layer_reaches(manifest: Manifest) -> dict[str, tuple[tuple[int, ...], int]]:

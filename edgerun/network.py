@@ -144,7 +144,7 @@ class Network:
         run = self.layers[layer]
         if not isinstance(run, LifRun):
             raise DataError(f"layer {layer!r} has no spikes to record")
-        inputs = self._encode(q)
+        inputs = self.moments(q)
         steps, n = len(inputs), run.spec.outputs
         pre = np.zeros((steps, run.spec.inputs), np.uint8)
         spikes, psi = np.zeros((steps, n), np.uint8), np.zeros((steps, n), np.uint8)
@@ -194,14 +194,15 @@ class Network:
         layer, _, part = tensor.rpartition(".")
         self.layers[layer].load_weights(part, rows)
 
-    def _encode(self, q: I16) -> F32:
+    def moments(self, q: I16) -> F32:
+        """What the layers see of one window, (steps, ..., step size).    q  (..., size)  quantised input"""
         wanted = (*self.batch, self.manifest.input.size)
         if q.shape != wanted:
             raise DataError(f"input has shape {q.shape}, the network takes {wanted}")
         return self._coder.encode(q)
 
     def _run(self, q: I16) -> None:
-        inputs = self._encode(q)
+        inputs = self.moments(q)
         self.reset()
         for x in inputs[:-1]:
             for wire in self._each_step:

@@ -68,8 +68,14 @@ class InputSpec(Record, frozen=True, kw_only=True):
         return math.prod(self.shape)
 
 
+Offset: TypeAlias = Annotated[int, Meta(ge=0, le=128)]
+"""Taken from every value before a layer sees it: 128 re-bases uint8 to int8."""
+
+
 class Direct(Record, tag="direct", frozen=True, kw_only=True):
-    """Hand the quantised features to the first layer as they are, once."""
+    """Hand the quantised features, less `offset`, to the first layer, once."""
+
+    offset: Offset = 0
 
 
 class PhaseRate(Record, tag="phase-rate", frozen=True, kw_only=True):
@@ -83,13 +89,16 @@ class PhaseRate(Record, tag="phase-rate", frozen=True, kw_only=True):
 
 
 class Frames(Record, tag="frames", frozen=True, kw_only=True):
-    """A recording: the sample's first axis is time, and each step hands over the values of one moment as they are."""
+    """A recording: the sample's first axis is time; each step hands over the values of one moment, less `offset`."""
+
+    offset: Offset = 0
 
 
 class Constant(Record, tag="constant", frozen=True, kw_only=True):
-    """The same values at each of `steps` steps: a still picture before a spiking network."""
+    """The same values, less `offset`, at each of `steps` steps: a still picture before a spiking network."""
 
     steps: Annotated[int, Meta(ge=1, le=1024)]
+    offset: Offset = 0
 
 
 Encoder: TypeAlias = Direct | PhaseRate | Frames | Constant

@@ -2,73 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F32, F64
+from edgerun.arrays import F32, F64, AnyArray
 from edgerun.errors import ModelError
-from exporters.data import Samples
-from exporters.float_net import FloatNet, SpikingTrace, dense_forward
+from exporters.float_net import FloatNet, forward
+from exporters.nodes import FloatLayer, Range
 
-STEPS_OF_INT8: Final = 255
 Values: TypeAlias = F32 | F64
 
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """real = scale * (q - zero_point), q int8."""
-
-    scale: float
-    zero_point: int
+KEPT: Final = 1 << 22
+"""Values of one layer that a percentile is taken over, at most: every k-th of more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The reach of one tensor's values; always holds zero, which must be exact."""
-
-    low: float
-    high: float
-
-    def affine(self) -> Affine:
-        """The int8 map that covers the range. A range of nothing gets scale 1."""
-        scale = (self.high - self.low) / STEPS_OF_INT8 or 1.0
-        return Affine(scale, int(np.clip(np.rint(-128 - self.low / scale), -128, 127)))
-
-
-def reach(values: Values, percentile: float = 100.0) -> Range:
+def reach(values: AnyArray, percentile: float = 100.0) -> Range:
     """The range with `percentile` per cent of the values below its top and as many above its bottom; 100: min to max.
 
     values  any shape, finite
     """
-    low, high = np.percentile(values.astype(np.float64), [100.0 - percentile, percentile])
+    if percentile == 100.0:
+        low, high = values.min(), values.max()
+    else:
+        low, high = np.percentile(values.astype(np.float64), [100.0 - percentile, percentile])
     return Range(min(float(low), 0.0), max(float(high), 0.0))
 
 
-def dense_ranges(net: FloatNet, samples: Samples, percentile: float) -> tuple[Range, list[Range]]:
-    """Ranges of the input and of every layer's output. Raises ModelError where the float model overflows."""
-    outputs = dense_forward(net.layers, samples.x)
-    return reach(samples.x, percentile), [reach(values, percentile) for values in outputs]
+class Observer:
+    """Gathers what one layer gives, block by block."""
+
+    def __init__(self, percentile: float) -> None:
+        self._percentile = percentile
+        self._blocks: list[AnyArray] = []
+        self._ends = Range(0.0, 0.0)
+        self._seen = 0
+
+    def add(self, values: Values) -> None:
+        ends = reach(values)
+        self._ends = Range(min(self._ends.low, ends.low), max(self._ends.high, ends.high))
+        if self._percentile < 100.0:
+            self._seen += values.size
+            self._blocks.append(values.reshape(-1)[:: max(1, self._seen // KEPT)].copy())
+
+    def range(self) -> Range:
+        return reach(np.concatenate(self._blocks), self._percentile) if self._blocks else self._ends
 
 
-def spiking_input_scale(net: FloatNet, samples: Samples, full_scale: int) -> float:
+def observe(net: FloatNet, blocks: Iterable[F32], percentile: float) -> dict[str, Range]:
+    """The range of every layer's output over blocks of moments (steps, N, step size), all steps together."""
+    observers = {layer.name: Observer(percentile) for layer in net.layers}
+
+    def watch(layer: FloatLayer, out: F32) -> None:
+        observers[layer.name].add(out)
+
+    for block in blocks:
+        forward(net, block, watch)
+    return {name: observer.range() for name, observer in observers.items()}
+
+
+def spiking_input_scale(net: FloatNet, x: AnyArray, full_scale: int) -> float:
     """What one step of the encoder stands for: the model's word, else 1 where the data are such steps, else max / full.
 
     Raises ModelError where a value is negative: a rate code has no sign.
     """
-    if samples.x.min() < 0:
-        raise ModelError(
-            f"the phase-rate code takes values from 0, the calibration data reach down to {samples.x.min():g}"
-        )
+    if x.min() < 0:
+        raise ModelError(f"the phase-rate code takes values from 0, the calibration data reach down to {x.min():g}")
     if net.input_scale is not None:
         return net.input_scale
-    top = float(samples.x.max())
-    if top <= full_scale and not (samples.x % 1).any():
+    top = float(x.max())
+    if top <= full_scale and not (x % 1).any():
         return 1.0
     return top / full_scale
-
-
-def readout_halvings(trace: SpikingTrace, limit: float) -> int:
-    """How often the readout must be halved so that every |y| seen on calibration data stays under `limit`."""
-    return max(0, int(np.ceil(np.log2(trace.readout_reach / limit)))) if trace.readout_reach > 0 else 0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -22,15 +22,16 @@ from edgerun.bundle import Bundle, Probe, Selftest, Signer, pack, read_bundle
 from edgerun.errors import DataError, MissingExtra, ModelError
 from edgerun.graph import RESERVED_NAMES
 from edgerun.learn.eprop import EPropRule
-from edgerun.spec import ClassTable, Head, Manifest, Provenance, Readout, decode_manifest, encode_manifest
+from edgerun.spec import ClassTable, Dense, Head, Manifest, Provenance, Readout, decode_manifest, encode_manifest
 from exporters import data, measure
 from exporters.data import Samples
-from exporters.float_net import FloatNet, Reset
+from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
 from exporters.learning import learning_plan
+from exporters.nodes import Reset
 from exporters.report import Accuracy, Report, render
-from exporters.twin import Twin, cut_after, feature_layer, last_is_spiking, quantise_net, widen_readout
+from exporters.twin import Twin, cut_after, feature_layer, quantise_net, widen_readout
 
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
@@ -136,7 +137,7 @@ def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str,
     One for each of the model's outputs; where prototypes decide, one for each class up to the data's highest label, so
     that outputs which nobody has shown yet stay free for classes to come.
     """
-    outputs = len(net.layers[-1].weight)
+    outputs = net.outputs
     shown = int(samples.y.max(initial=-1)) + 1
     count = shown if options.head_kind == "prototypes" and shown else outputs
     names = options.classes or samples.names or tuple(str(k) for k in range(count))
@@ -173,10 +174,6 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         twin = widen_readout(twin, capacity)
     elif options.head_kind == "prototypes":
         twin = cut_after(twin, features)
-    elif last_is_spiking(twin):
-        raise ModelError(
-            f"the last layer {twin.parts[-1].layer.name} spikes: pass --readout last or --learn prototypes"
-        )
     manifest = Manifest(
         name=options.name or twin.net.name,
         seq=options.seq,
@@ -230,7 +227,7 @@ def with_prototypes(twin: Twin, manifest: Manifest, features: str, samples: Samp
     z = measure.raw_features(twin, features, twin.inputs(samples))
     part = whitening(z, samples.y, measure.feature_reach(twin, features))
     white = measure.run_dense(part, z)
-    head = Head(kind="prototypes", features=features, whiten=part.layer)
+    head = Head(kind="prototypes", features=features, whiten=cast(Dense, part.layer))
     tensors = part.tensors | class_sums(white, samples.y, len(manifest.classes.names))
     return msgspec.structs.replace(manifest, head=head), tensors
 

@@ -1,71 +1,34 @@
-"""The float model as a short list of frozen layers, and what it computes: the twin that integers are measured against.
-
-A net is either dense (FloatDense only) or spiking (FloatLif, then possibly one FloatReadout). Spiking steps follow
-snnTorch 1.0 operation by operation in float32, so spikes are equal, not close (Eshraghian et al. 2023).
-"""
+"""The float model as a graph of frozen layers, and what it computes: the twin that integers are measured against."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I16, U8
-from edgerun.encode import PhaseCoder
+from edgerun.arrays import F32, AnyArray
 from edgerun.errors import ModelError
-from edgerun.spec import Direct, Encoder, PhaseRate
+from edgerun.layers.base import INPUT
+from edgerun.spec import Constant, Direct, Encoder, Frames, PhaseRate
+from exporters.nodes import Affine, FloatLayer, StatefulLayer
+from exporters.nodes.base import State
 
-Reset: TypeAlias = Literal["subtract", "zero", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class FloatDense:
-    """y = W x + b, then max(0, y) where `relu`. weight (out, in), bias (out,)."""
-
-    name: str
-    weight: F32
-    bias: F32
-    relu: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FloatLif:
-    """Leaky integrate-and-fire: r = [U > threshold]; U <- beta U + W x + V s + b, less the reset; s = [U > threshold].
-
-    weight (n, in), recurrent (n, n) or None, bias (n,), beta (n,), threshold (n,).
-    `reset_delay`: the reset acts in the step after the spike; otherwise at the end of the spike's own step.
-    """
-
-    name: str
-    weight: F32
-    recurrent: F32 | None
-    bias: F32
-    beta: F32
-    threshold: F32
-    reset: Reset = "zero"
-    reset_delay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FloatReadout:
-    """Leaky integrators without spikes: y <- kappa y + W s + b. weight (n, in), bias (n,), kappa (n,)."""
-
-    name: str
-    weight: F32
-    bias: F32
-    kappa: F32
-
-
-FloatLayer: TypeAlias = FloatDense | FloatLif | FloatReadout
+Watch: TypeAlias = Callable[[FloatLayer, F32], None]
 
 
 @dataclass(frozen=True, slots=True)
 class FloatNet:
-    """What an importer gives: layers in order, the input's shape and encoder, and what was assumed on the way."""
+    """What an importer gives: layers in running order, the input's shape and encoder, and what was assumed on the way.
+
+    input        the quantisation of the input where the file fixes it, as int8; a file with uint8 inputs has an encoder
+                 with offset 128
+    input_scale  what one step of a phase-rate input stands for, where the file says so
+    """
 
     name: str
     input_shape: tuple[int, ...]
@@ -73,19 +36,68 @@ class FloatNet:
     encoder: Encoder = field(default_factory=Direct)
     input_scale: float | None = None
     notes: tuple[str, ...] = ()
+    input: Affine | None = None
 
     @property
     def spiking(self) -> bool:
-        return isinstance(self.layers[0], FloatLif)
+        """Whether what the layers see is spikes, made from quantised values."""
+        return isinstance(self.encoder, PhaseRate)
+
+    @property
+    def steps(self) -> int:
+        match self.encoder:
+            case PhaseRate(steps=steps) | Constant(steps=steps):
+                return steps
+            case Frames():
+                return self.input_shape[0]
+        return 1
+
+    @property
+    def step_size(self) -> int:
+        return math.prod(self.input_shape[1:] if isinstance(self.encoder, Frames) else self.input_shape)
+
+    @property
+    def outputs(self) -> int:
+        return self.layers[-1].outputs
 
     def __post_init__(self) -> None:
-        width = math.prod(self.input_shape)
+        if not self.layers:
+            raise ModelError("the model has no layer that computes")
+        given = {INPUT: self.step_size}
+        for layer, sources in self.wiring():
+            if layer.name in given:
+                raise ModelError(f"two layers are called {layer.name!r}")
+            if len(sources) != len(layer.widths):
+                raise ModelError(f"layer {layer.name} has {len(sources)} sources, must have {len(layer.widths)}")
+            for source, width in zip(sources, layer.widths, strict=True):
+                if source not in given:
+                    raise ModelError(f"layer {layer.name} reads {source!r}, which is no earlier layer")
+                if given[source] != width:
+                    raise ModelError(f"layer {layer.name} takes {width} values, {source} gives {given[source]}")
+            given[layer.name] = layer.outputs
+            layer.check()
+
+    def wiring(self) -> tuple[tuple[FloatLayer, tuple[str, ...]], ...]:
+        """Every layer with the names of what it reads, in running order."""
+        before = [INPUT, *(layer.name for layer in self.layers)]
+        return tuple((layer, layer.sources or (before[k],)) for k, layer in enumerate(self.layers))
+
+    def layer(self, name: str) -> FloatLayer:
         for layer in self.layers:
-            outputs, inputs = layer.weight.shape
-            if inputs != width:
-                raise ModelError(f"layer {layer.name} takes {inputs} inputs, the layer before gives {width}")
-            width = outputs
-            check_parameters(layer)
+            if layer.name == name:
+                return layer
+        raise ModelError(f"no layer is called {name!r}")
+
+    def moments(self, x: AnyArray) -> F32:
+        """What the layers see of real samples x (N, *input_shape), step by step: (steps, N, step size) float32.
+
+        Not for a phase-rate code, whose spikes are made from quantised values.
+        """
+        with np.errstate(over="ignore"):  # `forward` names the layer that cannot take it
+            values = x.reshape(len(x), -1).astype(np.float32)
+        if isinstance(self.encoder, Frames):
+            return np.moveaxis(values.reshape(len(x), self.steps, self.step_size), 1, 0)
+        return np.broadcast_to(values, (self.steps, *values.shape))
 
 
 def file_name(file: str) -> str:
@@ -93,105 +105,42 @@ def file_name(file: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", Path(file).stem)[:64] or "model"
 
 
-def check_parameters(layer: FloatLayer) -> None:
-    """Raises ModelError naming the first parameter that is not finite or has the wrong length."""
-    n = len(layer.weight)
-    for name in layer.__slots__:
-        value = getattr(layer, name)
-        if not isinstance(value, np.ndarray):
-            continue
-        if wrong := int((~np.isfinite(value)).sum()):
-            raise ModelError(f"layer {layer.name}: {name} has {wrong} values that are not finite")
-        if value.shape[0] != n or (name == "recurrent" and value.shape != (n, n)):
-            raise ModelError(f"layer {layer.name}: {name} has shape {value.shape}, the layer has {n} units")
-
-
-def dense_forward(layers: tuple[FloatLayer, ...], x: F32 | F64) -> list[F32]:
-    """Outputs (N, out) of every dense layer for inputs x (N, ...). Raises ModelError where one overflows."""
-    outputs: list[F32] = []
-    with np.errstate(over="ignore", invalid="ignore"):
-        value = x.reshape(len(x), -1).astype(np.float32)
-        for layer in layers:
-            value = value @ layer.weight.T + layer.bias
-            if isinstance(layer, FloatDense) and layer.relu:
-                value = np.maximum(value, 0)
-            if not np.isfinite(value).all():
-                raise ModelError(f"layer {layer.name}: its float outputs overflow on these data")
-            outputs.append(value)
-    return outputs
-
-
-def encode_spikes(encoder: PhaseRate, q: I16) -> F32:
-    """Spike trains (steps, N, in) of quantised inputs (N, in): the same that the device makes."""
-    return PhaseCoder(encoder, (len(q),), q.shape[1]).encode(q)
-
-
 @dataclass(frozen=True, slots=True)
-class SpikingTrace:
-    """What a spiking net did: per Lif layer spikes (steps, N, n) and its membrane's reach in thresholds."""
+class Outcome:
+    """A window that has run: what a head reads of every layer, and the states that were left."""
 
-    spikes: tuple[U8, ...]
-    membrane: tuple[tuple[float, float], ...]
-    readout: F32 | None  # (N, n) after the last step
-    readout_reach: float  # largest |y| at any step
+    readings: Mapping[str, F32]
+    states: Mapping[str, State]
 
 
-def spiking_forward(layers: tuple[FloatLayer, ...], spikes: F32) -> SpikingTrace:
-    """Run LIF layers and readout over spike trains (steps, N, in), state starting at zero.
+def forward(net: FloatNet, moments: F32, watch: Watch | None = None) -> Outcome:
+    """Run the float net over (steps, N, step size), state starting at zero; `watch` sees every output of every step.
 
-    Raises ModelError where the readout overflows.
+    Layers behind the last stateful one run once, at the end. Raises ModelError naming a layer whose outputs overflow.
     """
+    batch = moments.shape[1]
+    states = {layer.name: layer.start(batch) for layer in net.layers if isinstance(layer, StatefulLayer)}
+    wiring = net.wiring()
+    each = max((k + 1 for k, layer in enumerate(net.layers) if layer.name in states), default=0)
+    values: dict[str, F32] = {}
     with np.errstate(over="ignore", invalid="ignore"):
-        trace = run_spiking(layers, spikes)
-    if not np.isfinite(trace.readout_reach):
-        raise ModelError("the readout overflows on these data")
-    return trace
-
-
-def run_spiking(layers: tuple[FloatLayer, ...], spikes: F32) -> SpikingTrace:
-    """The steps of `spiking_forward`; an overflow shows as an infinite reach."""
-    steps, batch, _ = spikes.shape
-    record, membranes = [], []
-    train, y, reach = spikes, None, 0.0
-    for layer in layers:
-        n = len(layer.weight)
-        if isinstance(layer, FloatLif):
-            out = np.empty((steps, batch, n), dtype=np.float32)
-            low, high = run_lif(layer, train, out)
-            record.append(out.astype(np.uint8))
-            membranes.append((low, high))
-            train = out
-        elif isinstance(layer, FloatReadout):
-            y = np.zeros((batch, n), dtype=np.float32)
-            for x in train:
-                y = layer.kappa * y + (x @ layer.weight.T + layer.bias)
-                reach = max(reach, float(np.abs(y).max()))
-    return SpikingTrace(tuple(record), tuple(membranes), y, reach)
-
-
-def run_lif(layer: FloatLif, train: F32, out: F32) -> tuple[float, float]:
-    """Fill `out` (steps, N, n) with the spikes of one layer; returns the lowest and highest U / threshold."""
-    mem = np.zeros(out.shape[1:], dtype=np.float32)
-    spikes = np.zeros_like(mem)
-    low = high = 0.0
-    for t, x in enumerate(train):
-        reset = (mem > layer.threshold).astype(np.float32)
-        if layer.reset == "zero":
-            mem = (1 - reset) * mem
-        current = x @ layer.weight.T + layer.bias
-        mem = layer.beta * mem + current
-        if layer.recurrent is not None:
-            mem = mem + spikes @ layer.recurrent.T
-        if layer.reset == "subtract":
-            mem = mem - reset * layer.threshold
-        relative = mem / layer.threshold
-        low, high = min(low, float(relative.min())), max(high, float(relative.max()))
-        spikes = (mem > layer.threshold).astype(np.float32)
-        if not layer.reset_delay:
-            due = spikes - reset  # snnTorch: what the step's beginning has already taken is given back
-            if layer.reset == "subtract":
-                mem = mem - due * layer.threshold
-            elif layer.reset == "zero":
-                mem = mem - due * mem
-        out[t] = spikes
-    return low, high
+        for t, x in enumerate(moments):
+            values[INPUT] = x
+            for layer, sources in wiring if t == len(moments) - 1 else wiring[:each]:
+                seen = [values[source] for source in sources]
+                if isinstance(layer, StatefulLayer):
+                    out = layer.step(states[layer.name], *seen)
+                else:
+                    out = layer.forward(*seen)
+                if not np.isfinite(out).all():
+                    raise ModelError(f"layer {layer.name}: its float outputs overflow on these data")
+                values[layer.name] = out
+                if watch is not None:
+                    watch(layer, out)
+    readings = {
+        layer.name: layer.reading(states[layer.name], values[layer.name])
+        if isinstance(layer, StatefulLayer)
+        else values[layer.name]
+        for layer in net.layers
+    }
+    return Outcome(readings, states)

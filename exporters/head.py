@@ -16,17 +16,14 @@ import numpy as np
 
 from edgerun.arrays import F64, I64, Tensors
 from edgerun.errors import DataError
-from edgerun.spec import Dense
-from exporters.calibrate import Affine, Range
-from exporters.float_net import FloatDense
-from exporters.quantise import Quantised, quantise_dense
+from exporters.nodes import Affine, FloatDense, Quantised, Range
 
 SHRINK: Final = 0.3  # towards the diagonal
 FLOOR: Final = 0.02  # of the mean variance: units that never fired on the calibration data must not shout later
 KEEP: Final = 99.9  # per cent of the whitened values inside the int8 range
 
 
-def whitening(z: I64, y: I64, reach: int) -> Quantised[Dense]:
+def whitening(z: I64, y: I64, reach: int) -> Quantised:
     """The Dense layer "whiten" for features z (m, d) of labelled samples y (m,); `reach` is the largest |z| possible.
 
     Raises DataError where no class has two samples.
@@ -35,7 +32,7 @@ def whitening(z: I64, y: I64, reach: int) -> Quantised[Dense]:
     bias = -matrix @ mean
     limit = float(np.percentile(np.abs(z @ matrix.T + bias), KEEP)) or 1.0
     layer = FloatDense("whiten", matrix.astype(np.float32), bias.astype(np.float32))
-    made = quantise_dense(layer, Affine(1.0, 0), Range(-limit, limit))
+    (made,) = layer.quantise((Affine(1.0, 0),), Range(-limit, limit))
     return replace(made, layer=msgspec.structs.replace(made.layer, input_bound=reach))
 
 

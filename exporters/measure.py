@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
 from edgerun.arrays import F32, F64, I16, I32, I64, AnyArray
 from edgerun.errors import ModelError
 from edgerun.graph import layer_reaches
-from edgerun.layers.base import Certificate
+from edgerun.layers.base import INPUT, Certificate
 from edgerun.network import Network
-from edgerun.ops import DenseRun, ReadoutRun
-from edgerun.spec import ClassTable, Dense, Layer, Lif, Manifest, PhaseRate
-from exporters.calibrate import Affine
+from edgerun.ops import DenseRun
+from edgerun.spec import ClassTable, Dense, Layer, Lif, Manifest, Readout
 from exporters.data import Samples
-from exporters.float_net import SpikingTrace, dense_forward, spiking_forward
-from exporters.quantise import Quantised
+from exporters.float_net import Outcome, forward
+from exporters.nodes import Affine, FloatLayer, Quantised
 from exporters.report import LayerReport
-from exporters.twin import Twin
+from exporters.twin import BLOCK, Twin, in_blocks
 
-BLOCK: Final = 64
 DISAGREE: Final = (
     0.01  # of the samples may go to another class than by ONNX Runtime: ties and rounding, not another net
 )
@@ -40,29 +38,30 @@ def integer_accuracy(manifest: Manifest, tensors: Mapping[str, AnyArray], q: I16
     return float((scores(manifest, tensors, q)[:, :known].argmax(axis=1) == samples.y).mean())
 
 
-def in_blocks(samples: Samples) -> Iterator[Samples]:
-    for start in range(0, len(samples), BLOCK):
-        yield samples.take(np.arange(start, min(start + BLOCK, len(samples))))
+def float_accuracy(path: Path, twin: Twin, samples: Samples, known: int) -> float:
+    """Of the model as it was."""
+    return float((float_scores(path, twin, samples)[:, :known].argmax(axis=1) == samples.y).mean())
 
 
-def float_accuracy(path: Path, twin: Twin, samples: Samples, known: int) -> float | None:
-    """Of the model as it was: by ONNX Runtime, or by the float twin of a spiking net; None if it has no readout."""
-    answers = float_scores(path, twin, samples)
-    return None if answers is None else float((answers[:, :known].argmax(axis=1) == samples.y).mean())
+def float_scores(path: Path, twin: Twin, samples: Samples) -> F32:
+    """Answers (N, outputs) of the float model: of ONNX Runtime for its files, else of the float twin.
 
-
-def float_scores(path: Path, twin: Twin, samples: Samples) -> F32 | None:
-    if isinstance(twin.net.encoder, PhaseRate):
-        parts = [spiking_forward(twin.net.layers, twin.spikes(block)).readout for block in in_blocks(samples)]
-        return None if parts[0] is None else np.concatenate([part for part in parts if part is not None])
+    Raises ModelError where ONNX Runtime and the twin disagree.
+    """
+    ours = np.concatenate([own_scores(twin, block) for block in in_blocks(samples)])
+    if path.suffix.lower() != ".onnx":
+        return ours
     from exporters.onnx_import import onnx_scores
 
-    ours = dense_forward(twin.net.layers, samples.x)[-1]
     theirs = onnx_scores(path, samples.x.astype(np.float32))
-    apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum())
-    if theirs.shape != ours.shape or apart > DISAGREE * len(ours):
+    apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum()) if theirs.shape == ours.shape else len(ours)
+    if apart > DISAGREE * len(ours):
         raise ModelError(f"{path.name}: the import and ONNX Runtime disagree on {apart} of {len(ours)} samples")
     return theirs
+
+
+def own_scores(twin: Twin, samples: Samples) -> F32:
+    return forward(twin.net, twin.moments(samples)).readings[twin.net.layers[-1].name]
 
 
 # ------------------------------------------------------------------ layer by layer
@@ -79,80 +78,90 @@ class Gap:
 
 
 def layer_reports(twin: Twin, samples: Samples, certificates: Mapping[str, Certificate]) -> list[LayerReport]:
-    """One record a layer."""
-    gaps = spiking_gaps(twin, samples) if isinstance(twin.net.encoder, PhaseRate) else dense_gaps(twin, samples)
+    """One record a layer that has a float counterpart."""
+    gaps = layer_gaps(twin, samples)
     return [
         LayerReport(
             name=part.layer.name,
-            kind=type(part.layer).__name__.lower(),
-            shape=(part.layer.outputs, part.layer.inputs),
-            low=gap.low,
-            high=gap.high,
-            weight_scale=weight_scale(twin, part, k),
+            kind=str(part.layer.__struct_config__.tag),
+            shape=(part.layer.outputs, sum(part.layer.widths)),
+            low=gaps[part.layer.name].low,
+            high=gaps[part.layer.name].high,
+            weight_scale=weight_scale(twin, part),
             clipped=part.clipped,
-            error_rms=gap.rms,
-            error_max=gap.most,
+            error_rms=gaps[part.layer.name].rms,
+            error_max=gaps[part.layer.name].most,
             carrier=certificates[part.layer.name].carrier,
             bound=certificates[part.layer.name].bound,
         )
-        for k, (part, gap) in enumerate(zip(twin.parts, gaps, strict=True))
+        for part in twin.parts
+        if part.layer.name in gaps
     ]
 
 
-def weight_scale(twin: Twin, part: Quantised[Layer], k: int) -> tuple[float, float]:
-    """The smallest and largest real value of one weight step over a layer's channels."""
+def weight_scale(twin: Twin, part: Quantised) -> tuple[float, float]:
+    """The smallest and largest real value of one weight step over a layer's channels; (0, 0) without weights."""
     layer = part.layer
-    if not isinstance(layer, Dense):
+    if isinstance(layer, Lif | Readout):
         step = 2.0**-layer.weight_exponent
         return step, step
-    entry = twin.input.scale if k == 0 else twin.parts[k - 1].output.scale
+    if f"{layer.name}.weight" not in part.tensors or f"{layer.name}.multiplier" not in part.tensors:
+        return 0.0, 0.0
+    entry = twin.maps[source_of(twin, layer)].scale
     multiplier, shift = (part.tensors[f"{layer.name}.{name}"].astype(np.float64) for name in ("multiplier", "shift"))
     steps = multiplier * np.exp2(-shift) * part.output.scale / entry
     return float(steps.min()), float(steps.max())
 
 
+def source_of(twin: Twin, layer: Layer) -> str:
+    """The first thing that a layer reads."""
+    names = [INPUT, *(part.layer.name for part in twin.parts)]
+    return layer.sources[0] if layer.sources else names[names.index(layer.name) - 1]
+
+
 def bare_manifest(twin: Twin, known: int = 1) -> Manifest:
     """The layers alone, their last outputs being the scores, of which the first `known` are factory classes."""
     layers = tuple(part.layer for part in twin.parts)
-    table = ClassTable(names=tuple(str(k) for k in range(known)), capacity=layers[-1].outputs)
+    table = ClassTable(names=tuple(str(k) for k in range(known)), capacity=max(known, layers[-1].outputs))
     return Manifest(name="bare", input=twin.input, encoder=twin.net.encoder, layers=layers, classes=table)
 
 
-def dense_gaps(twin: Twin, samples: Samples) -> list[Gap]:
-    network = Network(bare_manifest(twin), twin.tensors, (len(samples),))
-    network.scores(twin.inputs(samples))
-    wanted = dense_forward(twin.net.layers, samples.x)
-    return [
-        gap(want, real(network.layers[part.layer.name].out, part.output))
-        for part, want in zip(twin.parts, wanted, strict=False)
-    ]
+def layer_gaps(twin: Twin, samples: Samples) -> dict[str, Gap]:
+    """By layer, how far integers are from floats on the same samples, both running from the input.
 
-
-def spiking_gaps(twin: Twin, samples: Samples) -> list[Gap]:
-    """For a Lif layer the share of spikes that differ, overall and of the worst neuron; its reach is the membrane's."""
-    spikes = twin.spikes(samples)
-    trace = spiking_forward(twin.net.layers, spikes)
+    Spikes: the share that differ over all steps, overall and of the worst neuron, and the membrane's reach. Everything
+    else: what a head would read at the end of the window.
+    """
     network = Network(bare_manifest(twin), twin.tensors, (len(samples),))
-    trains: dict[str, list[AnyArray]] = {part.layer.name: [] for part in twin.parts if isinstance(part.layer, Lif)}
-    for x in spikes:
+    trains: dict[str, list[F32]] = {part.layer.name: [] for part in twin.parts if isinstance(part.layer, Lif)}
+
+    def watch(layer: FloatLayer, out: F32) -> None:
+        if layer.name in trains:
+            trains[layer.name].append(out)
+
+    outcome = forward(twin.net, twin.moments(samples), watch)
+    differ = {name: np.zeros((len(samples), network.layers[name].out.shape[-1])) for name in trains}
+    for t, x in enumerate(network.moments(twin.inputs(samples))):
         network.step(x)
         for name, train in trains.items():
-            train.append(network.layers[name].out.astype(np.uint8))
-    gaps = [lif_gap(trace, k, np.stack(train)) for k, train in enumerate(trains.values())]
-    last = network.layers[twin.parts[-1].layer.name]
-    if isinstance(last, ReadoutRun) and trace.readout is not None:
-        known = trace.readout.shape[1]
-        gaps.append(gap(trace.readout, real(last.y[:, :known], twin.parts[-1].output)))
-    return gaps
+            differ[name] += network.layers[name].out != train[t]
+    return {
+        part.layer.name: spike_gap(outcome, part.layer.name, differ[part.layer.name] / network.steps)
+        if part.layer.name in trains
+        else value_gap(outcome, part, network)
+        for part in twin.parts
+        if part.layer.name in outcome.readings
+    }
 
 
-def lif_gap(trace: SpikingTrace, k: int, train: AnyArray) -> Gap:
-    differ = (train != trace.spikes[k]).mean(axis=(0, 1))
-    low, high = trace.membrane[k]
-    return Gap(low, high, float(differ.mean()), float(differ.max()))
+def spike_gap(outcome: Outcome, name: str, differ: F64) -> Gap:
+    low, high = outcome.states[name]["reach"]
+    return Gap(float(low), float(high), float(differ.mean()), float(differ.mean(axis=0).max()))
 
 
-def gap(want: F32, got: F64) -> Gap:
+def value_gap(outcome: Outcome, part: Quantised, network: Network) -> Gap:
+    want = outcome.readings[part.layer.name]
+    got = real(network.layers[part.layer.name].reading()[:, : want.shape[1]], part.output)
     error = got - want
     return Gap(
         float(want.min()), float(want.max()), float(np.sqrt(np.square(error).mean())), float(np.abs(error).max())
@@ -164,15 +173,15 @@ def real(q: AnyArray, output: Affine) -> F64:
 
 
 def feature_reach(twin: Twin, name: str) -> int:
-    """The largest |z| that layer `name` can give: a Dense output, or spike counts over the window."""
-    layer = next(part.layer for part in twin.parts if part.layer.name == name)
+    """The largest |z| that layer `name` can give: a layer's output, or spike counts over the window."""
     manifest = bare_manifest(twin)
+    layer = manifest.layer(name)
     return manifest.steps if isinstance(layer, Lif) else layer_reaches(manifest)[name][1]
 
 
-def run_dense(part: Quantised[Dense], z: I64) -> I64:
+def run_dense(part: Quantised, z: I64) -> I64:
     """Outputs (N, out) of one Dense layer for integer inputs (N, in), on the carrier that the device would use."""
-    run = DenseRun(part.layer, part.tensors, (len(z),))
+    run = DenseRun(cast(Dense, part.layer), part.tensors, (len(z),))
     run.step(z.astype(np.float32))
     return run.out.astype(np.int64)
 

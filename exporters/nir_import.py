@@ -31,7 +31,8 @@ from edgerun.arrays import F64, AnyArray
 from edgerun.errors import ModelError
 from edgerun.spec import PhaseRate
 from exporters.data import first_line
-from exporters.float_net import FloatLayer, FloatLif, FloatNet, FloatReadout, Reset, file_name
+from exporters.float_net import FloatNet, file_name
+from exporters.nodes import FloatLayer, FloatLif, FloatReadout, Reset
 
 DT: Final = 1e-4
 EXACT: Final = 1e-5  # a gain this near to one, or an alpha this near to zero, is float32 rounding
@@ -124,7 +125,7 @@ def convert(file: str, graph: Any, options: NirOptions) -> FloatNet:
     facts = facts_of(graph)
     return FloatNet(
         name=file_name(file),
-        input_shape=(layers[0].weight.shape[1],),
+        input_shape=layers[0].widths,
         layers=layers,
         encoder=encoder_of(file, facts, options),
         input_scale=options.input_scale or positive(file, facts, "input_scale", 0.0) or None,

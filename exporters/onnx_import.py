@@ -28,7 +28,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from edgerun.arrays import F32, AnyArray
 from edgerun.errors import ModelError
 from exporters.data import first_line
-from exporters.float_net import FloatDense, FloatNet, file_name
+from exporters.float_net import FloatNet, file_name
+from exporters.nodes import FloatDense
 
 MAX_BYTES: Final = 1 << 30
 FLOATS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
@@ -113,14 +114,14 @@ def add(chain: Chain, node: Any, info: dict[str, Any]) -> None:
         raise Unsupported("follows no MatMul")
     other = node.input[1] if node.input[0] == chain.value else node.input[0]
     layer = chain.layers[-1]
-    chain.layers[-1] = replace(layer, bias=widened(chain.constant(other), layer.bias))
+    chain.layers[-1] = replace(layer, bias=widened(chain.constant(other), layer.bias.astype(np.float32)))
     chain.open_bias = False
 
 
 def relu(chain: Chain, node: Any, info: dict[str, Any]) -> None:
     if not chain.layers:
         raise Unsupported("before any layer")
-    chain.layers[-1] = replace(chain.layers[-1], relu=True)
+    chain.layers[-1] = replace(chain.layers[-1], low=0.0)
     chain.open_bias = False
 
 

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
+import msgspec
 import numpy as np
 
 from edgerun import encode
 from edgerun.arrays import F32, I16, AnyArray, Tensors
+from edgerun.encode import PhaseCoder
 from edgerun.errors import ModelError
+from edgerun.layers.base import INPUT
 from edgerun.spec import InputSpec, Layer, Lif, PhaseRate, Readout
-from exporters import calibrate, quantise
+from exporters import calibrate
 from exporters.data import Samples
-from exporters.float_net import (
-    FloatDense,
-    FloatLif,
-    FloatNet,
-    FloatReadout,
-    SpikingTrace,
-    encode_spikes,
-    spiking_forward,
-)
+from exporters.float_net import FloatNet, forward
+from exporters.nodes import Affine, Quantised, Range
 
-READOUT_REACH: Final = 64.0  # half of what Q7.24 holds: the rest is room for learning
 MEMBRANE_REACH: Final = 8.0  # thresholds that an int16 in Q3.12 holds
-REACH_SAMPLES: Final = 512
+BLOCK: Final = 64  # samples that run side by side
+REACH_SAMPLES: Final = 512  # for the reach of membranes and readouts
 
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A float net and its layers in integers, in order; `parts` may end earlier. `notes` are for the report."""
+    """A float net and its layers in integers, in order; `parts` may end earlier. `notes` are for the report.
+
+    maps  by layer, and for "input", what one integer stands for
+    """
 
     net: FloatNet
     input: InputSpec
-    parts: tuple[quantise.Quantised[Layer], ...]
+    parts: tuple[Quantised, ...]
     notes: tuple[str, ...] = ()
+    maps: Mapping[str, Affine] = field(default_factory=dict)
 
     @property
     def tensors(self) -> Tensors:
@@ -49,87 +50,127 @@ class Twin:
         """Quantised inputs (N, *shape) in the input's dtype, as a bundle keeps them."""
         return self.inputs(samples).astype(self.input.dtype).reshape(len(samples), *self.input.shape)
 
-    def spikes(self, samples: Samples) -> F32:
-        """What the encoder makes of them: (steps, N, size)."""
-        return encode_spikes(cast(PhaseRate, self.net.encoder), self.inputs(samples))
+    def moments(self, samples: Samples) -> F32:
+        """What the float layers see, (steps, N, step size): the encoder's spikes, or the real values themselves."""
+        if isinstance(self.net.encoder, PhaseRate):
+            return PhaseCoder(self.net.encoder, (len(samples),), self.net.step_size).encode(self.inputs(samples))
+        return self.net.moments(samples.x)
+
+
+def in_blocks(samples: Samples) -> Iterator[Samples]:
+    for start in range(0, len(samples), BLOCK):
+        yield samples.take(np.arange(start, min(start + BLOCK, len(samples))))
 
 
 def quantise_net(net: FloatNet, samples: Samples, percentile: float) -> Twin:
     """Integer layers for all float layers, with scales from these samples. Raises ModelError."""
+    entry = input_map(net, samples, percentile)
+    base = 0 if isinstance(net.encoder, PhaseRate) else net.encoder.offset
+    dtype: Literal["int8", "uint8"] = "uint8" if base or net.spiking else "int8"
+    spec = InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=entry.zero_point + base)
+    bare = Twin(net, spec, ())
+    ranges = calibrate.observe(net, (bare.moments(block) for block in in_blocks(samples)), percentile)
+    maps = {INPUT: Affine(1.0, 0) if net.spiking else entry}
+    parts = quantise_layers(net, maps, ranges)
+    return replace(bare, parts=parts, maps=maps, notes=saturation_notes(bare, samples))
+
+
+def quantise_layers(net: FloatNet, maps: dict[str, Affine], ranges: Mapping[str, Range]) -> tuple[Quantised, ...]:
+    """Every layer in turn; `maps`, which holds the input's, gets the map of each."""
+    parts: list[Quantised] = []
+    for layer, sources in net.wiring():
+        found = replace(layer, sources=sources).quantise(tuple(maps[s] for s in sources), ranges[layer.name])
+        parts.extend(found)
+        maps.update({part.layer.name: part.output for part in found})
+    return tuple(short(part, parts[k - 1].layer.name if k else INPUT) for k, part in enumerate(parts))
+
+
+def short(part: Quantised, before: str) -> Quantised:
+    """The same layer, its source left unsaid where it is the layer before."""
+    if part.layer.sources != (before,):
+        return part
+    return replace(part, layer=msgspec.structs.replace(part.layer, sources=()))
+
+
+def input_map(net: FloatNet, samples: Samples, percentile: float) -> Affine:
+    """What one integer of the input stands for: the file's word, the encoder's, or the range of the data.
+
+    A recording of whole numbers that fit int8 is kept as it is.
+    """
     if isinstance(net.encoder, PhaseRate):
-        return quantise_spiking(net, net.encoder, samples)
-    return quantise_stack(net, samples, percentile)
+        return Affine(calibrate.spiking_input_scale(net, samples.x, net.encoder.full_scale), 0)
+    if net.input is not None:
+        return net.input
+    whole = net.steps > 1 and not (samples.x % 1).any() and samples.x.min() >= -128 and samples.x.max() <= 127
+    return Affine(1.0, 0) if whole else calibrate.reach(samples.x, percentile).affine()
 
 
-def quantise_stack(net: FloatNet, samples: Samples, percentile: float) -> Twin:
-    """A dense net: each layer's output map is the next one's input map."""
-    entry, ranges = calibrate.dense_ranges(net, samples, percentile)
-    x = first = entry.affine()
-    parts = []
-    for layer, reach in zip(cast(tuple[FloatDense, ...], net.layers), ranges, strict=True):
-        parts.append(quantise.quantise_dense(layer, x, reach))
-        x = parts[-1].output
-    spec = InputSpec(shape=net.input_shape, dtype="int8", scale=first.scale, zero_point=first.zero_point)
-    return Twin(net, spec, tuple(parts))
-
-
-def quantise_spiking(net: FloatNet, encoder: PhaseRate, samples: Samples) -> Twin:
-    """A spiking net: scales come from the weights; data say only how far the readout and the membranes reach."""
-    scale = calibrate.spiking_input_scale(net, samples, encoder.full_scale)
-    bare = Twin(net, InputSpec(shape=net.input_shape, dtype="uint8", scale=scale), ())
-    some = samples.take(np.linspace(0, len(samples) - 1, min(len(samples), REACH_SAMPLES)).astype(np.int64))
-    trace = spiking_forward(net.layers, bare.spikes(some))
-    halvings = calibrate.readout_halvings(trace, READOUT_REACH)
-    parts: list[quantise.Quantised[Layer]] = [
-        quantise.quantise_lif(layer) if isinstance(layer, FloatLif) else quantise.quantise_readout(layer, halvings)
-        for layer in cast(tuple[FloatLif | FloatReadout, ...], net.layers)
-    ]
-    return replace(bare, parts=tuple(parts), notes=saturation_notes(net, trace))
-
-
-def saturation_notes(net: FloatNet, trace: SpikingTrace) -> tuple[str, ...]:
+def saturation_notes(bare: Twin, samples: Samples) -> tuple[str, ...]:
     """Where float membranes go further than integers can follow."""
-    lifs = [layer for layer in net.layers if isinstance(layer, FloatLif)]
+    some = samples.take(np.linspace(0, len(samples) - 1, min(len(samples), REACH_SAMPLES)).astype(np.int64))
+    if bare.net.steps == 1:
+        return ()
+    states = forward(bare.net, bare.moments(some)).states
+    ends = {name: state["reach"] for name, state in states.items() if "reach" in state}
     return tuple(
-        f"{layer.name}: membranes reach from {low:.1f} to {high:.1f} thresholds, integers stop at {MEMBRANE_REACH:g}"
-        for layer, (low, high) in zip(lifs, trace.membrane, strict=True)
+        f"{name}: membranes reach from {low:.1f} to {high:.1f} thresholds, integers stop at {MEMBRANE_REACH:g}"
+        for name, (low, high) in ends.items()
         if max(-low, high) > MEMBRANE_REACH
     )
 
 
+# ------------------------------------------------------------------ what a head reads
+
+
 def feature_layer(twin: Twin, wanted: str | None) -> str:
-    """What a prototype head reads: the named layer, else the last Lif or hidden Dense. Raises ModelError."""
+    """What a prototype head reads: the named layer, else the last one that is neither answer nor readout.
+
+    Raises ModelError where the named one does not exist or is a readout.
+    """
     candidates: list[str] = [part.layer.name for part in twin.parts if not isinstance(part.layer, Readout)]
     if wanted is not None:
         if wanted not in candidates:
             raise ModelError(f"--features {wanted!r} is none of {', '.join(candidates)}")
         return wanted
-    hidden = candidates if isinstance(twin.net.encoder, PhaseRate) else candidates[:-1]
-    return (hidden or candidates)[-1]
+    hidden = [name for name in candidates if name != twin.parts[-1].layer.name]
+    spikes = [part.layer.name for part in twin.parts if isinstance(part.layer, Lif)]
+    return (spikes or hidden or candidates)[-1]
 
 
 def cut_after(twin: Twin, name: str) -> Twin:
-    """Without the layers that a prototype head on layer `name` makes superfluous."""
-    last = next(k for k, part in enumerate(twin.parts) if part.layer.name == name)
-    return replace(twin, parts=twin.parts[: last + 1])
+    """Only what layer `name` needs, and itself: a prototype head on it makes the rest superfluous."""
+    before = [INPUT, *(part.layer.name for part in twin.parts)]
+    sources = {part.layer.name: part.layer.sources or (before[k],) for k, part in enumerate(twin.parts)}
+    needed, open_ends = {name}, [name]
+    while open_ends:
+        for source in sources.get(open_ends.pop(), ()):
+            if source not in needed:
+                needed.add(source)
+                open_ends.append(source)
+    kept = [part for part in twin.parts if part.layer.name in needed]
+    return replace(twin, parts=tuple(rewired(kept, sources)))
+
+
+def rewired(parts: list[Quantised], sources: Mapping[str, tuple[str, ...]]) -> Iterator[Quantised]:
+    """Parts of a longer row, each reading what it read there."""
+    before = INPUT
+    for part in parts:
+        layer = msgspec.structs.replace(part.layer, sources=sources[part.layer.name])
+        yield short(replace(part, layer=layer), before)
+        before = layer.name
 
 
 def widen_readout(twin: Twin, outputs: int) -> Twin:
     """Silent rows for classes that may come: e-prop needs a readout unit for each class that it is to learn."""
     part = twin.parts[-1]
-    layer = part.layer
-    more = outputs - layer.outputs
-    if not isinstance(layer, Readout) or more <= 0:
+    layer: Layer = part.layer
+    if not isinstance(layer, Readout) or outputs <= layer.outputs:
         return twin
-    name = layer.name
+    name, more = layer.name, outputs - layer.outputs
     tensors: Tensors = {
         f"{name}.input": np.pad(part.tensors[f"{name}.input"], ((0, 0), (0, more))),
         f"{name}.bias": np.pad(part.tensors[f"{name}.bias"], (0, more)),
         f"{name}.kappa": np.pad(part.tensors[f"{name}.kappa"], (0, more), mode="edge"),
     }
-    wider = Readout(name=name, inputs=layer.inputs, outputs=outputs, weight_exponent=layer.weight_exponent)
+    wider = msgspec.structs.replace(layer, outputs=outputs)
     return replace(twin, parts=(*twin.parts[:-1], replace(part, layer=wider, tensors=tensors)))
-
-
-def last_is_spiking(twin: Twin) -> bool:
-    return isinstance(twin.parts[-1].layer, Lif)

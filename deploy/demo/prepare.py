@@ -11,10 +11,11 @@ import numpy as np
 from deploy.demo import digits
 from deploy.demo.digits import Digits
 from edgerun.bundle import Bundle, read_bundle
+from edgerun.encode import PhaseCoder
 from edgerun.errors import Refused
 from edgerun.spec import PhaseRate
 from exporters.export import Exported, Options, export
-from exporters.float_net import encode_spikes, spiking_forward
+from exporters.float_net import forward
 from exporters.nir_import import NirOptions, load_nir
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples" / "digits"
@@ -59,7 +60,6 @@ def float_accuracy(data: Digits) -> float:
     if not isinstance(net.encoder, PhaseRate):
         raise Refused(f"{SPIKING.name} has no rate code")
     x = data.x.reshape(len(data.x), -1).astype(np.int16)
-    readout = spiking_forward(net.layers, encode_spikes(net.encoder, x)).readout
-    if readout is None:
-        raise Refused(f"{SPIKING.name} has no readout")
-    return float((readout[:, : digits.FACTORY_CLASSES].argmax(axis=1) == data.y).mean())
+    spikes = PhaseCoder(net.encoder, (len(x),), net.step_size).encode(x)
+    answers = forward(net, spikes).readings[net.layers[-1].name]
+    return float((answers[:, : digits.FACTORY_CLASSES].argmax(axis=1) == data.y).mean())

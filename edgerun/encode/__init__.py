@@ -47,33 +47,35 @@ def coder(manifest: Manifest, batch: tuple[int, ...]) -> Coder:
     match manifest.encoder:
         case PhaseRate() as spec:
             return PhaseCoder(spec, batch, manifest.input.size)
-        case Frames():
-            return FrameCoder(manifest.steps, batch, manifest.step_size)
-        case Direct() | Constant():
-            return ConstantCoder(manifest.steps, batch, manifest.input.size)
+        case Frames(offset=offset):
+            return FrameCoder(manifest.steps, batch, manifest.step_size, offset)
+        case Direct(offset=offset) | Constant(offset=offset):
+            return ConstantCoder(manifest.steps, batch, manifest.input.size, offset)
 
 
 class ConstantCoder:
-    """The same values at every step; the network sees one copy of them."""
+    """The same values, less `offset`, at every step; the network sees one copy of them."""
 
-    def __init__(self, steps: int, batch: tuple[int, ...], size: int) -> None:
+    def __init__(self, steps: int, batch: tuple[int, ...], size: int, offset: int = 0) -> None:
+        self._offset = offset
         self._value = np.zeros((1, *batch, size), np.float32)
         self._steps = np.broadcast_to(self._value, (steps, *batch, size))
 
     def encode(self, q: I16) -> F32:
-        np.copyto(self._value[0], q)
+        np.subtract(q, self._offset, out=self._value[0])
         return self._steps
 
 
 class FrameCoder:
-    """A recording (..., steps * size) as its moments (steps, ..., size)."""
+    """A recording (..., steps * size), less `offset`, as its moments (steps, ..., size)."""
 
-    def __init__(self, steps: int, batch: tuple[int, ...], size: int) -> None:
+    def __init__(self, steps: int, batch: tuple[int, ...], size: int, offset: int = 0) -> None:
+        self._offset = offset
         self._frames = np.zeros((steps, *batch, size), np.float32)
         self._by_sample = np.moveaxis(self._frames, 0, -2)
 
     def encode(self, q: I16) -> F32:
-        np.copyto(self._by_sample, q.reshape(self._by_sample.shape))
+        np.subtract(q.reshape(self._by_sample.shape), self._offset, out=self._by_sample)
         return self._frames
 
 

@@ -3,9 +3,10 @@
     python tests/golden/make_vectors.py          writes vectors.npz and <family>.npz beside itself
 
 Each file of `families/` says what layers of one family to try (`cases`) and what the slow reference makes of them
-(`outputs`); its vectors are in `<family>.npz`, in the same form. `vectors.npz` holds arrays under "<family>.<case>.<array>" and, under "about", a JSON text: this script, its seed, the
-versions that made it and the spec of each layer. Layers come from the slow integers of `tests/reference`, the other
-families from the kernels that `tests/unit` has held to their definitions. Nothing in it depends on a float's rounding.
+(`outputs`); its vectors are in `<family>.npz`, in the same form. `vectors.npz` holds arrays under
+"<family>.<case>.<array>" and, under "about", a JSON text: this script, its seed, the versions that made it and the spec
+of each layer. Layers come from the slow integers of `tests/reference`, the other families from the kernels that
+`tests/unit` has held to their definitions. Nothing in it depends on a float's rounding.
 """
 
 from __future__ import annotations

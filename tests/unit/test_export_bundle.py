@@ -197,15 +197,6 @@ def test_wrong_arguments(capsys: Capture, files: Path, model: str, extra: list[s
     assert reason in refused(capsys, files, model, *extra)
 
 
-def test_a_spiking_end_needs_a_word(capsys: Capture, files: Path, tmp_path: Path) -> None:
-    import nir
-
-    graph = nir.read(GOLDEN / "digits_rsnn.nir")
-    graph.nodes["out"].metadata = {}
-    nir.write(tmp_path / "spiking.nir", graph)
-    assert "pass --readout last or --learn prototypes" in refused(capsys, files, tmp_path / "spiking.nir")
-
-
 DATA: dict[str, tuple[dict[str, Any], str]] = {
     "features": (
         {"x": np.ones((60, 63)), "y": np.zeros(60, int)},

@@ -13,8 +13,7 @@ from edgerun.bundle import open_bundle
 from edgerun.lifetime import new_learner
 from exporters import export as exporting
 from exporters import learning
-from exporters.float_net import FloatReadout
-from exporters.quantise import quantise_readout
+from exporters.nodes import Affine, FloatReadout, Range
 
 
 @pytest.mark.parametrize(("size", "halvings"), [(0.1, 0), (0.1, 3), (4.0, 3)])
@@ -24,7 +23,7 @@ def test_the_temperature_follows_how_often_the_readout_was_halved(
     layer = FloatReadout(
         "out", np.full((10, 128), size, np.float32), np.zeros(10, np.float32), np.full(10, 0.9, np.float32)
     )
-    part = quantise_readout(layer, halvings)
+    (part,) = layer.quantise((Affine(1.0, 0),), Range(0.0, 64.0 * 2**halvings))
     found = exporting.readout_halvings(SimpleNamespace(parts=(part,)))
     weight = part.tensors["out.input"][0, 0] * 2.0**-part.layer.weight_exponent
     assert found >= halvings

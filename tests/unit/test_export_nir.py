@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from floats import rate_coded, trace
 
 from edgerun.errors import ModelError
 from edgerun.spec import PhaseRate
-from exporters.float_net import FloatLif, FloatReadout, encode_spikes, spiking_forward
+from exporters.nodes import FloatLif, FloatReadout
 
 nir = pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
@@ -38,13 +39,11 @@ def golden() -> Any:
 @pytest.mark.parametrize(("name", "reset", "delay"), RESETS)
 def test_the_float_twin_equals_snntorch(golden: Any, name: str, reset: Any, delay: bool) -> None:
     net = load_nir(GOLDEN / f"{name}.nir", NirOptions(reset=reset, reset_delay=delay))
-    trace = spiking_forward(
-        net.layers, encode_spikes(PhaseRate(steps=16, full_scale=16), golden["few"].astype(np.int16))
-    )
+    found = trace(net, rate_coded(golden["few"].astype(np.int16)))
     key = f"{name}.{reset}.{int(delay)}"
     assert 0.05 < golden[f"{key}.spikes"].mean() < 0.9
-    np.testing.assert_array_equal(trace.spikes[0], golden[f"{key}.spikes"])
-    np.testing.assert_array_equal(trace.readout, golden[f"{key}.readout"])
+    np.testing.assert_array_equal(found.spikes[0], golden[f"{key}.spikes"])
+    np.testing.assert_array_equal(found.answer, golden[f"{key}.readout"])
 
 
 def test_each_reset_gives_other_spikes(golden: Any) -> None:
@@ -58,9 +57,9 @@ def test_a_trained_net_equals_snntorch(golden: Any) -> None:
     net = load_nir(GOLDEN / "digits_rsnn.nir", NirOptions())
     assert net.encoder == PhaseRate(steps=16, full_scale=16)
     assert not net.notes
-    trace = spiking_forward(net.layers, encode_spikes(net.encoder, golden["digits_rsnn.q"].astype(np.int16)))
-    np.testing.assert_array_equal(trace.spikes[0], golden["digits_rsnn.spikes"])
-    np.testing.assert_allclose(trace.readout, golden["digits_rsnn.readout"], atol=1e-4)
+    found = trace(net, rate_coded(golden["digits_rsnn.q"].astype(np.int16)))
+    np.testing.assert_array_equal(found.spikes[0], golden["digits_rsnn.spikes"])
+    np.testing.assert_allclose(found.answer, golden["digits_rsnn.readout"], atol=1e-4)
 
 
 def test_layers_are_named_and_shaped_after_the_file() -> None:
@@ -176,7 +175,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "threshold": (replaced(lif=lif(v_threshold=np.zeros(3))), "lif: v_threshold reaches down to 0, must be above 0"),
     "reset potential": (replaced(lif=lif(v_reset=np.ones(3))), "lif: v_reset must be 0"),
     "nan": (replaced(fc2=nir.Linear(np.full((2, 3), np.nan))), "layer out: weight has 6 values that are not finite"),
-    "width": (replaced(fc2=nir.Linear(np.ones((2, 5)))), "layer out takes 5 inputs, the layer before gives 3"),
+    "width": (replaced(fc2=nir.Linear(np.ones((2, 5)))), "layer out takes 5 values, lif gives 3"),
     "neuron shape": (replaced(lif=lif(7)), r"lif: r has shape \(7,\), the layer has 3 units|lif: tau has shape"),
     "no neuron at the end": (replaced(out=nir.Linear(np.ones((2, 2)))), "is fed by fc2|must be one population|end in"),
 }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from floats import trace
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,10 +16,11 @@ from edgerun.certificate import certify
 from edgerun.errors import ModelError
 from edgerun.spec import InputSpec, PhaseRate
 from exporters import data, measure
-from exporters.calibrate import Affine, Range, reach
+from exporters.calibrate import reach
 from exporters.data import Samples
-from exporters.float_net import FloatDense, FloatLif, FloatNet, FloatReadout, dense_forward, spiking_forward
-from exporters.quantise import power_of_two, quantise_dense, quantise_lif, quantise_readout
+from exporters.float_net import FloatNet
+from exporters.nodes import Affine, FloatDense, FloatLif, FloatReadout, Quantised, Range
+from exporters.nodes.spiking import power_of_two
 from exporters.twin import Twin, quantise_net, widen_readout
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -51,6 +53,11 @@ def halves(samples: Samples) -> tuple[Samples, Samples]:
     return samples.take(np.arange(0, len(samples), 2)), samples.take(np.arange(1, len(samples), 2))
 
 
+def quantised(layer: FloatDense, x: Affine, reach: Range) -> Quantised:
+    (part,) = layer.quantise((x,), reach)
+    return part
+
+
 def accuracy(twin: Twin, samples: Samples) -> float:
     return measure.integer_accuracy(measure.bare_manifest(twin, 10), twin.tensors, twin.inputs(samples), samples)
 
@@ -62,30 +69,28 @@ def accuracy(twin: Twin, samples: Samples) -> float:
 def test_an_int8_mlp_is_within_a_point_of_float(mlp: FloatNet, digits: Samples, percentile: float) -> None:
     train, test = halves(digits)
     twin = quantise_net(mlp, train, percentile)
-    real = float((dense_forward(mlp.layers, test.x.astype(np.float32))[-1].argmax(axis=1) == test.y).mean())
+    real = float((trace(mlp, mlp.moments(test.x)).answer.argmax(axis=1) == test.y).mean())
     assert real > 0.95
     assert accuracy(twin, test) >= real - 0.01
 
 
 def test_dense_outputs_are_near_their_float_values(mlp: FloatNet, digits: Samples) -> None:
     train, test = halves(digits)
-    for gap in measure.dense_gaps(quantise_net(mlp, train, 100.0), test):
+    for gap in measure.layer_gaps(quantise_net(mlp, train, 100.0), test).values():
         assert gap.rms < 0.005 * (gap.high - gap.low)
 
 
 def test_an_integer_spiking_net_is_within_a_point_of_float(spiking: FloatNet, digits: Samples) -> None:
     train, test = halves(digits)
     twin = quantise_net(spiking, train, 100.0)
-    answers = spiking_forward(spiking.layers, twin.spikes(test)).readout
-    assert answers is not None
-    real = float((answers.argmax(axis=1) == test.y).mean())
+    real = float((trace(spiking, twin.moments(test)).answer.argmax(axis=1) == test.y).mean())
     assert real > 0.94
     assert accuracy(twin, test) >= real - 0.01
 
 
 def test_few_integer_spikes_differ_from_float_spikes(spiking: FloatNet, digits: Samples) -> None:
     train, test = halves(digits)
-    lif, readout = measure.spiking_gaps(quantise_net(spiking, train, 100.0), test)
+    lif, readout = measure.layer_gaps(quantise_net(spiking, train, 100.0), test).values()
     assert lif.rms < 0.03
     assert readout.rms < 0.01 * (readout.high - readout.low)
 
@@ -108,9 +113,11 @@ def test_weights_that_int8_holds_give_the_same_spikes_to_the_bit() -> None:
     samples = Samples(rng.integers(0, 17, (40, m)).astype(np.float64), np.zeros(40, np.int64))
     twin = quantise_net(net, samples, 100.0)
     assert twin.parts[0].clipped == 0
-    (gap,) = measure.spiking_gaps(twin, samples)
-    assert 0.05 < spiking_forward(net.layers, twin.spikes(samples)).spikes[0].mean() < 0.95
+    (gap,) = measure.layer_gaps(twin, samples).values()
+    assert 0.05 < trace(net, twin.moments(samples)).spikes[0].mean() < 0.95
     assert gap.rms == 0
+    counts = measure.scores(measure.bare_manifest(twin), twin.tensors, twin.inputs(samples))
+    np.testing.assert_array_equal(counts, trace(net, twin.moments(samples)).spikes[0].sum(axis=0))
 
 
 def test_thresholds_are_divided_out() -> None:
@@ -121,7 +128,7 @@ def test_thresholds_are_divided_out() -> None:
         np.full(4, 0.9, np.float32), np.ones(4, np.float32), "zero", False,
     )  # fmt: skip
     double = replace(base, weight=2 * base.weight, bias=2 * base.bias, threshold=2 * base.threshold)
-    one, other = quantise_lif(base), quantise_lif(double)
+    (one,), (other,) = (layer.quantise((Affine(1.0, 0),), Range(0.0, 1.0)) for layer in (base, double))
     assert one.layer == other.layer
     assert one.layer.threshold == 4096
     for name, array in one.tensors.items():
@@ -135,8 +142,8 @@ def test_thresholds_are_divided_out() -> None:
 
 def test_the_bias_and_the_zero_point_are_folded() -> None:
     """By hand: x = 0.5 (q - 10), w = 2 and -1, b = 3, y = 0.25 (q + 20)."""
-    layer = FloatDense("fc", np.float32([[2.0, -1.0]]), np.float32([3.0]), relu=False)
-    part = quantise_dense(layer, Affine(0.5, 10), Range(-27.0, 36.75))
+    layer = FloatDense("fc", np.float32([[2.0, -1.0]]), np.float32([3.0]))
+    part = quantised(layer, Affine(0.5, 10), Range(-27.0, 36.75))
     assert part.output == Affine(0.25, -20)
     weight, bias = part.tensors["fc.weight"], part.tensors["fc.bias"]
     assert weight.tolist() == [[127, -64]]
@@ -147,12 +154,12 @@ def test_the_bias_and_the_zero_point_are_folded() -> None:
 
 
 def test_relu_folds_into_the_lower_bound() -> None:
-    layer = FloatDense("fc", np.float32([[1.0]]), np.float32([0.0]), relu=True)
-    part = quantise_dense(layer, Affine(1.0, 0), Range(0.0, 255.0))
+    layer = FloatDense("fc", np.float32([[1.0]]), np.float32([0.0]), low=0.0)
+    part = quantised(layer, Affine(1.0, 0), Range(0.0, 255.0))
     assert (part.layer.zero_point, part.layer.qmin, part.layer.qmax) == (-128, -128, 127)
-    bare = quantise_dense(replace(layer, relu=False), Affine(1.0, 0), Range(-100.0, 155.0))
+    bare = quantised(replace(layer, low=-np.inf), Affine(1.0, 0), Range(-100.0, 155.0))
     assert (bare.layer.zero_point, bare.layer.qmin) == (-28, -128)
-    kept = quantise_dense(layer, Affine(1.0, 0), Range(-100.0, 155.0))
+    kept = quantised(layer, Affine(1.0, 0), Range(-100.0, 155.0))
     assert (kept.layer.zero_point, kept.layer.qmin) == (-28, -28)
 
 
@@ -170,7 +177,7 @@ def test_every_channel_keeps_its_bounds(seed: int, exponent: int, bias: float, x
     weight[0] = 0
     layer = FloatDense("fc", weight, np.full(3, bias, np.float32))
     try:
-        part = quantise_dense(layer, Affine(x_scale, zero), Range(-5.0, 20.0))
+        part = quantised(layer, Affine(x_scale, zero), Range(-5.0, 20.0))
     except ModelError as err:
         assert "layer fc channel" in str(err)  # noqa: PT017 - either way is right
         return
@@ -181,7 +188,7 @@ def test_every_channel_keeps_its_bounds(seed: int, exponent: int, bias: float, x
 
 def test_a_huge_bias_raises_the_weight_scale_and_stays_right() -> None:
     layer = FloatDense("fc", np.float32([[1e-7, -1e-7]]), np.float32([40.0]))
-    part = quantise_dense(layer, Affine(0.1, 0), Range(0.0, 51.0))
+    part = quantised(layer, Affine(0.1, 0), Range(0.0, 51.0))
     scale = int(part.tensors["fc.multiplier"][0]) * 2.0 ** -int(part.tensors["fc.shift"][0])
     assert 1 << 26 < int(part.tensors["fc.bias"][0]) < 1 << 28
     assert int(part.tensors["fc.bias"][0]) * scale * part.output.scale == pytest.approx(40.0, rel=1e-6)
@@ -190,7 +197,7 @@ def test_a_huge_bias_raises_the_weight_scale_and_stays_right() -> None:
 def test_a_scale_that_cannot_be_held_is_refused_by_channel() -> None:
     layer = FloatDense("fc", np.float32([[0.0], [3e30]]), np.float32([0.0, 0.0]))
     with pytest.raises(ModelError, match=r"layer fc channel 1: scale .* is outside"):
-        quantise_dense(layer, Affine(1.0, 0), Range(0.0, 1.0))
+        quantised(layer, Affine(1.0, 0), Range(0.0, 1.0))
 
 
 # ------------------------------------------------------------------ power-of-two scales
@@ -222,7 +229,7 @@ def test_no_other_exponent_has_less_squared_error(weights: list[float]) -> None:
 def test_a_wide_readout_is_halved_until_its_drive_is_certain() -> None:
     half = np.full((2, 300), 0.5, np.float32)
     layer = FloatReadout("out", half, np.zeros(2, np.float32), np.full(2, 0.9, np.float32))
-    part = quantise_readout(layer, halvings=0)
+    (part,) = layer.quantise((Affine(1.0, 0),), Range(0.0, 0.0))
     net = FloatNet("n", (300,), (layer,), PhaseRate(steps=8, full_scale=16))
     twin = Twin(net, InputSpec(shape=(300,)), (part,))
     certify(measure.bare_manifest(twin, 2), twin.tensors)

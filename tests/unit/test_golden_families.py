@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from golden import make_vectors
 
 from edgerun.arrays import Tensors
 from edgerun.ops import OPS
 from edgerun.spec import Layer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-sys.path.append(str(GOLDEN))
-
-import make_vectors  # noqa: E402
 
 
 def load(family: str) -> tuple[Tensors, dict[str, str]]:

@@ -15,12 +15,18 @@ from edgerun.encode import PhaseCoder
 from edgerun.kernels import eprop, head, noise, plasticity, softmax, spiking
 from edgerun.ops import OPS, LifRun, ReadoutRun
 from edgerun.spec import Dense, Encoder, Layer, Lif, PhaseRate
+from exporters.nodes import NODES
 
 ROOT = Path(__file__).parents[2]
 with np.load(ROOT / "tests" / "golden" / "vectors.npz", allow_pickle=False) as file:
     VECTORS: Tensors = {name: file[name] for name in file.files}
 ABOUT: dict[str, Any] = json.loads(str(VECTORS.pop("about")))
 SPECS: dict[str, Layer] = {case: msgspec.json.decode(text, type=Layer) for case, text in ABOUT["layers"].items()}
+ALL_SPECS = {
+    f"{family}.{case}": msgspec.json.decode(text, type=Layer)
+    for family in make_vectors.FAMILIES
+    for case, text in make_vectors.family_vectors(family)[1].items()
+} | SPECS
 PAGE = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
 SECTIONS = {
     name: text for name, text in re.findall(r"^## (\S+)[^\n]*\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
@@ -198,4 +204,4 @@ def test_an_adaptive_layer_has_a_vector_and_a_reason_why_no_exporter_makes_it() 
     adaptive = [case for case, spec in SPECS.items() if isinstance(spec, Lif) and spec.adaptive]
     assert adaptive
     assert "No exporter emits an adaptive layer: NIR has no node for it." in SECTIONS["lif"]
-    assert "adaptive" not in (ROOT / "exporters" / "quantise.py").read_text(encoding="utf-8")
+    assert "adaptive" not in (ROOT / "exporters" / "nodes" / "spiking.py").read_text(encoding="utf-8")
