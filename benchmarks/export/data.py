@@ -275,8 +275,8 @@ def binned(pixel: I64, dt_us: AnyArray) -> F32:
 def vibration() -> tuple[Part, Part]:
     """(n, 640): five spectra of 128 bins, 13 ms apart, ln power scaled by mean and deviation of the training part.
 
-    Known states are the healthy bearing and faults of 7 mil: the first 60 % of each record trains, the rest is tested as
-    class 0. Larger faults, which were never heard, are class 1; as many windows, an even choice.
+    Known states are the healthy bearing and faults of 7 mil: the first 60 % of each record trains, the rest is
+    class 0 of the test. Larger faults, which were never heard, are class 1; as many windows, an even choice.
     """
     raw, offsets, scale, mil = arrays("bearing_cwru_12k.npz", "vibration", "offsets", "scale", "fault_mil")
     records = [raw[a:b] * s for (a, b), s in zip(itertools.pairwise(offsets), scale, strict=True)]

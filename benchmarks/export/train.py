@@ -140,6 +140,7 @@ SPOKEN = "spoken digits, "
 FASHION = "Fashion-MNIST, "
 LATE_SUBTRACT = {"reset": "subtract", "reset_delay": 1}
 ZERO_AT_ONCE = {"reset": "zero", "reset_delay": 0}
+READOUT = {"role": "readout", "reset": "none", "reset_delay": 1}
 
 MODELS: Final[Mapping[str, Model]] = {
     "mnist_mlp": Model(
@@ -348,11 +349,10 @@ def write_nir(net: nn.Module, export: Nir, path: Path, part: Part) -> dict[str, 
     graph = export_to_nir(OneStep(net), torch.from_numpy(part.x[0, :1].copy()), ignore_dims=[0])
     graph.metadata |= dict(export.graph)
     for name, node in graph.nodes.items():
-        neuron = node.nodes["lif"] if isinstance(node, nir.NIRGraph) else node
         if name == "readout":
-            neuron.metadata |= {"role": "readout", "reset": "none", "reset_delay": 1}
-        elif isinstance(neuron, nir.LIF):
-            neuron.metadata |= dict(export.neuron)
+            node.metadata |= READOUT
+        elif isinstance(node, nir.LIF):
+            node.metadata |= dict(export.neuron)
     nir.write(path, graph)
     print(f"  {path.name}: {path.stat().st_size} bytes, {', '.join(graph.nodes)}")
     return {"file": path.name, "exporter": "snnTorch", "opset": None, "batch": "1", "bytes": path.stat().st_size}
