@@ -298,7 +298,7 @@ def tensor_of(reader: Reader, index: int, table: Any, buffers: list[Any], comput
         shape=shape,
         shape_signature=signature,
         dtype=DTYPES[table.Type()],
-        data=None if computed or table.IsVariable() else data_of(reader, table, shape, buffers, what),
+        data=None if table.IsVariable() else data_of(reader, table, shape, buffers, computed, what),
         scale=scale,
         zero_point=zero_point,
         axis=axis,
@@ -329,8 +329,11 @@ def quantisation_of(
     return scale, zero_point, axis
 
 
-def data_of(reader: Reader, table: Any, shape: tuple[int, ...], buffers: list[Any], what: str) -> AnyArray | None:
-    """The constant of a tensor, None where it has no bytes but should have elements."""
+def data_of(
+    reader: Reader, table: Any, shape: tuple[int, ...], buffers: list[Any], computed: bool, what: str
+) -> AnyArray | None:
+    """The constant of a tensor. Without bytes it is None, but an empty array where it has no elements either and
+    nothing computes it."""
     if not 0 <= table.Buffer() < len(buffers):
         raise ValueError(f"{what} has buffer {table.Buffer()}, there are {len(buffers)}")
     buffer = buffers[table.Buffer()]
@@ -338,7 +341,7 @@ def data_of(reader: Reader, table: Any, shape: tuple[int, ...], buffers: list[An
         raise ValueError(f"{what} keeps its data behind the model; convert without large buffers")
     raw: AnyArray = buffer.DataAsNumpy() if buffer.DataLength() else np.zeros(0, dtype=np.uint8)
     count = math.prod(shape)
-    if count and not raw.size:
+    if not raw.size and (count or computed):
         return None
     values = decoded(reader, raw, DTYPES[table.Type()], count, what).reshape(shape)
     values.flags.writeable = False

@@ -217,6 +217,7 @@ class Tensor:
     axis: int = 0
     details: int = 0
     sparse: bool = False
+    variable: bool = False
     name: str = "t"
 
 
@@ -273,6 +274,7 @@ def build(
         tflite.TensorAddType(b, tensor.dtype)
         tflite.TensorAddBuffer(b, tensor.buffer)
         tflite.TensorAddQuantization(b, quantised)
+        tflite.TensorAddIsVariable(b, tensor.variable)
         if tensor.signature:
             tflite.TensorAddShapeSignature(b, signature)
         if tensor.sparse:
@@ -359,12 +361,20 @@ HOSTILE = {
         "tensor 2 't' is a constant of type string",
     ),
     "no such operator code": (build(ops=(Op(opcode=3),)), "operator 0 has code 3, there are 1"),
-    "no such input": (build(ops=(Op(inputs=(9,)),)), "operator 0 RELU has tensor 9 among its inputs, there are 2"),
+    "no such input": (build(ops=(Op(inputs=(2,)),)), "operator 0 RELU has tensor 2 among its inputs, there are 2"),
     "an input before all": (build(ops=(Op(inputs=(-2,)),)), "has tensor -2 among its inputs"),
     "an output left out": (build(ops=(Op(outputs=(-1,)),)), "has tensor -1 among its outputs"),
     "no such graph input": (build(inputs=(5,)), "the graph has tensor 5 among its inputs"),
     "one input twice": (build(inputs=(0, 0)), "are not distinct values"),
-    "an input that is constant": (build(constant(), buffers=(b"", b"ab"), inputs=(0, 1), outputs=(0,)), "has a value"),
+    "an input that is constant": (
+        build((Tensor(buffer=1), Tensor()), buffers=(b"", b"ab")),
+        r"inputs \(0,\) are not distinct values",
+    ),
+    "an input that is computed": (build(inputs=(0, 1), outputs=(0,)), "writes tensor 1, which has a value"),
+    "a constant that is computed": (
+        build((Tensor(), Tensor(buffer=1)), buffers=(b"", b"ab")),
+        "writes tensor 1, which has a value",
+    ),
     "read before written": (build(inputs=(), outputs=()), "reads tensor 0, which nothing has written"),
     "written twice": (build(ops=(Op(), Op())), "operator 1 RELU writes tensor 1, which has a value"),
     "an output that nothing writes": (build(ops=()), r"nothing writes the graph's outputs \[1\]"),
@@ -439,6 +449,16 @@ def test_an_empty_constant_is_a_constant(tmp_path: Path) -> None:
     data = read(tmp_path, build((Tensor(), Tensor(), Tensor(shape=(0,))), (Op(inputs=(0, 2)),))).tensors[2].data
     assert data is not None
     assert data.shape == (0,)
+
+
+def test_a_value_without_elements_is_still_computed(tmp_path: Path) -> None:
+    assert read(tmp_path, build((Tensor(), Tensor(shape=(0,))))).tensors[1].data is None
+
+
+def test_a_variable_is_no_constant(tmp_path: Path) -> None:
+    state = read(tmp_path, build(constant(variable=True), (Op(inputs=(0, 2)),), buffers=(b"", b"ab"))).tensors[2]
+    assert state.is_variable
+    assert state.data is None
 
 
 def test_options_left_out_have_the_schemas_defaults(tmp_path: Path) -> None:

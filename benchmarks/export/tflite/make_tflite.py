@@ -11,9 +11,9 @@ Made with Python 3.11, tensorflow-cpu 2.21.0, keras 3.15.1, tf_keras 2.21.0, ai-
     <name>_int8.tflite     full integer, per channel, int8 in and out, calibrated on the calibration part of `data.py`
     <name>.json            the largest difference of Keras from ONNX Runtime over the test part, and all scores
 
-A GRU has no operator in LiteRT, and its loop cannot be quantised. `imu_gru` is therefore unrolled over its 128 steps (and
-gzipped, since repeated names and scales are most of it). `imu_gru_step` is one step, whose caller keeps the state:
-x (1, 6), h (1, 32) -> scores (1, 6), h (1, 32).
+A GRU has no operator in LiteRT, and its loop cannot be quantised. `imu_gru` is therefore unrolled over its 128 steps
+(and gzipped: repeated names and scales are most of it). `imu_gru_step` is one step, whose caller keeps the state:
+x (1, 6), h (1, H) -> scores (1, 6), h (1, H).
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ L = keras.layers
 
 
 class Weights:
-    """Constants of each node that has weights, next node first; every float constant keeps its value."""
+    """What each node with weights takes, next node first; every value keeps its bits."""
 
     def __init__(self, path: Path) -> None:
-        graph = onnx.load(path).graph
-        constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        kinds = ("Conv", "Gemm", "GRU", "LSTM")
-        nodes = [node for node in graph.node if node.op_type in kinds]
-        self.nodes = iter([[constants[name] for name in node.input[1:4] if name in constants] for node in nodes])
+        model = onnx.load(path)
+        nodes = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "GRU", "LSTM")]
+        constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        constants |= folded(model, [name for node in nodes for name in node.input[1:4] if name not in constants])
+        self.nodes = iter([[constants[name] for name in node.input[1:4]] for node in nodes])
 
     def conv(
         self, x: object, *, stride: int = 1, dilation: int = 1, pad: object = "same", act: object = None
@@ -95,6 +95,16 @@ class Weights:
         i, o, f, c = np.arange(len(w[0])).reshape(4, -1)
         order = np.concatenate([i, f, c, o])
         return [w[0][order].T, r[0][order].T, b[0].reshape(2, -1).sum(0)[order]]
+
+
+def folded(model: onnx.ModelProto, names: list[str]) -> dict[str, np.ndarray]:
+    """Values that the graph computes from constants, such as weights whose gates the exporter reorders in the file."""
+    if not names:
+        return {}
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    shape = [size if isinstance(size, int) else 1 for size in session.get_inputs()[0].shape]
+    return dict(zip(names, session.run(names, {"x": np.zeros(shape, dtype=np.float32)}), strict=True))
 
 
 def poured(layer: object, x: object, *weights: np.ndarray) -> object:
@@ -168,21 +178,25 @@ def imu_lstm(w: Weights) -> object:
     """tf_keras: what Keras 3 writes is a loop, in which the converter does not see an LSTM."""
     layers = tf_keras.layers
     x = tf_keras.Input(batch_shape=(1, 128, 6))
-    y = poured(layers.LSTM(32), x, *w.lstm())
+    weights = w.lstm()
+    y = poured(layers.LSTM(len(weights[1])), x, *weights)
     kernel, bias = next(w.nodes)
     return tf_keras.Model(x, poured(layers.Dense(6), y, kernel.T, bias))
 
 
 def imu_gru(w: Weights) -> object:
     x = keras.Input(batch_shape=(1, 128, 6))
-    return keras.Model(x, w.dense(poured(L.GRU(32, unroll=True), x, *w.gru())))
+    weights = w.gru()
+    return keras.Model(x, w.dense(poured(L.GRU(len(weights[1]), unroll=True), x, *weights)))
 
 
 def imu_gru_step(w: Weights) -> object:
-    x, h = keras.Input(batch_shape=(1, 6), name="x"), keras.Input(batch_shape=(1, 32), name="h")
-    cell = L.GRUCell(32)
+    weights = w.gru()
+    units = len(weights[1])
+    x, h = keras.Input(batch_shape=(1, 6), name="x"), keras.Input(batch_shape=(1, units), name="h")
+    cell = L.GRUCell(units)
     y, _ = cell(x, [h])
-    cell.set_weights(w.gru())
+    cell.set_weights(weights)
     return keras.Model([x, h], [w.dense(y), y])
 
 
@@ -245,7 +259,7 @@ def stepwise(model: object, x: np.ndarray) -> Callable[[], Iterator[dict[str, np
     def rows() -> Iterator[dict[str, np.ndarray]]:
         call = tf.function(model)
         for window in x[data.evenly(len(x), STEP_WINDOWS)]:
-            h = np.zeros((1, 32), dtype=np.float32)
+            h = np.zeros(model.inputs[1].shape, dtype=np.float32)
             for row in window:
                 yield {"x": row[None], "h": h}
                 h = call([row[None], h])[1].numpy()
@@ -270,12 +284,13 @@ def onnx_outputs(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 def litert_outputs(blob: bytes, x: np.ndarray) -> np.ndarray:
-    """Real-valued outputs, one sample a call."""
+    """Real-valued outputs, one sample a call; LiteRT keeps an LSTM's state from call to call unless it is reset."""
     interpreter = Interpreter(model_content=blob, num_threads=1)
     interpreter.allocate_tensors()
     source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     outputs = []
     for sample in x:
+        interpreter.reset_all_variables()
         interpreter.set_tensor(source["index"], to_type(sample[None], source))
         interpreter.invoke()
         outputs.append(to_real(interpreter.get_tensor(sink["index"]), sink))
