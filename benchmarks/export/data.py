@@ -209,7 +209,8 @@ def log_mel(sound: F32, *, hop: int, bands: int) -> F32:
     window = np.hanning(SPEECH_WINDOW + 1)[:-1].astype(np.float32)
     filters = mel_filters(bands).astype(np.float32)
     power = (np.abs(np.fft.rfft(frame * window, axis=-1)) ** 2 for frame in np.array_split(views, 16))
-    return np.log(np.maximum(np.concatenate([p.astype(np.float32) @ filters for p in power]), np.float32(SPEECH_FLOOR)))
+    energy = np.concatenate([p.astype(np.float32) @ filters for p in power])
+    return np.asarray(np.log(np.maximum(energy, np.float32(SPEECH_FLOOR))))
 
 
 def mel_filters(bands: int) -> F64:
@@ -219,14 +220,14 @@ def mel_filters(bands: int) -> F64:
     frequency = np.arange(SPEECH_WINDOW // 2 + 1)[:, None] * SPEECH_RATE / SPEECH_WINDOW
     rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling))
+    return np.asarray(np.maximum(0, np.minimum(rising, falling)))
 
 
 def cosines(bands: int, kept: int) -> F32:
     """(bands, kept): the orthonormal DCT-II without its terms from `kept` on."""
     angle = np.pi / bands * (np.arange(bands)[:, None] + 0.5) * np.arange(kept)
     scale = np.sqrt(np.where(np.arange(kept) == 0, 1, 2) / bands)
-    return (np.cos(angle) * scale).astype(np.float32)
+    return np.asarray(np.cos(angle) * scale, dtype=np.float32)
 
 
 # ------------------------------------------------------------------ motion
