@@ -1,6 +1,6 @@
 """Train the float models of `benchmarks/export` and write them as ONNX or NIR.
 
-    python benchmarks/export/train.py                  all of them, about half an hour on one core
+    python benchmarks/export/train.py                  all of them, about ten minutes on one core
     python benchmarks/export/train.py --only kws_dscnn
     python benchmarks/export/train.py --readme         only the table, from the facts beside the models
 
