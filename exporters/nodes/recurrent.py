@@ -10,12 +10,31 @@ Gates are stacked along the first axis of `weight`, `recurrent` and the biases.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
 
+import msgspec
 import numpy as np
 
-from edgerun.arrays import F32, F64
-from exporters.nodes.base import Affine, State, StatefulLayer
+from edgerun.arrays import F32, F64, Tensors
+from edgerun.errors import ModelError
+from edgerun.layers import LayerRecord
+from edgerun.layers.recurrent import GATE_FRACTION, HIDDEN_FRACTION, Gru, Lstm
+from exporters.nodes.base import Affine, Quantised, Range, State, StatefulLayer, per_channel, requant
+from exporters.nodes.dense import fold
+
+GATE: Final = Affine(2.0**-GATE_FRACTION, 0)
+"""The map of what goes into a gate."""
+
+HIDDEN: Final = Affine(2.0**-7, 0)
+"""The map of a hidden vector, which lies in [-1, 1], where no file fixes it."""
+
+CELL_EXPONENT: Final = 9
+"""Binary places of a cell that nothing bounds: +-64. The remainder beside it keeps what rounding leaves."""
+
+CELL_EXPONENTS: Final = range(4, 16)
+CELL_TOP: Final = (1 << 15) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,32 @@ class FloatRecurrent(StatefulLayer):
             return found[order[-1]]
         return np.stack([found[t] for t in range(self.steps)], axis=1).reshape(len(x), -1)
 
+    def integers(self, x: Affine, hidden: Affine, recurrent_bias: F32 | F64) -> tuple[dict[str, Any], Tensors]:
+        """The fields and tensors that both kinds of integer layer have: per-channel symmetric weights, a channel being
+        one unit of one gate; zero points folded into the biases; sums rescaled to Q4.11.
+
+        x       the map of the input
+        hidden  the map of the hidden vector that goes out and back
+        """
+        weight, bias, scales = fold(self.weight, self.bias, x, GATE, self.weight_scale)
+        tensors = per_channel({}, self.name, scales, weight=weight, bias=bias)
+        weight, bias, scales = fold(self.recurrent, recurrent_bias, hidden, GATE, self.recurrent_scale)
+        back = per_channel({}, self.name, scales, bias=bias)
+        tensors |= {name.replace(f"{self.name}.", f"{self.name}.recurrent_"): part for name, part in back.items()}
+        tensors[f"{self.name}.recurrent"] = weight
+        map_ = requant(self.name, 0, 2.0**-HIDDEN_FRACTION / hidden.scale)
+        fields = {
+            "name": self.name,
+            "sources": self.sources,
+            "inputs": self.weight.shape[1],
+            "hidden": self.hidden,
+            "steps": self.steps,
+            "sequence": self.sequence,
+            "reverse": self.reverse,
+            "hidden_map": msgspec.structs.replace(map_, zero_point=hidden.zero_point),
+        }
+        return fields, tensors
+
 
 @dataclass(frozen=True, slots=True)
 class FloatGru(FloatRecurrent):
@@ -80,6 +125,8 @@ class FloatGru(FloatRecurrent):
     recurrent_bias: F32 | F64
     reset_after: bool = True
 
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Gru,)
+
     def start(self, batch: int) -> State:
         return {"hidden": np.zeros((batch, self.hidden), np.float32)}
 
@@ -94,6 +141,12 @@ class FloatGru(FloatRecurrent):
             inner = (r * h) @ recurrent[:, 2 * n :] + bias[2 * n :]
         state["hidden"] = (1 - z) * np.tanh(current[:, 2 * n :] + inner) + z * h
         return state["hidden"]
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """Nothing depends on the reach: gates saturate at +-16, and the hidden vector lies in [-1, 1]."""
+        hidden = self.output or HIDDEN
+        fields, tensors = self.integers(sources[0], hidden, self.recurrent_bias)
+        return (Quantised(Gru(**fields, reset_after=self.reset_after), tensors, hidden),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +165,8 @@ class FloatLstm(FloatRecurrent):
     cell_clip: float = 0.0
     state_scales: tuple[Affine, float] | None = None
 
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lstm,)
+
     def start(self, batch: int) -> State:
         return {name: np.zeros((batch, self.hidden), np.float32) for name in ("hidden", "cell")}
 
@@ -123,6 +178,37 @@ class FloatLstm(FloatRecurrent):
         state["cell"] = np.clip(cell, -self.cell_clip, self.cell_clip) if self.cell_clip else cell
         state["hidden"] = o * np.tanh(state["cell"])
         return state["hidden"]
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """Nothing depends on the reach: gates saturate at +-16, the cell at its clip or +-64, the hidden vector at 1.
+
+        Raises ModelError where the file's scale of the cell is no power of two within 2**-15 and 2**-4, or its hidden
+        vector goes out by another map than back.
+        """
+        hidden = self.output or (self.state_scales[0] if self.state_scales else HIDDEN)
+        if self.state_scales and self.state_scales[0] != hidden:
+            raise ModelError(f"layer {self.name}: its output has another quantisation than its hidden state")
+        fields, tensors = self.integers(sources[0], hidden, np.zeros_like(self.bias))
+        exponent = self.cell_exponent()
+        limit = min(CELL_TOP, round(self.cell_clip * 2.0**exponent)) if self.cell_clip else CELL_TOP
+        layer = Lstm(**fields, cell_exponent=exponent, cell_limit=limit)
+        return (Quantised(layer, tensors, hidden),)
+
+    def cell_exponent(self) -> int:
+        """Binary places of the cell: the file's, or as many as its clip leaves room for, up to those of a gate."""
+        if self.state_scales is not None:
+            exponent = -math.log2(self.state_scales[1])
+            if exponent not in CELL_EXPONENTS:
+                raise ModelError(
+                    f"layer {self.name}: cell scale {self.state_scales[1]:g} is no power of two within 2**-15 and 2**-4"
+                )
+            return int(exponent)
+        if not self.cell_clip:
+            return CELL_EXPONENT
+        room = math.floor(math.log2(CELL_TOP / self.cell_clip))
+        if room < CELL_EXPONENTS[0]:
+            raise ModelError(f"layer {self.name}: cell clip {self.cell_clip:g} is above 2047")
+        return min(GATE_FRACTION, room)
 
 
 def sigmoid(x: F32) -> F32:

@@ -1,0 +1,199 @@
+"""GRU and LSTM layers at work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgerun.arrays import F32, F64, I64, AnyArray, Tensors
+from edgerun.kernels import recurrent
+from edgerun.layers.recurrent import Gru, Lstm, Recurrent
+from edgerun.ops.base import LayerRun
+
+
+class Projection:
+    """One of the two matrix products of a layer, rescaled to Q4.11: `sums` <- ((W x + b) * m + 2**(s-1) >> s) + base.
+
+    prefix  "" or "recurrent_", which the names of bias, multiplier and shift begin with
+    base    added to every sum: 2**15 turns a sum into an index of a table
+    """
+
+    def __init__(
+        self,
+        spec: Recurrent,
+        tensors: Mapping[str, AnyArray],
+        prefix: str,
+        rows: slice,
+        lead: tuple[int, ...],
+        base: int,
+    ) -> None:
+        weight = spec.tensor(tensors, "recurrent" if prefix else "weight")[rows]
+        carrier = np.float32 if spec.proof(tensors).carrier == "float32-dot" else np.float64
+        self._weights: F32 | F64 = np.zeros(weight.T.shape, carrier)
+        self._weights[...] = weight.T
+        bias, self._multiplier, self._shift = (
+            spec.tensor(tensors, prefix + part)[rows].astype(np.int64) for part in ("bias", "multiplier", "shift")
+        )
+        half = np.left_shift(1, self._shift - 1)
+        self._offset: I64 = bias * self._multiplier + half + np.left_shift(base, self._shift)
+        self.x: F32 | F64 = np.zeros((*lead, weight.shape[1]), carrier)
+        self._products: F32 | F64 = np.zeros((*lead, weight.shape[0]), carrier)
+        self.sums: I64 = np.zeros((*lead, weight.shape[0]), np.int64)
+
+    def run(self) -> None:
+        """Fill `sums` from `x`, which the caller has written."""
+        np.dot(self.x, self._weights, out=self._products)
+        recurrent.rescale(self.sums, self._products, self._multiplier, self._offset, self._shift)
+
+
+class RecurrentRun(LayerRun):
+    """A window walked through step by step. One sample's inputs are all projected first; a batch's, step by step."""
+
+    spec: Recurrent
+
+    def __init__(self, spec: Recurrent, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        n = spec.hidden
+        self.spec = spec
+        self._whole = not batch
+        self._window = (*batch, spec.steps, spec.inputs)
+        self._input = Projection(spec, tensors, "", slice(None), batch or (spec.steps,), recurrent.ONE)
+        currents = list(self._input.sums) if self._whole else [self._input.sums] * spec.steps
+        self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
+        places = self.out.reshape(*batch, -1, n)
+        order = range(spec.steps)[::-1] if spec.reverse else range(spec.steps)
+        self._walk = [(t, currents[t], places[..., t if spec.sequence else 0, :]) for t in order]
+        self._q: I64 = np.zeros((*batch, n), np.int64)
+        map_ = spec.hidden_map
+        offset = (1 << map_.shift - 1) + (map_.zero_point << map_.shift)
+        self._map = (map_.multiplier, offset, map_.shift, map_.qmin, map_.qmax)
+
+    def step(self, *sources: F32) -> None:
+        x = sources[0].reshape(self._window)
+        if self.spec.reverse:
+            self._silence()
+        if self._whole:
+            self._project(x)
+        for t, current, place in self._walk:
+            if not self._whole:
+                self._project(x[..., t, :])
+            self._advance(current)
+            if self.spec.sequence:
+                np.copyto(place, self._q, casting="unsafe")
+        if not self.spec.sequence:
+            np.copyto(self.out, self._q, casting="unsafe")
+
+    def _project(self, x: F32) -> None:
+        np.copyto(self._input.x, x)
+        self._input.run()
+
+    def _advance(self, current: I64) -> None:
+        """One step inside a window: current (..., gates * hidden) is the input's part of the gates; leaves `_q`."""
+        raise NotImplementedError
+
+    def _silence(self) -> None:
+        """State back to zero, and what follows from it."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        self._silence()
+        self.out[...] = self.spec.hidden_map.zero_point
+
+
+class GruRun(RecurrentRun):
+    """A GRU layer. `hidden` (..., n) int64 holds int16 values in Q0.15, `carry` (..., n) what rounding left."""
+
+    spec: Gru
+
+    def __init__(self, spec: Gru, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        super().__init__(spec, tensors, batch)
+        n = spec.hidden
+        self.hidden, self.carry, self._candidate = (np.zeros((*batch, n), np.int64) for _ in range(3))
+        self._gates: I64 = np.zeros((*batch, 2 * n), np.int64)
+        self._r, self._z = self._gates[..., :n], self._gates[..., n:]
+        rows = slice(None) if spec.reset_after else slice(2 * n)
+        self._back = Projection(spec, tensors, "recurrent_", rows, batch, 0)
+        if not spec.reset_after:
+            self._inner = Projection(spec, tensors, "recurrent_", slice(2 * n, None), batch, 0)
+        self._sigmoid, self._tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
+        self._silence()
+
+    def _advance(self, current: I64) -> None:
+        n, sums = self.spec.hidden, self._back.sums
+        self._back.run()
+        gates = sums[..., : 2 * n]
+        gates += current[..., : 2 * n]
+        recurrent.look_up(self._gates, self._sigmoid, gates)
+        if self.spec.reset_after:
+            inner = sums[..., 2 * n :]
+            recurrent.gate_hidden(inner, self._r, current[..., 2 * n :])
+        else:
+            recurrent.product(self._r, self.hidden)
+            recurrent.to_int8(self._q, self._r, *self._map)
+            np.copyto(self._inner.x, self._q, casting="unsafe")
+            self._inner.run()
+            inner = self._inner.sums
+            inner += current[..., 2 * n :]
+        recurrent.look_up(self._candidate, self._tanh, inner)
+        recurrent.blend(self.hidden, self.carry, self._z, self._candidate)
+        self._view()
+
+    def _view(self) -> None:
+        """The int8 view of the hidden state, for the next product and for the output."""
+        recurrent.to_int8(self._q, self.hidden, *self._map)
+        np.copyto(self._back.x, self._q, casting="unsafe")
+
+    def _silence(self) -> None:
+        self.hidden[...] = 0
+        self.carry[...] = 0
+        self._view()
+
+    def resume(self) -> None:
+        self._view()
+
+    def state(self) -> Tensors:
+        return {} if self.spec.reverse else {"hidden": self.hidden, "carry": self.carry}
+
+
+class LstmRun(RecurrentRun):
+    """An LSTM layer. `hidden` (..., n) int64 holds int8 values, `cell` int16 ones, `carry` what rounding left."""
+
+    spec: Lstm
+
+    def __init__(self, spec: Lstm, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        super().__init__(spec, tensors, batch)
+        n = spec.hidden
+        self.hidden, self.cell, self.carry = self._q, np.zeros((*batch, n), np.int64), np.zeros((*batch, n), np.int64)
+        self._gates: I64 = np.zeros((*batch, 4 * n), np.int64)
+        self._i, self._f, self._g, self._o = (self._gates[..., k * n : (k + 1) * n] for k in range(4))
+        self._index: I64 = np.zeros((*batch, n), np.int64)
+        self._back = Projection(spec, tensors, "recurrent_", slice(None), batch, 0)
+        self._sigmoid, self._tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
+        self._silence()
+
+    def _advance(self, current: I64) -> None:
+        spec, sums, n = self.spec, self._back.sums, self.spec.hidden
+        self._back.run()
+        sums += current
+        recurrent.look_up(self._gates[..., : 2 * n], self._sigmoid, sums[..., : 2 * n])
+        recurrent.look_up(self._g, self._tanh, sums[..., 2 * n : 3 * n])
+        recurrent.look_up(self._o, self._sigmoid, sums[..., 3 * n :])
+        shift = 15 - spec.cell_exponent
+        recurrent.remember(self.cell, self.carry, self._i, self._f, self._g, shift, spec.cell_limit)
+        recurrent.cell_index(self._index, self.cell, spec.cell_exponent)
+        recurrent.look_up(self._g, self._tanh, self._index)
+        recurrent.product(self._g, self._o)
+        recurrent.to_int8(self.hidden, self._g, *self._map)
+        np.copyto(self._back.x, self.hidden, casting="unsafe")
+
+    def _silence(self) -> None:
+        self.hidden[...] = self.spec.hidden_map.zero_point
+        self.cell[...] = 0
+        self.carry[...] = 0
+        self.resume()
+
+    def resume(self) -> None:
+        np.copyto(self._back.x, self.hidden, casting="unsafe")
+
+    def state(self) -> Tensors:
+        return {} if self.spec.reverse else {"hidden": self.hidden, "cell": self.cell, "carry": self.carry}
