@@ -314,7 +314,8 @@ def quantisation_of(
         return None, None, 0
     if table.DetailsType() != tflite.QuantizationDetails.NONE:
         raise ValueError(f"{what} has a quantisation of its own kind")
-    scale = reader.numbers(table, "Scale").astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, refused below
+        scale = reader.numbers(table, "Scale").astype(np.float64)
     if not scale.size:
         return None, None, 0
     zero_point = reader.numbers(table, "ZeroPoint").astype(np.int64)
@@ -436,6 +437,8 @@ def option(reader: Reader, table: Any, key: str, method: str, what: str) -> Any:
     value = getattr(table, method)()
     if isinstance(value, bytes):
         return reader.text(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{what} has {key} {value}, must be finite")
     if key not in WORDS:
         return value
     if value not in WORDS[key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import time
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from exporters.tflite_reader import (  # noqa: E402
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tflite"
+BENCH = Path(__file__).parents[2] / "benchmarks" / "export" / "tflite"
 LOOPS = {"lstm_while_float", "gru_while_float"}
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.tflite") if path.stem not in LOOPS)
 
@@ -75,6 +77,14 @@ def test_a_model_is_whole(name: str) -> None:
             assert tensor.scale.shape == tensor.zero_point.shape
             assert tensor.scale.dtype == np.float64
             assert tensor.zero_point.dtype == np.int64
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BENCH.glob("*.tflite*")))
+def test_models_of_real_size_are_read(tmp_path: Path, name: str) -> None:
+    blob = (BENCH / name).read_bytes()
+    model = read(tmp_path, gzip.decompress(blob) if name.endswith(".gz") else blob)
+    assert {model.tensors[k].dtype for k in model.inputs} == {"int8" if "int8" in name else "float32"}
+    assert len(model.operators) > (2000 if name.startswith("imu_gru_int8") else 1)
 
 
 def real(tensor: TfliteTensor | None) -> Any:
@@ -349,6 +359,14 @@ HOSTILE = {
     "a quantisation of its own": (build((Tensor(details=1), Tensor())), "a quantisation of its own kind"),
     "a negative scale": (build((Tensor(scales=(-1.0,)), Tensor())), "not finite and from 0"),
     "an infinite scale": (build((Tensor(scales=(float("inf"),)), Tensor())), "not finite and from 0"),
+    "a signalling NaN": (
+        build((Tensor(scales=(1.25,)), Tensor())).replace(b"\0\0\xa0\x3f", b"\0\0\xa0\x7f"),
+        "not finite and from 0",
+    ),
+    "an option that is no number": (
+        (GOLDEN / "leaky_relu_float.tflite").read_bytes().replace(b"\xcd\xcc\x4c\x3e", b"\xff\xff\xff\x7f"),
+        "operator 0 LEAKY_RELU has alpha nan, must be finite",
+    ),
     "zero points missing": (build((Tensor(scales=(1, 1), zeros=(0,)), Tensor())), "2 scales and 1 zero points"),
     "more scales than channels": (build((Tensor(scales=(1, 1, 1)), Tensor())), "3 scales along axis 0"),
     "scales along no axis": (build((Tensor(scales=(1, 1), axis=1), Tensor())), "2 scales along axis 1"),
