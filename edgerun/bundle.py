@@ -10,6 +10,7 @@ before all digests agree. Whatever is wrong is a BundleError with one line that 
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import re
 import stat
@@ -31,7 +32,8 @@ from edgerun.certificate import certify
 from edgerun.errors import BundleError, MissingExtra, SpecError
 from edgerun.graph import check_graph, feature_reach, score_width, wanted_tensors
 from edgerun.layers.base import Certificate
-from edgerun.spec import DType, Manifest, TensorSpec, decode_manifest, encode_manifest
+from edgerun.packing import check_length, pack_array, unpack_array
+from edgerun.spec import DType, Manifest, Packing, TensorSpec, decode_manifest, encode_manifest
 
 MAGIC: Final = b"EDGB"
 VERSION: Final = 1
@@ -43,6 +45,7 @@ SIGNATURE: Final = struct.Struct("<8s64s")  # key id, Ed25519
 SIGNED_PREFIX: Final = b"edgerun-bundle-v1"
 
 MAX_FILE_BYTES: Final = 256 << 20
+MAX_ARRAY_BYTES: Final = 256 << 20  # of all arrays together, unpacked
 MAX_TEXT_BYTES: Final = 1 << 20  # manifest, licence
 MAX_SECTIONS: Final = 1026
 MAX_SIGNATURES: Final = 8
@@ -105,7 +108,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A sound bundle. All arrays are read-only views of the bytes it was read from."""
+    """A sound bundle. Plain arrays are read-only views of the bytes it was read from, packed ones read-only copies."""
 
     id: str
     size: int
@@ -134,23 +137,25 @@ def pack(
     priors: Mapping[str, AnyArray] = MappingProxyType({}),
     exemplars: Probe | None = None,
     licence: str = "",
+    packing: Mapping[str, Packing] = MappingProxyType({}),
     sign: Sequence[Signer] = (),
 ) -> bytes:
     """The bytes of a bundle; the same arguments always give the same bytes.
 
     tensors    as `wanted_tensors(manifest)` lists them, in any order; `manifest.tensors` is filled in here
     priors     importance codes, uint8, by the name of the tensor they guard
+    packing    how arrays are stored, by name; plain where none is given
     exemplars  1 to 4096 labelled samples that the replay reservoir starts from; keep the probe's out of them
 
     Raises SpecError or BundleError for whatever `read_bundle` would refuse.
     """
     check_graph(manifest)
     arrays = _in_order(manifest, tensors, selftest, probe, priors, exemplars)
-    records = tuple(_record(name, array) for name, array in arrays.items())
+    records = tuple(_record(name, array, packing.get(name, "plain")) for name, array in arrays.items())
     manifest = msgspec.structs.replace(manifest, tensors=records)
     bodies = [
         (Kind.MANIFEST, encode_manifest(manifest)),
-        *((kind_of(name), _little_endian(array)) for name, array in arrays.items()),
+        *((kind_of(r.name), pack_array(r.name, arrays[r.name], r.packing)) for r in records),
     ]
     if licence:
         bodies.append((Kind.LICENCE, licence.encode()))
@@ -184,14 +189,10 @@ def _in_order(
     }
 
 
-def _record(name: str, array: AnyArray) -> TensorSpec:
+def _record(name: str, array: AnyArray, packing: Packing) -> TensorSpec:
     if array.dtype.name not in get_args(DType):
         raise BundleError(f"{name} is {array.dtype.name}, not one of {', '.join(get_args(DType))}")
-    return TensorSpec(name=name, dtype=cast(DType, array.dtype.name), shape=array.shape)
-
-
-def _little_endian(array: AnyArray) -> bytes:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return TensorSpec(name=name, dtype=cast(DType, array.dtype.name), shape=array.shape, packing=packing)
 
 
 def _assemble(bodies: Sequence[tuple[Kind, bytes]], *, arrays: int) -> tuple[bytes, bytes]:
@@ -468,28 +469,26 @@ def _name_sections(entries: Sequence[Section], records: Sequence[TensorSpec]) ->
     if count != len(records):
         raise BundleError(f"the manifest describes {len(records)} arrays, the table has {count}")
     names = iter(records)
-    return tuple(entry if entry.kind in TEXT_KINDS else _named(entry, next(names)) for entry in entries)
+    named = tuple(entry if entry.kind in TEXT_KINDS else _named(entry, next(names)) for entry in entries)
+    unpacked = sum(math.prod(record.shape) * np.dtype(record.dtype).itemsize for record in records)
+    if unpacked > MAX_ARRAY_BYTES:
+        raise BundleError(f"its arrays have {unpacked} bytes unpacked, at most {MAX_ARRAY_BYTES} are allowed")
+    return named
 
 
 def _named(entry: Section, record: TensorSpec) -> Section:
     if entry.kind is not kind_of(record.name):
         raise BundleError(f"{record.name} lies in a section of the wrong kind, {entry.kind.name.lower()}")
-    size = np.dtype(record.dtype).itemsize
-    for side in record.shape:
-        size *= side
-    if size != entry.length:
-        raise BundleError(
-            f"{record.name} is {record.dtype} {record.shape}: {size} bytes, its section has {entry.length}"
-        )
+    check_length(record.name, record.packing, record.dtype, record.shape, entry.length)
     return Section(entry.kind, record.name, entry.offset, entry.length, entry.sha256)
 
 
 def _view_arrays(view: memoryview, sections: Iterable[Section], records: Iterable[TensorSpec]) -> Tensors:
     by_name = {section.name: section for section in sections}
     return {
-        record.name: np.frombuffer(
-            _slice(view, by_name[record.name]), dtype=np.dtype(record.dtype).newbyteorder("<")
-        ).reshape(record.shape)
+        record.name: unpack_array(
+            record.name, _slice(view, by_name[record.name]), record.packing, record.dtype, record.shape
+        )
         for record in records
     }
 

@@ -25,6 +25,7 @@ from edgerun.layers.base import Record as Record
 from edgerun.layers.base import Requant as Requant
 
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Packing: TypeAlias = Literal["plain", "int4", "int2", "sparse"]
 Level: TypeAlias = Literal["full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep"]
 
 LEVELS: tuple[Level, ...] = ("full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep")
@@ -37,12 +38,20 @@ sparse  the same, on every fourth lesson             quiet   telemetry at a quar
 """
 
 
-class TensorSpec(Record, frozen=True, kw_only=True):
-    """The dtype and shape of one tensor section; the k-th record describes the k-th tensor section."""
+class TensorSpec(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The dtype, shape and packing of one array section; the k-th record describes the k-th array section.
+
+    `packing` says how the bytes lie in the file (`edgerun/packing.py`); left out where they are plain.
+    """
 
     name: Name
     dtype: DType
     shape: Annotated[tuple[Count, ...], Meta(max_length=4)]
+    packing: Packing = "plain"
+
+    def __post_init__(self) -> None:
+        if self.packing != "plain" and self.dtype != "int8":
+            raise SpecError(f"tensor {self.name} is {self.dtype}, only int8 is stored as {self.packing}")
 
 
 # ------------------------------------------------------------------ sensor edge

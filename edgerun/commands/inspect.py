@@ -13,7 +13,7 @@ import msgspec
 from edgerun.bundle import Bundle, one_line, open_bundle
 from edgerun.commands.text import columns
 from edgerun.graph import score_width
-from edgerun.spec import Layer, Manifest, PhaseRate
+from edgerun.spec import Layer, Manifest, PhaseRate, TensorSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
                 "name": section.name,
                 "dtype": records[section.name].dtype if section.name in records else None,
                 "shape": list(records[section.name].shape) if section.name in records else None,
+                "packing": records[section.name].packing if section.name in records else None,
                 "offset": section.offset,
                 "bytes": section.length,
                 "sha256": section.sha256.hex(),
@@ -149,12 +150,16 @@ def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "ceiling", f"{manifest.budget.power_mw:g} mW mean"
 
 
+def _stored_as(record: TensorSpec) -> str:
+    return record.dtype if record.packing == "plain" else f"{record.dtype} as {record.packing}"
+
+
 def _sections(bundle: Bundle) -> Iterator[tuple[object, ...]]:
     records = {record.name: record for record in bundle.manifest.tensors}
     yield "kind", "name", "dtype", "shape", "bytes", "sha256"
     for section in bundle.sections:
         record = records.get(section.name)
-        dtype, shape = (record.dtype, "x".join(map(str, record.shape)) or "1") if record else ("", "")
+        dtype, shape = (_stored_as(record), "x".join(map(str, record.shape)) or "1") if record else ("", "")
         yield section.kind.name.lower(), section.name, dtype, shape, f"{section.length:,}", section.sha256.hex()[:16]
     total = sum(math.prod(record.shape) for record in bundle.manifest.tensors)
     yield "", "all arrays", "", f"{total:,} values", f"{sum(section.length for section in bundle.sections):,}", ""
