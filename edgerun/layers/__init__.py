@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 from edgerun.layers.base import LayerRecord
 from edgerun.layers.dense import Dense
+from edgerun.layers.elementwise import Add, Lookup, Mul
+from edgerun.layers.recurrent import Gru, Lstm
 from edgerun.layers.spiking import Lif, Readout
 
-Layer: TypeAlias = Dense | Lif | Readout
+Layer: TypeAlias = Dense | Lif | Readout | Add | Mul | Lookup | Gru | Lstm
 
-__all__ = ["Dense", "Layer", "LayerRecord", "Lif", "Readout"]
+__all__ = ["Add", "Dense", "Gru", "Layer", "LayerRecord", "Lif", "Lookup", "Lstm", "Mul", "Readout"]

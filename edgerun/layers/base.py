@@ -21,6 +21,7 @@ from edgerun.errors import SpecError
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 20)]
 Int8: TypeAlias = Annotated[int, Meta(ge=-128, le=127)]
+Shape: TypeAlias = Annotated[tuple[Count, ...], Meta(min_length=1, max_length=8)]
 DType: TypeAlias = Literal["int8", "uint8", "int16", "uint16", "int32", "int64"]
 Tensors: TypeAlias = Mapping[str, AnyArray]
 
@@ -28,6 +29,7 @@ INPUT: Final = "input"
 """The source that stands for what the encoder gives."""
 
 I8_BOUNDS: Final = (-128, 127)
+I8_REACH: Final = 128
 I16_BOUNDS: Final = (-(1 << 15), (1 << 15) - 1)
 I32_BOUNDS: Final = (-(1 << 31), (1 << 31) - 1)
 Q15: Final = (0, 1 << 15)
@@ -38,6 +40,7 @@ SHIFT: Final = (1, 46)
 WEIGHT_MAX: Final = 127  # the largest |w| that learning can reach
 F32_EXACT: Final = 1 << 24
 F64_EXACT: Final = 1 << 53
+VOLUME: Final = 1 << 24  # values in one layer's output
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,7 +185,18 @@ class LayerRecord(Record, frozen=True, kw_only=True):
         return tensors[f"{self.name}.{part}"]
 
 
-# ------------------------------------------------------------------ proofs that several kinds share
+# ------------------------------------------------------------------ checks and proofs that several kinds share
+
+
+def check_clip(qmin: int, qmax: int) -> None:
+    if qmin > qmax:
+        raise SpecError(f"qmin {qmin} is above qmax {qmax}")
+
+
+def check_volume(field: str, shape: tuple[int, ...]) -> None:
+    """Raise SpecError for a shape that holds more values than a layer may."""
+    if math.prod(shape) > VOLUME:
+        raise SpecError(f"{field} {shape} holds {math.prod(shape)} values, above 2**24")
 
 
 def describe_scales(multiplier: AnyArray, shift: AnyArray, zero_point: int) -> str:
@@ -202,6 +216,12 @@ def refuse_reach(layer: str, bound: int, reaches: tuple[int, ...]) -> None:
     """Raise SpecError where a source can emit more than the layer was certified for."""
     if bound < max(reaches):
         raise SpecError(f"layer {layer}: input_bound {bound} is under the {max(reaches)} that reaches it")
+
+
+def refuse_wide(layer: str, reaches: tuple[int, ...]) -> None:
+    """Raise SpecError where a source can emit more than int8 holds."""
+    if max(reaches) > I8_REACH:
+        raise SpecError(f"layer {layer}: {max(reaches)} reaches it, above the {I8_REACH} of int8")
 
 
 def magnitude(weight: I8, axis: int | tuple[int, ...]) -> I64:

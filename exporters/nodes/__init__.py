@@ -15,7 +15,19 @@ from exporters.nodes.shape import FloatConcat, FloatPad, FloatSlice, FloatTransp
 from exporters.nodes.softmax import FloatSoftmax
 from exporters.nodes.spiking import FloatLif, FloatReadout, Reset
 
-NODES: Final[tuple[type[FloatLayer], ...]] = (FloatDense, FloatConv, FloatDepthwise, FloatPool, FloatLif, FloatReadout)
+NODES: Final[tuple[type[FloatLayer], ...]] = (
+    FloatDense,
+    FloatConv,
+    FloatDepthwise,
+    FloatPool,
+    FloatLif,
+    FloatReadout,
+    FloatAdd,
+    FloatMul,
+    FloatUnary,
+    FloatGru,
+    FloatLstm,
+)
 
 __all__ = [
     "NODES",

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from edgerun.arrays import F32, F64
-from edgerun.errors import ModelError
-from exporters.nodes.base import Affine, FloatLayer
+from edgerun.errors import ModelError, SpecError
+from edgerun.layers import Add, LayerRecord, Lookup, Mul, elementwise
+from exporters.nodes.base import Affine, FloatLayer, Quantised, Range
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -120,6 +121,8 @@ class FloatUnary(FloatLayer):
     function: str
     parameters: tuple[float, ...] = ()
 
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lookup,)
+
     def __post_init__(self) -> None:
         if self.function not in UNARY:
             raise ModelError(f"layer {self.name}: function {self.function!r} is none of {', '.join(UNARY)}")
@@ -143,16 +146,56 @@ class FloatUnary(FloatLayer):
         with np.errstate(over="ignore"):
             return self.value(sources[0].astype(np.float64)).astype(np.float32)
 
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """table[q] = round(f(sx (q - zx)) / sy) + zy, half to even; f where it has none is that of the nearest q.
+
+        sy and zy are the file's, else what both peers fix for such a function, else from the reach; the identity keeps
+        its source's. Raises ModelError where the function has no value at all, or the reach is not finite.
+        """
+        x = sources[0]
+        fixed = self.output or UNARY[self.function].output or (x if self.function == "identity" else None)
+        if fixed is None and not math.isfinite(reach.most):
+            raise ModelError(f"layer {self.name}: {self.function} reaches {reach.low:.4g} to {reach.high:.4g}")
+        y = fixed or reach.affine()
+        return (lookup(self.name, self.sources, self.shape, self.value(x.scale * (INT8 - x.zero_point)), y),)
+
+
+INT8: Final = np.arange(-128.0, 128.0)
+
+
+def lookup(name: str, sources: tuple[str, ...], shape: Shape, values: F64, y: Affine) -> Quantised:
+    """A table layer from the real values (256,) that belong to the inputs -128 to 127."""
+    known = np.flatnonzero(~np.isnan(values))
+    if not known.size:
+        raise ModelError(f"layer {name}: the function has no value for any of its 256 inputs")
+    nearest = known[np.abs(np.arange(len(values))[:, None] - known).argmin(axis=1)]
+    table = np.clip(np.rint(values[nearest] / y.scale) + y.zero_point, -128, 127).astype(np.int8)
+    layer = Lookup(name=name, sources=sources, shape=shape, qmin=int(table.min()), qmax=int(table.max()))
+    return Quantised(layer, {f"{name}.table": table}, y)
+
+
+def rescale(name: str, source: str, shape: Shape, x: Affine, y: Affine) -> Quantised:
+    """A table layer that takes values from one map to another."""
+    return lookup(name, (source,), shape, x.scale * (INT8 - x.zero_point), y)
+
 
 # ------------------------------------------------------------------ functions of two values
 
 
 def broadcast(name: str, shapes: tuple[Shape, Shape]) -> Shape:
     """The shape of an operation on two arrays of equal rank. Raises ModelError where they do not go together."""
-    a, b = shapes
-    if len(a) != len(b) or any(m != n and 1 not in (m, n) for m, n in zip(a, b, strict=True)):
-        raise ModelError(f"layer {name}: shapes {a} and {b} do not broadcast")
-    return tuple(max(m, n) for m, n in zip(a, b, strict=True))
+    try:
+        return elementwise.broadcast(shapes)
+    except SpecError as err:
+        raise ModelError(f"layer {name}: {err}") from None
+
+
+def shift_for(name: str, scale: float) -> int:
+    """The shift s for which scale * 2**s has 24 bits. Raises ModelError where the scale is not in [2**-21, 2**23)."""
+    if not 2.0**-21 <= scale < 2.0**23:
+        raise ModelError(f"layer {name}: scale {scale:.4g} is outside [2**-21, 2**23) of the output's")
+    shift = 24 - math.frexp(scale)[1]
+    return shift - int(round(scale * 2.0**shift) == 1 << 24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +206,8 @@ class FloatAdd(FloatLayer):
     signs: tuple[int, int] = (1, 1)
     low: float = -np.inf
     high: float = np.inf
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Add,)
 
     def __post_init__(self) -> None:
         broadcast(self.name, self.shapes)
@@ -182,6 +227,30 @@ class FloatAdd(FloatLayer):
         y = np.float32(self.signs[0]) * a + np.float32(self.signs[1]) * b
         return np.clip(y, self.low, self.high).astype(np.float32).reshape(len(y), -1)
 
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """Multipliers of sa / sy and sb / sy over one shift; the offset takes both zero points exactly to the output's.
+
+        A source whose scale is under 2**-25 of the other's gets multiplier 0: it could not move the sum by a rounding.
+        Raises ModelError where the larger ratio is not in [2**-21, 2**23).
+        """
+        y = self.output_map(reach)
+        a, b = (sign * x.scale / y.scale for sign, x in zip(self.signs, sources, strict=True))
+        shift = shift_for(self.name, max(abs(a), abs(b)))
+        multipliers = round(a * 2.0**shift), round(b * 2.0**shift)
+        zeros = sum(x.zero_point * m for x, m in zip(sources, multipliers, strict=True))
+        layer = Add(
+            name=self.name,
+            sources=self.sources,
+            shapes=self.shapes,
+            multipliers=multipliers,
+            offset=(1 << shift - 1) - zeros,
+            shift=shift,
+            zero_point=y.zero_point,
+            qmin=y.integer(self.low),
+            qmax=y.integer(self.high),
+        )
+        return (Quantised(layer, {}, y),)
+
 
 @dataclass(frozen=True, slots=True)
 class FloatMul(FloatLayer):
@@ -190,6 +259,8 @@ class FloatMul(FloatLayer):
     shapes: tuple[Shape, Shape]
     low: float = -np.inf
     high: float = np.inf
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Mul,)
 
     def __post_init__(self) -> None:
         broadcast(self.name, self.shapes)
@@ -206,3 +277,21 @@ class FloatMul(FloatLayer):
         a, b = (x.reshape(-1, *shape) for x, shape in zip(sources, self.shapes, strict=True))
         y: F32 = a * b
         return np.clip(y, self.low, self.high).astype(np.float32).reshape(len(y), -1)
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """One scale sa sb / sy. Raises ModelError where it is not in [2**-21, 2**23)."""
+        (a, b), y = sources, self.output_map(reach)
+        scale = a.scale * b.scale / y.scale
+        shift = shift_for(self.name, scale)
+        layer = Mul(
+            name=self.name,
+            sources=self.sources,
+            shapes=self.shapes,
+            zeros=(a.zero_point, b.zero_point),
+            multiplier=round(scale * 2.0**shift),
+            shift=shift,
+            zero_point=y.zero_point,
+            qmin=y.integer(self.low),
+            qmax=y.integer(self.high),
+        )
+        return (Quantised(layer, {}, y),)

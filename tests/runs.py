@@ -1,0 +1,42 @@
+"""Layers at work in tests: every row alone and all at once with the same bits, and what a step allocates."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgerun.arrays import AnyArray, Tensors
+from edgerun.layers import Layer
+from edgerun.ops import OPS
+
+
+def rows(spec: Layer, tensors: Tensors, *xs: AnyArray) -> list[list[int]]:
+    """What a layer without state gives for each row of its sources (n, width), alone and in a batch."""
+    single, batch = OPS[type(spec)](spec, tensors, ()), OPS[type(spec)](spec, tensors, (len(xs[0]),))
+    batch.step(*(x.astype(np.float32) for x in xs))
+    found = []
+    for row in zip(*xs, strict=True):
+        single.step(*(x.astype(np.float32) for x in row))
+        found.append(single.out.astype(np.int64).tolist())
+    assert batch.out.astype(np.int64).tolist() == found
+    return found
+
+
+def peak_of(act: Callable[[], object]) -> int:
+    """The most bytes that Python and numpy held beyond what they held before, while `act` ran."""
+    act()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        act()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def step_peak(spec: Layer, tensors: Tensors, widths: Sequence[int]) -> int:
+    """The most bytes that one step on one sample takes beyond what the layer holds."""
+    run, xs = OPS[type(spec)](spec, tensors, ()), [np.ones(width, np.float32) for width in widths]
+    return peak_of(lambda: run.step(*xs))
