@@ -23,13 +23,13 @@ from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
-from edgerun.graph import feature_width, score_width
+from edgerun.graph import feature_width, layer_reaches, score_width
 from edgerun.layers.base import INPUT
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.stages import BLOCK_ROWS
 from edgerun.network import Network
 from edgerun.plan import Plan, Slot, make_plan
-from edgerun.spec import Layer, Level, Lif, Manifest, PhaseRate, Prices, Readout
+from edgerun.spec import DType, Layer, Level, Lif, Manifest, PhaseRate, Prices, Readout
 
 LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
 
@@ -172,7 +172,7 @@ def recorded(manifest: Manifest) -> Ops:
     if eprop is None:
         return Ops()
     layer, steps = manifest.layer(eprop.layer), manifest.steps
-    return Ops(neuron_updates=steps * (layer.inputs + layer.outputs), array_calls=steps * CALLS_TICK)
+    return Ops(neuron_updates=steps * (layer.widths[0] + layer.outputs), array_calls=steps * CALLS_TICK)
 
 
 def update(bundle: Bundle, consolidation: Ops) -> Ops:
@@ -260,7 +260,8 @@ def memory_plan(bundle: Bundle) -> Plan:
 
     It is the firmware's view: int16 membranes, int32 logits, no float32 carriers. The numpy backend holds these
     integers in wider arrays and scores in batches, which Linux boards have the memory for; the learner's own slots are
-    the same in both. Weights count as memory also where a controller could leave the frozen ones in flash.
+    the same in both. Weights count as memory also where a controller could leave the frozen ones in flash, and as they
+    are unpacked, a byte each, in however few bytes the bundle stores them: packing saves flash only.
     """
     manifest = bundle.manifest
     learned = learned_slots(manifest, bundle.tensors)
@@ -314,7 +315,7 @@ def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
         return
     layer, readout = bundle.manifest.layer(eprop.layer), bundle.manifest.layer(eprop.readout)
     steps = bundle.manifest.steps
-    chunk, m, n = min(steps, eprop.chunk_steps), layer.inputs, layer.outputs
+    chunk, m, n = min(steps, eprop.chunk_steps), layer.widths[0], layer.outputs
     plastic = {rate.tensor for rate in eprop.rates}
     yield "tape.pre", Slot((steps, m), "uint8", "traces")
     yield "tape.spikes", Slot((steps, n), "uint8", "traces")
@@ -330,7 +331,10 @@ def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
 
 
 def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
-    """What goes in and out, and sums that live while one layer works."""
+    """What goes in and out, what lies between layers for as long as one still reads it, and the sums of one position.
+
+    An image's sums live position by position, so a layer needs as many as it has channels.
+    """
     size = manifest.input.size
     yield "io.sample", Slot((size,), manifest.input.dtype, "io")
     yield "io.scores", Slot((max(score_width(manifest), manifest.classes.capacity),), "int32", "io")
@@ -338,9 +342,11 @@ def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
     if manifest.head.whiten:
         wiring.append((manifest.head.whiten, (manifest.head.features or "",)))
     last = {source: k for k, (_, sources) in enumerate(wiring) for source in sources}
+    reaches = layer_reaches(manifest)
     for k, (layer, _) in enumerate(wiring):
-        yield f"sum.{layer.name}", Slot((layer.outputs,), "int32", "scratch", (k, k))
+        yield f"sum.{layer.name}", Slot((layer.shape[-1],), "int32", "scratch", (k, k))
         if layer.name in last:
-            yield f"out.{layer.name}", Slot((layer.outputs,), "int8", "scratch", (k, last[layer.name]))
+            dtype: DType = "int8" if reaches[layer.name][1] <= 128 else "int32"
+            yield f"out.{layer.name}", Slot((layer.outputs,), dtype, "scratch", (k, last[layer.name]))
     if isinstance(manifest.encoder, PhaseRate):
         yield "out.encoder", Slot((size,), "bool", "scratch", (0, 0))

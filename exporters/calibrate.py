@@ -1,40 +1,106 @@
-"""How far values reach on real data: the ranges that scales are chosen from."""
+"""How far values reach on real data: the ranges that scales are chosen from.
+
+minmax      from the least to the greatest value seen
+percentile  without the outermost (100 - P) per cent at either end
+mse         the range whose int8 grid has the least mean squared error over the values seen
+entropy     the range whose int8 histogram diverges least from the histogram of the values (Kullback-Leibler)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from edgerun.arrays import F32, F64, AnyArray
-from edgerun.errors import ModelError
+from edgerun.errors import DataError, ModelError
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import FloatLayer, Range
 
 Values: TypeAlias = F32 | F64
+Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
-KEPT: Final = 1 << 22
-"""Values of one layer that a percentile is taken over, at most: every k-th of more."""
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+KEPT: Final = 1 << 20
+"""Values of one layer that a range is chosen from, at most: every k-th of more. Minima and maxima see all."""
+SHARES: Final = np.geomspace(1.0, 0.02, 60)
+"""Candidates of `mse` and `entropy` for either end of a range, as shares of the whole; the widest of equals wins."""
+BINS: Final = 4096
+LEVELS: Final = 256
 
 
-def reach(values: AnyArray, percentile: float = 100.0) -> Range:
-    """The range with `percentile` per cent of the values below its top and as many above its bottom; 100: min to max.
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How ranges are chosen. `percentile` is the share of values inside, in per cent, of the method of that name."""
 
-    values  any shape, finite
+    method: Method = "minmax"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 90 <= self.percentile <= 100:
+            raise DataError(f"--percentile {self.percentile} is outside [90, 100]")
+
+
+MINMAX: Final = Calibration()
+
+
+def reach(values: AnyArray, how: Calibration = MINMAX) -> Range:
+    """The range that `how` chooses for these values, any shape, finite. It always holds zero."""
+    whole = Range(min(float(values.min()), 0.0), max(float(values.max()), 0.0))
+    if how.method == "minmax" or whole.low == whole.high:
+        return whole
+    if how.method == "percentile":
+        low, high = np.percentile(values.astype(np.float64), [100.0 - how.percentile, how.percentile])
+        return Range(min(float(low), 0.0), max(float(high), 0.0))
+    counts, edges = np.histogram(values.reshape(-1), BINS, (whole.low, whole.high))
+    centres = edges[1:] / 2 + edges[:-1] / 2
+    cost = squared_error if how.method == "mse" else divergence
+    best = whole
+    for end in ("high", "low", "high"):  # each end in turn, the other as it is
+        trials = [
+            replace(whole, **{"high": best.high, "low": best.low, end: share * getattr(whole, end)}) for share in SHARES
+        ]
+        with np.errstate(over="ignore"):
+            costs = [cost(counts.astype(np.float64), centres, trial) for trial in trials]
+        best = trials[int(np.argmin(costs))]
+    return best
+
+
+def squared_error(counts: F64, centres: F64, range_: Range) -> float:
+    """Sum of (x - Q(x))**2 over a histogram, Q the int8 grid of a range, clipping included."""
+    grid = range_.affine()
+    q = np.clip(np.rint(centres / grid.scale) + grid.zero_point, -128, 127)
+    return float((counts * np.square(centres - (q - grid.zero_point) * grid.scale)).sum())
+
+
+def divergence(counts: F64, centres: F64, range_: Range) -> float:
+    """KL(p || q): p the histogram with everything beyond the range in its end bins, q what 256 levels keep of it.
+
+    A level spreads its mass evenly over the bins that held any (Migacz 2017).
     """
-    if percentile == 100.0:
-        low, high = values.min(), values.max()
-    else:
-        low, high = np.percentile(values.astype(np.float64), [100.0 - percentile, percentile])
-    return Range(min(float(low), 0.0), max(float(high), 0.0))
+    inside = np.flatnonzero((centres >= range_.low) & (centres <= range_.high))
+    p = counts[inside].copy()
+    kept = p.copy()
+    p[0] += counts[: inside[0]].sum()
+    p[-1] += counts[inside[-1] + 1 :].sum()
+    level = np.arange(len(p)) * LEVELS // len(p)
+    mass = np.bincount(level, kept, LEVELS)
+    filled = np.bincount(level, kept > 0, LEVELS)
+    q = np.where(kept > 0, (mass / np.maximum(filled, 1))[level], 0.0)
+    held = p > 0
+    if not q.any():
+        return np.inf
+    p, q = p / p.sum(), np.maximum(q / q.sum(), 1e-12)
+    return float((p[held] * np.log(p[held] / q[held])).sum())
 
 
 class Observer:
     """Gathers what one layer gives, block by block."""
 
-    def __init__(self, percentile: float) -> None:
-        self._percentile = percentile
+    def __init__(self, how: Calibration) -> None:
+        self._how = how
         self._blocks: list[AnyArray] = []
         self._ends = Range(0.0, 0.0)
         self._seen = 0
@@ -42,17 +108,17 @@ class Observer:
     def add(self, values: Values) -> None:
         ends = reach(values)
         self._ends = Range(min(self._ends.low, ends.low), max(self._ends.high, ends.high))
-        if self._percentile < 100.0:
+        if self._how.method != "minmax":
             self._seen += values.size
-            self._blocks.append(values.reshape(-1)[:: max(1, self._seen // KEPT)].copy())
+            self._blocks.append(values.reshape(-1)[:: 1 + self._seen // KEPT].copy())
 
     def range(self) -> Range:
-        return reach(np.concatenate(self._blocks), self._percentile) if self._blocks else self._ends
+        return reach(np.concatenate(self._blocks), self._how) if self._blocks else self._ends
 
 
-def observe(net: FloatNet, blocks: Iterable[F32], percentile: float) -> dict[str, Range]:
+def observe(net: FloatNet, blocks: Iterable[F32], how: Calibration) -> dict[str, Range]:
     """The range of every layer's output over blocks of moments (steps, N, step size), all steps together."""
-    observers = {layer.name: Observer(percentile) for layer in net.layers}
+    observers = {layer.name: Observer(how) for layer in net.layers}
 
     def watch(layer: FloatLayer, out: F32) -> None:
         observers[layer.name].add(out)

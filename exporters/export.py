@@ -24,10 +24,12 @@ from edgerun.graph import RESERVED_NAMES
 from edgerun.learn.eprop import EPropRule
 from edgerun.spec import ClassTable, Dense, Head, Manifest, Provenance, Readout, decode_manifest, encode_manifest
 from exporters import data, measure
+from exporters.calibrate import METHODS, MINMAX, Calibration
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
+from exporters.improve import improve, is_fixed
 from exporters.learning import learning_plan
 from exporters.nodes import Reset
 from exporters.report import Accuracy, Report, render
@@ -51,7 +53,7 @@ class Options:
     name: str | None = None
     seq: int = 0
     device_class: str = "any"
-    percentile: float = 100.0
+    calibration: Calibration | None = None
     reset: Reset | None = None
     reset_delay: bool | None = None
     readout: Literal["last"] | None = None
@@ -86,7 +88,7 @@ def export(
     names = class_names(net, samples, options)
     samples = data.relabel(calibration.name, samples, names)
     kept, held = split(calibration.name, samples)
-    twin = quantise_net(net, samples.take(kept), options.percentile)
+    twin = quantised(net, samples.take(kept), options.calibration)
     twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
 
     trial, apart = samples.take(held), len(kept) < len(samples)
@@ -110,6 +112,13 @@ def export(
         sign=sign,
     )
     return Exported(packed, describe(model, read_bundle(packed), twin, samples.take(held), accuracy))
+
+
+def quantised(net: FloatNet, samples: Samples, how: Calibration | None) -> Twin:
+    """Integers for all layers: by the calibration named, else by whichever keeps the answers nearest to the floats'."""
+    if how is not None or net.spiking or is_fixed(net):
+        return quantise_net(net, samples, how or MINMAX)
+    return improve(net, samples, {})
 
 
 def load_model(path: Path, options: Options) -> FloatNet:
@@ -304,11 +313,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--device-class", default="any", metavar="NAME", help="which devices may run it")
     model.add_argument(
-        "--percentile",
-        type=float,
-        default=100.0,
-        metavar="P",
-        help="share of activations inside int8; 100 is min to max",
+        "--calibration",
+        choices=("auto", *METHODS),
+        default="auto",
+        help="how ranges are chosen; auto tries them all and keeps what changes the answers least",
+    )
+    model.add_argument(
+        "--percentile", type=float, metavar="P", help="ranges that hold P per cent of the values, 90 to 100"
     )
     spiking = parser.add_argument_group("what a NIR file may leave open (its own metadata comes first)")
     spiking.add_argument("--reset", choices=("subtract", "zero", "none"), help="what a spike does to the membrane")
@@ -338,18 +349,26 @@ def run(args: argparse.Namespace) -> int:
 def options_of(args: argparse.Namespace) -> Options:
     """Arguments as Options. Raises DataError for numbers out of range."""
     given = {name: getattr(args, name) for name in Options.__slots__}
+    given["calibration"] = calibration_of(args.calibration, args.percentile)
     if args.classes is not None:
         given["classes"] = tuple(name.strip() for name in args.classes.split(","))
     if args.reset_delay is not None:
         given["reset_delay"] = bool(args.reset_delay)
-    if not 90 <= args.percentile <= 100:
-        raise DataError(f"--percentile {args.percentile} is outside [90, 100]")
     if args.input_scale is not None and not 0 < args.input_scale < float("inf"):
         raise DataError(f"--input-scale {args.input_scale} is not positive and finite")
     for name in ("capacity", "steps", "full_scale"):
         if given[name] is not None and given[name] < 1:
             raise DataError(f"--{name.replace('_', '-')} {given[name]} is under 1")
     return Options(**given)
+
+
+def calibration_of(method: str, percentile: float | None) -> Calibration | None:
+    """The calibration that arguments name; None for the best of all. Raises DataError."""
+    if percentile is None:
+        return None if method == "auto" else Calibration(method)  # type: ignore[arg-type]  # argparse chose
+    if method not in ("auto", "percentile"):
+        raise DataError(f"--percentile goes with --calibration percentile, not {method}")
+    return Calibration("percentile", percentile)
 
 
 def signer(key: str) -> Signer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 import msgspec
@@ -16,9 +17,11 @@ from edgerun.errors import ModelError
 from edgerun.layers.base import INPUT
 from edgerun.spec import InputSpec, Layer, Lif, PhaseRate, Readout
 from exporters import calibrate
+from exporters.calibrate import MINMAX, Calibration
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
-from exporters.nodes import Affine, Quantised, Range
+from exporters.nodes import Affine, FloatDense, FloatLayer, Quantised, Range
+from exporters.nodes.conv import Filters
 
 MEMBRANE_REACH: Final = 8.0  # thresholds that an int16 in Q3.12 holds
 BLOCK: Final = 64  # samples that run side by side
@@ -62,17 +65,32 @@ def in_blocks(samples: Samples) -> Iterator[Samples]:
         yield samples.take(np.arange(start, min(start + BLOCK, len(samples))))
 
 
-def quantise_net(net: FloatNet, samples: Samples, percentile: float) -> Twin:
-    """Integer layers for all float layers, with scales from these samples. Raises ModelError."""
-    entry = input_map(net, samples, percentile)
+def quantise_net(
+    net: FloatNet, samples: Samples, how: Calibration = MINMAX, bits: Mapping[str, int] = MappingProxyType({})
+) -> Twin:
+    """Integer layers for all float layers, with scales from these samples. Raises ModelError.
+
+    bits  of the weights, by layer, where they are not 8
+    """
+    net = replace(net, layers=tuple(with_bits(layer, bits.get(layer.name, 8)) for layer in net.layers))
+    entry = input_map(net, samples, how)
     base = 0 if isinstance(net.encoder, PhaseRate) else net.encoder.offset
     dtype: Literal["int8", "uint8"] = "uint8" if base or net.spiking else "int8"
     spec = InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=entry.zero_point + base)
     bare = Twin(net, spec, ())
-    ranges = calibrate.observe(net, (bare.moments(block) for block in in_blocks(samples)), percentile)
+    ranges = calibrate.observe(net, (bare.moments(block) for block in in_blocks(samples)), how)
     maps = {INPUT: Affine(1.0, 0) if net.spiking else entry}
     parts = quantise_layers(net, maps, ranges)
     return replace(bare, parts=parts, maps=maps, notes=saturation_notes(bare, samples))
+
+
+def with_bits(layer: FloatLayer, bits: int) -> FloatLayer:
+    """The layer with weights of so many bits. Raises ModelError where it has no such weights."""
+    if bits == 8:
+        return layer
+    if not isinstance(layer, FloatDense | Filters):
+        raise ModelError(f"layer {layer.name}: has no weights of {bits} bits")
+    return replace(layer, bits=bits)
 
 
 def quantise_layers(net: FloatNet, maps: dict[str, Affine], ranges: Mapping[str, Range]) -> tuple[Quantised, ...]:
@@ -92,7 +110,7 @@ def short(part: Quantised, before: str) -> Quantised:
     return replace(part, layer=msgspec.structs.replace(part.layer, sources=()))
 
 
-def input_map(net: FloatNet, samples: Samples, percentile: float) -> Affine:
+def input_map(net: FloatNet, samples: Samples, how: Calibration) -> Affine:
     """What one integer of the input stands for: the file's word, the encoder's, or the range of the data.
 
     A recording of whole numbers that fit int8 is kept as it is.
@@ -102,7 +120,7 @@ def input_map(net: FloatNet, samples: Samples, percentile: float) -> Affine:
     if net.input is not None:
         return net.input
     whole = net.steps > 1 and not (samples.x % 1).any() and samples.x.min() >= -128 and samples.x.max() <= 127
-    return Affine(1.0, 0) if whole else calibrate.reach(samples.x, percentile).affine()
+    return Affine(1.0, 0) if whole else calibrate.reach(samples.x, how).affine()
 
 
 def saturation_notes(bare: Twin, samples: Samples) -> tuple[str, ...]:

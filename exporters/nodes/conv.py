@@ -42,6 +42,7 @@ class Filters(FloatLayer):
     low: float = -np.inf
     high: float = np.inf
     weight_scale: F64 | None = None
+    bits: int = 8
 
     @property
     def kernel(self) -> Pair:

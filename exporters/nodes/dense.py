@@ -11,7 +11,6 @@ from edgerun.arrays import F32, F64, I8, I32
 from edgerun.layers import Dense, LayerRecord
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, per_channel
 
-WEIGHT_TOP: Final = 127
 BIAS_LIMIT: Final = 1 << 28
 SCALE_FLOOR: Final = 2.0**-23
 
@@ -21,6 +20,7 @@ class FloatDense(FloatLayer):
     """y = clip(W x + b, low, high); a ReLU is low = 0. weight (out, in), bias (out,).
 
     weight_scale  (out,)  real value of one weight step, where the file fixes it
+    bits          of an integer weight, 2 to 8
     """
 
     weight: F32 | F64
@@ -28,6 +28,7 @@ class FloatDense(FloatLayer):
     low: float = -np.inf
     high: float = np.inf
     weight_scale: F64 | None = None
+    bits: int = 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Dense,)
 
@@ -52,7 +53,7 @@ class FloatDense(FloatLayer):
         Raises ModelError naming a channel whose numbers no scale can hold.
         """
         x, y = sources[0], self.output_map(reach)
-        weight, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale)
+        weight, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale, self.bits)
         layer = Dense(
             name=self.name,
             sources=self.sources,
@@ -66,16 +67,17 @@ class FloatDense(FloatLayer):
 
 
 def fold(
-    weight: F32 | F64, bias: F32 | F64, x: Affine, y: Affine, weight_scale: F64 | None = None
+    weight: F32 | F64, bias: F32 | F64, x: Affine, y: Affine, weight_scale: F64 | None = None, bits: int = 8
 ) -> tuple[I8, I32, F64]:
     """Integer weights (n, ...), folded bias (n,) and requantisation scale (n,) of each channel, the first axis.
 
-    Every weight of a channel meets an input of the map `x`: what pads an image is its zero.
+    Every weight of a channel meets an input of the map `x`: what pads an image is its zero. Weights lie in
+    +-(2**(bits - 1) - 1), unless the file fixes their scale.
     """
     w, b = weight.reshape(len(weight), -1).astype(np.float64), bias.astype(np.float64)
     floor = SCALE_FLOOR * y.scale / x.scale
     peak = np.abs(w).max(axis=1)
-    free = np.where(peak > 0, peak / WEIGHT_TOP, y.scale / x.scale)
+    free = np.where(peak > 0, peak / (2 ** (bits - 1) - 1), y.scale / x.scale)
     scale = np.maximum(free if weight_scale is None else weight_scale, floor)
     while True:
         integers = np.rint(w / scale[:, None])

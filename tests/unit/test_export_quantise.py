@@ -16,7 +16,7 @@ from edgerun.certificate import certify
 from edgerun.errors import ModelError
 from edgerun.spec import InputSpec, PhaseRate
 from exporters import data, measure
-from exporters.calibrate import reach
+from exporters.calibrate import METHODS, Calibration, reach
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.nodes import Affine, FloatDense, FloatLif, FloatReadout, Quantised, Range
@@ -65,10 +65,10 @@ def accuracy(twin: Twin, samples: Samples) -> float:
 # ------------------------------------------------------------------ whole nets
 
 
-@pytest.mark.parametrize("percentile", [100.0, 99.9])
-def test_an_int8_mlp_is_within_a_point_of_float(mlp: FloatNet, digits: Samples, percentile: float) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_an_int8_mlp_is_within_a_point_of_float(mlp: FloatNet, digits: Samples, method: Any) -> None:
     train, test = halves(digits)
-    twin = quantise_net(mlp, train, percentile)
+    twin = quantise_net(mlp, train, Calibration(method))
     real = float((trace(mlp, mlp.moments(test.x)).answer.argmax(axis=1) == test.y).mean())
     assert real > 0.95
     assert accuracy(twin, test) >= real - 0.01
@@ -76,13 +76,13 @@ def test_an_int8_mlp_is_within_a_point_of_float(mlp: FloatNet, digits: Samples, 
 
 def test_dense_outputs_are_near_their_float_values(mlp: FloatNet, digits: Samples) -> None:
     train, test = halves(digits)
-    for gap in measure.layer_gaps(quantise_net(mlp, train, 100.0), test).values():
+    for gap in measure.layer_gaps(quantise_net(mlp, train), test).values():
         assert gap.rms < 0.005 * (gap.high - gap.low)
 
 
 def test_an_integer_spiking_net_is_within_a_point_of_float(spiking: FloatNet, digits: Samples) -> None:
     train, test = halves(digits)
-    twin = quantise_net(spiking, train, 100.0)
+    twin = quantise_net(spiking, train)
     real = float((trace(spiking, twin.moments(test)).answer.argmax(axis=1) == test.y).mean())
     assert real > 0.94
     assert accuracy(twin, test) >= real - 0.01
@@ -90,7 +90,7 @@ def test_an_integer_spiking_net_is_within_a_point_of_float(spiking: FloatNet, di
 
 def test_few_integer_spikes_differ_from_float_spikes(spiking: FloatNet, digits: Samples) -> None:
     train, test = halves(digits)
-    lif, readout = measure.layer_gaps(quantise_net(spiking, train, 100.0), test).values()
+    lif, readout = measure.layer_gaps(quantise_net(spiking, train), test).values()
     assert lif.rms < 0.03
     assert readout.rms < 0.01 * (readout.high - readout.low)
 
@@ -111,7 +111,7 @@ def test_weights_that_int8_holds_give_the_same_spikes_to_the_bit() -> None:
     )
     net = FloatNet("exact", (m,), (lif,), PhaseRate(steps=8, full_scale=16))
     samples = Samples(rng.integers(0, 17, (40, m)).astype(np.float64), np.zeros(40, np.int64))
-    twin = quantise_net(net, samples, 100.0)
+    twin = quantise_net(net, samples)
     assert twin.parts[0].clipped == 0
     (gap,) = measure.layer_gaps(twin, samples).values()
     assert 0.05 < trace(net, twin.moments(samples)).spikes[0].mean() < 0.95
@@ -238,7 +238,7 @@ def test_a_wide_readout_is_halved_until_its_drive_is_certain() -> None:
 
 
 def test_a_readout_grows_by_silent_rows(spiking: FloatNet, digits: Samples) -> None:
-    twin = quantise_net(spiking, digits, 100.0)
+    twin = quantise_net(spiking, digits)
     wide = widen_readout(twin, 12)
     assert wide.parts[-1].layer.outputs == 12
     assert widen_readout(twin, 10) is twin
@@ -263,4 +263,4 @@ def test_ranges_hold_zero_and_zero_is_exact() -> None:
 def test_a_percentile_cuts_what_is_rare() -> None:
     values = np.append(np.linspace(0, 1, 9999), 1000.0)
     assert reach(values).high == 1000.0
-    assert reach(values, 99.9).high < 1.01
+    assert reach(values, Calibration("percentile", 99.9)).high < 1.01
