@@ -11,6 +11,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerun.arrays import I64
+
 Pair: TypeAlias = tuple[int, int]
 Sides: TypeAlias = tuple[int, int, int, int]
 """Padding: top, left, bottom, right."""
@@ -30,6 +32,15 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding:
         positions(size[0], top, bottom, kernel[0], stride[0], dilation[0]),
         positions(size[1], left, right, kernel[1], stride[1], dilation[1]),
     )
+
+
+def taps_inside(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> I64:
+    """(outputs,)  along an axis, how many taps of each window lie in the image and not in its padding."""
+    starts = np.arange(positions(size, before, after, kernel, stride, dilation), dtype=np.int64) * stride - before
+    first = np.maximum(-(starts // dilation), 0)
+    last = np.minimum((size - 1 - starts) // dilation, kernel - 1)
+    counts: I64 = np.maximum(last - first + 1, 0)
+    return counts
 
 
 def windows(padded: NDArray[Scalar], kernel: Pair, stride: Pair, dilation: Pair) -> NDArray[Scalar]:

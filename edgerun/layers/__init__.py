@@ -5,11 +5,58 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from edgerun.layers.base import LayerRecord
+from edgerun.layers.conv import Conv, Depthwise
 from edgerun.layers.dense import Dense
 from edgerun.layers.elementwise import Add, Lookup, Mul
+from edgerun.layers.pool import AveragePool, MaxPool
 from edgerun.layers.recurrent import Gru, Lstm
-from edgerun.layers.spiking import Lif, Readout
+from edgerun.layers.shape import Concat, Pad, Slice, Transpose
+from edgerun.layers.spiking import AlphaCells, Cells, DenseSum, Lif, Readout, Total
 
-Layer: TypeAlias = Dense | Lif | Readout | Add | Mul | Lookup | Gru | Lstm
+Layer: TypeAlias = (
+    Dense
+    | Conv
+    | Depthwise
+    | MaxPool
+    | AveragePool
+    | Lif
+    | Readout
+    | Add
+    | Mul
+    | Lookup
+    | Gru
+    | Lstm
+    | AlphaCells
+    | Cells
+    | DenseSum
+    | Total
+    | Concat
+    | Pad
+    | Slice
+    | Transpose
+)
 
-__all__ = ["Add", "Dense", "Gru", "Layer", "LayerRecord", "Lif", "Lookup", "Lstm", "Mul", "Readout"]
+__all__ = [
+    "Add",
+    "AlphaCells",
+    "AveragePool",
+    "Cells",
+    "Concat",
+    "Conv",
+    "Dense",
+    "DenseSum",
+    "Depthwise",
+    "Gru",
+    "Layer",
+    "LayerRecord",
+    "Lif",
+    "Lookup",
+    "Lstm",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "Readout",
+    "Slice",
+    "Total",
+    "Transpose",
+]

@@ -1,0 +1,72 @@
+"""Pooling at work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgerun.arrays import F32, AnyArray
+from edgerun.kernels.pool import pool
+from edgerun.kernels.window import windows
+from edgerun.layers import AveragePool, MaxPool
+from edgerun.ops.base import LayerRun
+from edgerun.ops.requant import Requantiser
+from edgerun.ops.window import Padded
+
+
+class MaxPoolRun(LayerRun):
+    """The largest value of each window, clipped."""
+
+    def __init__(self, spec: MaxPool, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        self.spec = spec
+        self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
+        self._pooling = Pooling(spec, batch, -128, self.out, np.maximum)
+
+    def step(self, *sources: F32) -> None:
+        self._pooling.step(sources[0])
+        np.clip(self.out, self.spec.qmin, self.spec.qmax, out=self.out)
+
+
+class AveragePoolRun(LayerRun):
+    """The sum of each window, requantised by the number of values in it."""
+
+    def __init__(self, spec: AveragePool, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        self.spec = spec
+        self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
+        which = np.searchsorted(spec.sizes, spec.counts).reshape(-1, 1)
+        if len(spec.sizes) == 1:
+            which = which[:1]
+        m, o, s = (spec.tensor(tensors, field.part).astype(np.int64)[which] for field in spec.fields())
+        places = self.out.reshape(*batch, -1, spec.input_shape[2])
+        self._end = Requantiser(spec.proof(tensors).carrier, spec, places, m, o, s)
+        self._pooling = Pooling(spec, batch, 0, self._end.sums, np.add)
+
+    def step(self, *sources: F32) -> None:
+        self._pooling.step(sources[0])
+        self._end.finish()
+
+
+class Pooling:
+    """Windows of one padded image and the arrays that combine them into `out` (..., oh * ow, c)."""
+
+    def __init__(
+        self, spec: MaxPool | AveragePool, batch: tuple[int, ...], fill: int, out: AnyArray, combine: np.ufunc
+    ) -> None:
+        n, (kh, kw) = math.prod(batch), spec.kernel
+        self._combine = combine
+        self._image = Padded(spec, batch, fill, out.dtype)
+        rows: AnyArray = np.zeros((n, *spec.row_shape), out.dtype)
+        down = windows(self._image.image, (kh, 1), (spec.stride[0], 1), (spec.dilation[0], 1))
+        across = windows(rows, (1, kw), (1, spec.stride[1]), (1, spec.dilation[1]))
+        self._arrays = (
+            out.reshape(n, *spec.shape),
+            np.moveaxis(down[..., 0, :], 3, 2),
+            rows,
+            np.moveaxis(across[..., 0, :, :], 3, 2),
+        )
+
+    def step(self, x: F32) -> None:
+        self._image.load(x)
+        pool(*self._arrays, self._combine)
