@@ -25,6 +25,10 @@ NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatAdd,
     FloatMul,
     FloatUnary,
+    FloatConcat,
+    FloatTranspose,
+    FloatPad,
+    FloatSlice,
     FloatGru,
     FloatLstm,
 )

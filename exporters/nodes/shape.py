@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from edgerun.arrays import F32
 from edgerun.errors import ModelError
-from exporters.nodes.base import FloatLayer
+from edgerun.layers import Concat, LayerRecord, Lookup, Pad, Slice, Transpose
+from exporters.nodes.base import Affine, FloatLayer, Quantised, Range
+from exporters.nodes.elementwise import rescale
 
 Shape: TypeAlias = tuple[int, ...]
+
+
+def align(node: FloatLayer, shapes: Sequence[Shape], maps: Sequence[Affine], y: Affine) -> tuple[Quantised, ...]:
+    """A table layer `<name>.in<k>` for each source k whose map is not y; empty where all agree.
+
+    Raises ModelError where such a source has no name.
+    """
+    others = [k for k, map_ in enumerate(maps) if map_ != y]
+    if others and len(node.sources) != len(shapes):
+        raise ModelError(
+            f"layer {node.name}: {len(node.sources)} sources are named, {len(shapes)} are needed to rescale"
+        )
+    return tuple(rescale(f"{node.name}.in{k}", node.sources[k], shapes[k], maps[k], y) for k in others)
+
+
+def rewired(node: FloatLayer, helpers: tuple[Quantised, ...]) -> tuple[str, ...]:
+    """The sources of a node, each helper in place of what it reads."""
+    names = {helper.layer.name for helper in helpers}
+    found = []
+    for k, source in enumerate(node.sources):
+        helper = f"{node.name}.in{k}"
+        found.append(helper if helper in names else source)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +47,8 @@ class FloatConcat(FloatLayer):
 
     shapes: tuple[Shape, ...]
     axis: int
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Concat, Lookup)
 
     def __post_init__(self) -> None:
         others = {(len(shape), *shape[: self.axis], *shape[self.axis + 1 :]) for shape in self.shapes}
@@ -42,6 +70,23 @@ class FloatConcat(FloatLayer):
         parts = [x.reshape(-1, *shape) for x, shape in zip(sources, self.shapes, strict=True)]
         return np.concatenate(parts, axis=self.axis + 1).reshape(len(parts[0]), -1)
 
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """One map for all: the file's, else the widest of the sources' where it covers the reach, else the reach's.
+
+        A source with another map gets a table layer `<name>.in<k>` before it.
+        """
+        widest = max(sources, key=lambda map_: map_.scale)
+        y = self.output or (widest if covers(widest, reach) else reach.affine())
+        helpers = align(self, self.shapes, sources, y)
+        layer = Concat(name=self.name, sources=rewired(self, helpers), shapes=self.shapes, axis=self.axis)
+        return (*helpers, Quantised(layer, {}, y))
+
+
+def covers(map_: Affine, reach: Range) -> bool:
+    """Whether no value of the reach clips by more than half a step."""
+    low, high = ((end - map_.zero_point) * map_.scale for end in (-128.5, 127.5))
+    return low <= reach.low and reach.high <= high
+
 
 @dataclass(frozen=True, slots=True)
 class FloatTranspose(FloatLayer):
@@ -49,6 +94,8 @@ class FloatTranspose(FloatLayer):
 
     input_shape: Shape
     perm: tuple[int, ...]
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Transpose, Lookup)
 
     def __post_init__(self) -> None:
         if sorted(self.perm) != list(range(len(self.input_shape))):
@@ -66,6 +113,18 @@ class FloatTranspose(FloatLayer):
         x = sources[0].reshape(-1, *self.input_shape)
         return x.transpose(0, *(axis + 1 for axis in self.perm)).reshape(len(x), -1)
 
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """The source's map stays, unless the file fixes another: then a table layer `<name>.in0` comes first."""
+        y = self.output or sources[0]
+        helpers = align(self, (self.input_shape,), sources, y)
+        layer = Transpose(
+            name=self.name,
+            sources=rewired(self, helpers),
+            input_shape=self.input_shape,
+            perm=self.perm,
+        )
+        return (*helpers, Quantised(layer, {}, y))
+
 
 @dataclass(frozen=True, slots=True)
 class FloatPad(FloatLayer):
@@ -75,6 +134,8 @@ class FloatPad(FloatLayer):
     before: tuple[int, ...]
     after: tuple[int, ...]
     value: float = 0.0
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Pad, Lookup)
 
     def __post_init__(self) -> None:
         for what, sides in (("before", self.before), ("after", self.after)):
@@ -97,6 +158,28 @@ class FloatPad(FloatLayer):
         sides = ((0, 0), *zip(self.before, self.after, strict=True))
         return np.pad(x, sides, constant_values=self.value).reshape(len(x), -1)
 
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """The source's map stays, unless the file fixes another: then a table layer `<name>.in0` comes first.
+
+        Infinities become the map's ends. Raises ModelError where a finite value lies beyond them.
+        """
+        y = self.output or sources[0]
+        if math.isfinite(self.value) and not covers(y, Range(min(self.value, 0.0), max(self.value, 0.0))):
+            ends = ", ".join(f"{(end - y.zero_point) * y.scale:.4g}" for end in (-128, 127))
+            raise ModelError(
+                f"layer {self.name}: pad value {self.value:.4g} is outside [{ends}], what its source can hold"
+            )
+        helpers = align(self, (self.input_shape,), sources, y)
+        layer = Pad(
+            name=self.name,
+            sources=rewired(self, helpers),
+            input_shape=self.input_shape,
+            before=self.before,
+            after=self.after,
+            value=y.integer(self.value),
+        )
+        return (*helpers, Quantised(layer, {}, y))
+
 
 @dataclass(frozen=True, slots=True)
 class FloatSlice(FloatLayer):
@@ -109,6 +192,8 @@ class FloatSlice(FloatLayer):
     start: tuple[int, ...]
     stop: tuple[int, ...]
     step: tuple[int, ...]
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Slice, Lookup)
 
     def __post_init__(self) -> None:
         axes = len(self.input_shape)
@@ -138,3 +223,17 @@ class FloatSlice(FloatLayer):
         for axis, kept in enumerate(self.positions()):
             x = x.take(kept, axis=axis + 1)
         return x.reshape(len(x), -1)
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """The source's map stays, unless the file fixes another: then a table layer `<name>.in0` comes first."""
+        y = self.output or sources[0]
+        helpers = align(self, (self.input_shape,), sources, y)
+        layer = Slice(
+            name=self.name,
+            sources=rewired(self, helpers),
+            input_shape=self.input_shape,
+            start=self.start,
+            stop=self.stop,
+            step=self.step,
+        )
+        return (*helpers, Quantised(layer, {}, y))
