@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from edgerun.arrays import F32, F64
 from edgerun.kernels.window import Pair, Sides, output_size, windows
-from exporters.nodes.base import FloatLayer
+from edgerun.layers import Conv, Depthwise, LayerRecord
+from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, per_channel
+from exporters.nodes.dense import fold
 
 
 def ungroup(weight: F32 | F64, groups: int, channels: int) -> F32 | F64:
@@ -61,6 +64,32 @@ class Filters(FloatLayer):
         """(N, oh, ow, kh, kw, c)  what each output looks at."""
         return image_windows(x, self.input_shape, self.kernel, self.stride, self.dilation, self.padding)
 
+    def integer(self, kind: type[Conv] | type[Depthwise], x: Affine, reach: Range) -> tuple[Quantised, ...]:
+        """Per-filter symmetric weights, the input's zero point folded into the bias, the clip into qmin and qmax.
+
+            acc = sum(w q) + b',   b' = round(b / (sw sx)) - zx sum(w),   y = clip(requant(acc, sw sx / sy) + zy)
+
+        Padding is zx. A filter's weight scale sw is doubled until |b'| < 2**28 and sw sx / sy is in [2**-23, 2**23).
+        Raises ModelError naming a filter whose numbers no scale can hold.
+        """
+        y = self.output_map(reach)
+        weight, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale)
+        layer = kind(
+            name=self.name,
+            sources=self.sources,
+            input_shape=self.input_shape,
+            filters=len(weight),
+            kernel=self.kernel,
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=self.padding,
+            input_zero_point=x.zero_point,
+            zero_point=y.zero_point,
+            qmin=y.integer(self.low),
+            qmax=y.integer(self.high),
+        )
+        return (Quantised(layer, per_channel({}, self.name, scales, weight=weight, bias=bias), y),)
+
 
 @dataclass(frozen=True, slots=True)
 class FloatConv(Filters):
@@ -68,6 +97,8 @@ class FloatConv(Filters):
 
     weight (filters, kh, kw, c)
     """
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Conv,)
 
     def forward(self, *sources: F32) -> F32:
         x = self.seen(sources[0])
@@ -78,10 +109,15 @@ class FloatConv(Filters):
             y += x[:, :, :, row].reshape(n * oh * ow, -1) @ taps
         return np.clip(y, self.low, self.high).astype(np.float32).reshape(n, -1)
 
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        return self.integer(Conv, sources[0], reach)
+
 
 @dataclass(frozen=True, slots=True)
 class FloatDepthwise(Filters):
     """A convolution whose filter f looks at channel f // m only, m = filters / c.    weight (filters, kh, kw)"""
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Depthwise,)
 
     def forward(self, *sources: F32) -> F32:
         x = self.seen(sources[0])
@@ -89,6 +125,9 @@ class FloatDepthwise(Filters):
         taps = self.weight.reshape(channels, filters // channels, *self.kernel).astype(np.float32)
         y: F32 = np.einsum("nijrtc,cmrt->nijcm", x, taps).reshape(*x.shape[:3], filters)
         return np.clip(y + self.bias.astype(np.float32), self.low, self.high).astype(np.float32).reshape(len(x), -1)
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        return self.integer(Depthwise, sources[0], reach)
 
 
 def image_windows(
