@@ -23,6 +23,7 @@ from edgerun.layers.base import (
     Tensors,
     Work,
     certify_requant,
+    check_volume,
     describe_scales,
     magnitude,
     refuse_above,
@@ -57,6 +58,10 @@ class Recurrent(LayerRecord, frozen=True, kw_only=True):
 
     stateful: ClassVar[bool] = True
     gates: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        check_volume("steps of inputs", (self.steps, self.inputs))
+        check_volume("steps of gates", (self.steps, self.gates * self.hidden))
 
     @property
     def widths(self) -> tuple[int, ...]:

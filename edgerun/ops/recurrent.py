@@ -16,6 +16,8 @@ class Projection:
     """One of the two matrix products of a layer, rescaled to Q4.11: `sums` <- ((W x + b) * m + 2**(s-1) >> s) + base.
 
     prefix  "" or "recurrent_", which the names of bias, multiplier and shift begin with
+    rows    the gates that it serves
+    lead    what comes before the width in `x` and `products`: the batch, or the steps of a window
     base    added to every sum: 2**15 turns a sum into an index of a table
     """
 
@@ -25,8 +27,9 @@ class Projection:
         tensors: Mapping[str, AnyArray],
         prefix: str,
         rows: slice,
+        batch: tuple[int, ...],
         lead: tuple[int, ...],
-        base: int,
+        base: int = 0,
     ) -> None:
         weight = spec.tensor(tensors, "recurrent" if prefix else "weight")[rows]
         carrier = np.float32 if spec.proof(tensors).carrier == "float32-dot" else np.float64
@@ -38,17 +41,20 @@ class Projection:
         half = np.left_shift(1, self._shift - 1)
         self._offset: I64 = bias * self._multiplier + half + np.left_shift(base, self._shift)
         self.x: F32 | F64 = np.zeros((*lead, weight.shape[1]), carrier)
-        self._products: F32 | F64 = np.zeros((*lead, weight.shape[0]), carrier)
-        self.sums: I64 = np.zeros((*lead, weight.shape[0]), np.int64)
+        self.products: F32 | F64 = np.zeros((*lead, weight.shape[0]), carrier)
+        self.sums: I64 = np.zeros((*batch, weight.shape[0]), np.int64)
 
-    def run(self) -> None:
-        """Fill `sums` from `x`, which the caller has written."""
-        np.dot(self.x, self._weights, out=self._products)
-        recurrent.rescale(self.sums, self._products, self._multiplier, self._offset, self._shift)
+    def multiply(self) -> None:
+        """Fill `products` from `x`, which the caller has written."""
+        np.dot(self.x, self._weights, out=self.products)
+
+    def rescale(self, products: F32 | F64) -> None:
+        """Fill `sums` from `products`, or from one row of them."""
+        recurrent.rescale(self.sums, products, self._multiplier, self._offset, self._shift)
 
 
 class RecurrentRun(LayerRun):
-    """A window walked through step by step. One sample's inputs are all projected first; a batch's, step by step."""
+    """A window walked through step by step. One sample's steps are multiplied all at once, a batch's one by one."""
 
     spec: Recurrent
 
@@ -57,12 +63,12 @@ class RecurrentRun(LayerRun):
         self.spec = spec
         self._whole = not batch
         self._window = (*batch, spec.steps, spec.inputs)
-        self._input = Projection(spec, tensors, "", slice(None), batch or (spec.steps,), recurrent.ONE)
-        currents = list(self._input.sums) if self._whole else [self._input.sums] * spec.steps
+        self._input = Projection(spec, tensors, "", slice(None), batch, batch or (spec.steps,), recurrent.ONE)
+        products = list(self._input.products) if self._whole else [self._input.products] * spec.steps
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
         places = self.out.reshape(*batch, -1, n)
         order = range(spec.steps)[::-1] if spec.reverse else range(spec.steps)
-        self._walk = [(t, currents[t], places[..., t if spec.sequence else 0, :]) for t in order]
+        self._walk = [(t, products[t], places[..., t if spec.sequence else 0, :]) for t in order]
         self._q: I64 = np.zeros((*batch, n), np.int64)
         map_ = spec.hidden_map
         offset = (1 << map_.shift - 1) + (map_.zero_point << map_.shift)
@@ -73,19 +79,20 @@ class RecurrentRun(LayerRun):
         if self.spec.reverse:
             self._silence()
         if self._whole:
-            self._project(x)
-        for t, current, place in self._walk:
+            self._multiply(x)
+        for t, products, place in self._walk:
             if not self._whole:
-                self._project(x[..., t, :])
-            self._advance(current)
+                self._multiply(x[..., t, :])
+            self._input.rescale(products)
+            self._advance(self._input.sums)
             if self.spec.sequence:
                 np.copyto(place, self._q, casting="unsafe")
         if not self.spec.sequence:
             np.copyto(self.out, self._q, casting="unsafe")
 
-    def _project(self, x: F32) -> None:
+    def _multiply(self, x: F32) -> None:
         np.copyto(self._input.x, x)
-        self._input.run()
+        self._input.multiply()
 
     def _advance(self, current: I64) -> None:
         """One step inside a window: current (..., gates * hidden) is the input's part of the gates; leaves `_q`."""
@@ -112,15 +119,16 @@ class GruRun(RecurrentRun):
         self._gates: I64 = np.zeros((*batch, 2 * n), np.int64)
         self._r, self._z = self._gates[..., :n], self._gates[..., n:]
         rows = slice(None) if spec.reset_after else slice(2 * n)
-        self._back = Projection(spec, tensors, "recurrent_", rows, batch, 0)
+        self._back = Projection(spec, tensors, "recurrent_", rows, batch, batch)
         if not spec.reset_after:
-            self._inner = Projection(spec, tensors, "recurrent_", slice(2 * n, None), batch, 0)
+            self._inner = Projection(spec, tensors, "recurrent_", slice(2 * n, None), batch, batch)
         self._sigmoid, self._tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
         self._silence()
 
     def _advance(self, current: I64) -> None:
         n, sums = self.spec.hidden, self._back.sums
-        self._back.run()
+        self._back.multiply()
+        self._back.rescale(self._back.products)
         gates = sums[..., : 2 * n]
         gates += current[..., : 2 * n]
         recurrent.look_up(self._gates, self._sigmoid, gates)
@@ -131,7 +139,8 @@ class GruRun(RecurrentRun):
             recurrent.product(self._r, self.hidden)
             recurrent.to_int8(self._q, self._r, *self._map)
             np.copyto(self._inner.x, self._q, casting="unsafe")
-            self._inner.run()
+            self._inner.multiply()
+            self._inner.rescale(self._inner.products)
             inner = self._inner.sums
             inner += current[..., 2 * n :]
         recurrent.look_up(self._candidate, self._tanh, inner)
@@ -167,13 +176,14 @@ class LstmRun(RecurrentRun):
         self._gates: I64 = np.zeros((*batch, 4 * n), np.int64)
         self._i, self._f, self._g, self._o = (self._gates[..., k * n : (k + 1) * n] for k in range(4))
         self._index: I64 = np.zeros((*batch, n), np.int64)
-        self._back = Projection(spec, tensors, "recurrent_", slice(None), batch, 0)
+        self._back = Projection(spec, tensors, "recurrent_", slice(None), batch, batch)
         self._sigmoid, self._tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
         self._silence()
 
     def _advance(self, current: I64) -> None:
         spec, sums, n = self.spec, self._back.sums, self.spec.hidden
-        self._back.run()
+        self._back.multiply()
+        self._back.rescale(self._back.products)
         sums += current
         recurrent.look_up(self._gates[..., : 2 * n], self._sigmoid, sums[..., : 2 * n])
         recurrent.look_up(self._g, self._tanh, sums[..., 2 * n : 3 * n])
