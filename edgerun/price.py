@@ -133,21 +133,24 @@ def windows(manifest: Manifest, level: Level) -> int:
 def inference(bundle: Bundle) -> Ops:
     """One window and its decision, for the mean sample of the self-test."""
     manifest = bundle.manifest
-    steps, size = manifest.steps, manifest.input.size
-    rows = bundle.selftest.x.reshape(len(bundle.selftest.x), -1).astype(np.int16)
-    spikes = events(bundle)
-    last = max((k + 1 for k, layer in enumerate(manifest.layers) if layer.stateful), default=0)
-    parts = [
-        _layer(layer, steps if k < last else 1, math.ceil(spikes[layer.name] / len(rows)))
-        for k, layer in enumerate(manifest.layers)
-    ]
+    parts = [*layer_ops(bundle).values(), Ops(array_calls=CALLS_SCORE)]
     if isinstance(manifest.encoder, PhaseRate):
-        parts.append(Ops(bytes_moved=steps * size, array_calls=CALLS_ENCODE))
-    if manifest.head.whiten:
-        parts.append(_layer(manifest.head.whiten, 1, 0))
+        parts.append(Ops(bytes_moved=manifest.steps * manifest.input.size, array_calls=CALLS_ENCODE))
     if manifest.head.kind == "prototypes":
         parts.append(Ops(dense_macs=manifest.classes.capacity * feature_width(manifest)))
-    return Ops.total([*parts, Ops(array_calls=CALLS_SCORE)])
+    return Ops.total(parts)
+
+
+def layer_ops(bundle: Bundle) -> dict[str, Ops]:
+    """What each layer does in one window, the whitening layer included, for the mean sample of the self-test."""
+    manifest, rows, spikes = bundle.manifest, len(bundle.selftest.x), events(bundle)
+    last = max((k + 1 for k, layer in enumerate(manifest.layers) if layer.stateful), default=0)
+    found = {
+        layer.name: _layer(layer, manifest.steps if k < last else 1, math.ceil(spikes[layer.name] / rows))
+        for k, layer in enumerate(manifest.layers)
+    }
+    whiten = manifest.head.whiten
+    return found | ({whiten.name: _layer(whiten, 1, 0)} if whiten else {})
 
 
 def events(bundle: Bundle) -> dict[str, int]:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from edgerun.arrays import I64, Tensors
+from edgerun.boards import BOARDS
 from edgerun.bundle import Bundle, Probe, Selftest, Signer, pack, read_bundle
 from edgerun.errors import DataError, MissingExtra, ModelError
 from edgerun.graph import RESERVED_NAMES
@@ -26,17 +27,20 @@ from edgerun.spec import ClassTable, Dense, Head, Manifest, Provenance, Readout,
 from exporters import data, measure
 from exporters.calibrate import METHODS, MINMAX, Calibration
 from exporters.data import Samples
+from exporters.explain import explain
 from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
 from exporters.learning import learning_plan
 from exporters.nodes import Reset
+from exporters.page import page
 from exporters.report import Accuracy, Report, render
 from exporters.twin import Twin, cut_after, feature_layer, quantise_net, widen_readout
 
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
+DEFAULT_BOARDS: Final = ("nucleo-f446", "rpi-zero-2w")
 FORMATS: Final = (".onnx", ".nir")
 HeadKind: TypeAlias = Literal["logits", "prototypes"]
 
@@ -80,9 +84,18 @@ class Exported:
 
 
 def export(
-    model: Path, calibration: Path, options: Options, *, test: Path | None = None, sign: Sequence[Signer] = ()
+    model: Path,
+    calibration: Path,
+    options: Options,
+    *,
+    test: Path | None = None,
+    sign: Sequence[Signer] = (),
+    boards: Sequence[str] | None = None,
 ) -> Exported:
-    """Turn a model file into a bundle. Raises ModelError, DataError, SpecError or BundleError, one line each."""
+    """Turn a model file into a bundle. Raises ModelError, DataError, SpecError or BundleError, one line each.
+
+    boards  those that the report's explanation gives energies for; None: no explanation, which takes its time
+    """
     net = load_model(model, options)
     samples = data.as_inputs(calibration.name, data.load(calibration), net.input_shape)
     names = class_names(net, samples, options)
@@ -111,7 +124,9 @@ def export(
         exemplars=labelled_rows(twin, samples, rows) if len(rows) else None,
         sign=sign,
     )
-    return Exported(packed, describe(model, read_bundle(packed), twin, samples.take(held), accuracy))
+    bundle = read_bundle(packed)
+    report = describe(model, bundle, twin, samples.take(held), accuracy)
+    return Exported(packed, report if boards is None else explain(report, bundle, twin, trial, boards))
 
 
 def quantised(net: FloatNet, samples: Samples, how: Calibration | None) -> Twin:
@@ -296,7 +311,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.edgb", help="the bundle to write")
     parser.add_argument("--test", type=Path, metavar="DATA.npz", help="measure accuracy on these samples instead")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report as JSON too")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.{html,json}",
+        help="explain layer by layer and class by class, as a page to look at or as JSON",
+    )
+    parser.add_argument(
+        "--board", choices=sorted(BOARDS), action="append", help=f"energy on this board; {' and '.join(DEFAULT_BOARDS)}"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a page")
     parser.add_argument("--sign", metavar="KEY", action="append", default=[], help="sign with this private key")
     model = parser.add_argument_group("the bundle")
@@ -337,11 +360,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     signers = [signer(key) for key in args.sign]
-    made = export(args.model, args.calibrate, options_of(args), test=args.test, sign=signers)
+    boards = (args.board or list(DEFAULT_BOARDS)) if args.report else None
+    made = export(args.model, args.calibrate, options_of(args), test=args.test, sign=signers, boards=boards)
     write(args.output, made.data)
     as_json = msgspec.json.format(msgspec.json.encode(made.report))
     if args.report:
-        write(args.report, as_json + b"\n")
+        write(args.report, page(made.report).encode() if args.report.suffix == ".html" else as_json + b"\n")
     print(as_json.decode() if args.json else f"{args.output}\n{render(made.report)}")
     return 0
 

@@ -34,6 +34,31 @@ class Accuracy(Record, frozen=True, kw_only=True):
     integer: float
 
 
+class LayerStory(Record, frozen=True, kw_only=True):
+    """One layer's size, clipping, cost and share of the blame."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]  # of the output
+    bytes: int  # of its tensors in the bundle
+    held: tuple[float, float]  # real values that its integers can hold
+    outside: float  # share of float outputs beyond that
+    error_share: float  # of the output's variance: what the error falls by when this layer becomes perfect too
+    accuracy_share: float  # what the accuracy rises by in the same step
+    energy_uj: dict[str, float]  # by board, one inference
+
+
+class Explanation(Record, frozen=True, kw_only=True):
+    """Where accuracy, bytes and energy went. Confusions count labelled samples, rows true, columns answered."""
+
+    samples: int  # that the error shares come from
+    error: float  # of the integer outputs, in units of their variance
+    layers: tuple[LayerStory, ...]
+    classes: tuple[str, ...]
+    confusion_float: tuple[tuple[int, ...], ...]
+    confusion_integer: tuple[tuple[int, ...], ...]
+
+
 class Report(Record, frozen=True, kw_only=True):
     """All of it."""
 
@@ -45,6 +70,7 @@ class Report(Record, frozen=True, kw_only=True):
     accuracy: Accuracy
     sections: tuple[tuple[str, int], ...]
     notes: tuple[str, ...] = ()
+    explanation: Explanation | None = None  # with --report
 
 
 LAYER_TITLES = ("layer", "shape", "float range", "weight step", "clipped", "error rms", "max", "exact in", "bound")
