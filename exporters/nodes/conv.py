@@ -73,7 +73,7 @@ class Filters(FloatLayer):
         Raises ModelError naming a filter whose numbers no scale can hold.
         """
         y = self.output_map(reach)
-        weight, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale)
+        weight, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale, self.bits)
         layer = kind(
             name=self.name,
             sources=self.sources,
