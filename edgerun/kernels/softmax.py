@@ -1,4 +1,5 @@
-"""Softmax by table, Q0.15: probabilities of masked integer logits and the error that e-prop spreads."""
+"""Softmax by table: in Q0.15, probabilities of masked integer logits and the error that e-prop spreads; in Q0.30, the
+layers softmax and log-softmax over the last axis."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import I32, I64, Bool
+from edgerun.arrays import F32, F64, I32, I64, Bool
 
 ONE: Final = 1 << 15
 STEPS_PER_UNIT: Final = 32
@@ -37,3 +38,81 @@ def softmax_error(error: I32, logits: I64, shift: int, known: Bool, label: int) 
     np.copyto(error, probability, casting="unsafe")
     error[label] -= ONE
     return int(probability[label])
+
+
+# ------------------------------------------------------------------ layers
+
+LN2: Final = round(math.log(2) * (1 << 12))
+"""ln 2 in Q12."""
+
+LOGARITHMS: Final[I64] = np.array([round((1 << 12) * math.log1p((i + 0.5) / 256)) for i in range(256)], dtype=np.int64)
+"""LOGARITHMS[i] = ln(1 + (i + 0.5) / 256) in Q12: at most 0.0021 off within a cell."""
+
+
+def exponentials(e: I64, total: I64, x: F32, table: I64, distance: I64, wide: I64) -> None:
+    """distance <- max x - x;  e <- table[distance];  total <- sum e, over the last axis.
+
+    x                  (..., n)  read     integers in [-128, 127]     table  (256,)  Q0.30, the first entry over 0
+    e, distance, wide  (..., n)  written; `wide` is scratch           total  (..., 1)  written
+    """
+    np.copyto(distance, x, casting="unsafe")
+    np.max(distance, axis=-1, keepdims=True, out=total)
+    np.copyto(wide, total)
+    np.subtract(wide, distance, out=distance)
+    table.take(distance, out=e, mode="clip")  # in range; any other mode makes numpy buffer the output
+    np.sum(e, axis=-1, keepdims=True, out=total)
+
+
+def softmax(y: F32, e: I64, total: I64, multiplier: int, shift: int, zero_point: int, wide: I64) -> None:
+    """y <- min(floor((2 e m + S 2**s) / (S 2**(s+1))) + zero_point, 127), S = sum e: half up, one rounding.
+
+    2 e m < 2**47 and S 2**(s+1) <= 2**59 for S <= 2**50, s <= 8.
+
+    y  (..., n)  written     e  (..., n)  updated, scratch afterwards     total  (..., 1)  S     wide  (..., n)  scratch
+    """
+    np.copyto(wide, total)
+    wide <<= shift
+    e *= 2 * multiplier
+    e += wide
+    wide <<= 1
+    np.floor_divide(e, wide, out=e)
+    e += zero_point
+    np.minimum(e, 127, out=e)
+    np.copyto(y, e, casting="unsafe")
+
+
+def logarithm(log: I64, total: I64, mantissa: F64, exponent: I32, cell: I64) -> None:
+    """log <- ln(total / 2**30) in Q12, total in [2**30, 2**50]: (k - 30) ln 2 + LOGARITHMS[the 8 bits after the first].
+
+    k = floor(log2 total). A float64 holds the sum, and `frexp` takes it apart exactly.
+
+    log, cell  (..., 1)  written / scratch     total, mantissa, exponent  (..., 1)  read / scratch / scratch
+    """
+    np.copyto(mantissa, total)
+    np.frexp(mantissa, out=(mantissa, exponent))  # total = mantissa * 2**exponent, mantissa in [1/2, 1)
+    mantissa *= 512
+    np.copyto(cell, mantissa, casting="unsafe")
+    cell -= 256
+    LOGARITHMS.take(cell, out=log, mode="clip")
+    np.copyto(cell, exponent)
+    cell -= 31
+    cell *= LN2
+    log += cell
+
+
+def log_softmax(y: F32, distance: I64, log: I64, md: int, ml: int, shift: int, zero_point: int, wide: I64) -> None:
+    """y <- max(((2**(s-1) - d md - L ml) >> s) + zero_point, -128)
+
+    d md < 2**32 and L ml < 2**40.
+
+    y  (..., n)  written     distance  (..., n)  d, updated     log  (..., 1)  L, updated     wide  (..., n)  scratch
+    """
+    log *= -ml
+    log += 1 << (shift - 1)
+    np.copyto(wide, log)
+    distance *= md
+    wide -= distance
+    wide >>= shift
+    wide += zero_point
+    np.maximum(wide, -128, out=wide)
+    np.copyto(y, wide, casting="unsafe")

@@ -11,7 +11,8 @@ from edgerun.layers.elementwise import Add, Lookup, Mul
 from edgerun.layers.pool import AveragePool, MaxPool
 from edgerun.layers.recurrent import Gru, Lstm
 from edgerun.layers.shape import Concat, Pad, Slice, Transpose
-from edgerun.layers.spiking import AlphaCells, Cells, DenseSum, Lif, Readout, Total
+from edgerun.layers.softmax import LogSoftmax, Softmax
+from edgerun.layers.spiking import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Lif, Readout, SumPool, Total
 
 Layer: TypeAlias = (
     Dense
@@ -34,6 +35,11 @@ Layer: TypeAlias = (
     | Pad
     | Slice
     | Transpose
+    | Integrators
+    | LogSoftmax
+    | Softmax
+    | ConvSum
+    | SumPool
 )
 
 __all__ = [
@@ -43,13 +49,16 @@ __all__ = [
     "Cells",
     "Concat",
     "Conv",
+    "ConvSum",
     "Dense",
     "DenseSum",
     "Depthwise",
     "Gru",
+    "Integrators",
     "Layer",
     "LayerRecord",
     "Lif",
+    "LogSoftmax",
     "Lookup",
     "Lstm",
     "MaxPool",
@@ -57,6 +66,8 @@ __all__ = [
     "Pad",
     "Readout",
     "Slice",
+    "Softmax",
+    "SumPool",
     "Total",
     "Transpose",
 ]

@@ -14,12 +14,15 @@ from edgerun.layers import (
     Cells,
     Concat,
     Conv,
+    ConvSum,
     Dense,
     DenseSum,
     Depthwise,
     Gru,
+    Integrators,
     Layer,
     Lif,
+    LogSoftmax,
     Lookup,
     Lstm,
     MaxPool,
@@ -27,6 +30,8 @@ from edgerun.layers import (
     Pad,
     Readout,
     Slice,
+    Softmax,
+    SumPool,
     Total,
     Transpose,
 )
@@ -37,12 +42,16 @@ from edgerun.ops.elementwise import AddRun, LookupRun, MulRun
 from edgerun.ops.pool import AveragePoolRun, MaxPoolRun
 from edgerun.ops.recurrent import GruRun, LstmRun
 from edgerun.ops.shape import ConcatRun, PadRun, SliceRun, TransposeRun
+from edgerun.ops.softmax import LogSoftmaxRun, SoftmaxRun
 from edgerun.ops.spiking import (
     AlphaCellsRun,
     CellsRun,
+    ConvSumRun,
     DenseSumRun,
+    IntegratorsRun,
     LifRun,
     ReadoutRun,
+    SumPoolRun,
     TotalRun,
 )
 
@@ -68,6 +77,11 @@ OPS: Final[Mapping[type[Layer], Callable[[Any, Mapping[str, AnyArray], tuple[int
         Pad: PadRun,
         Slice: SliceRun,
         Transpose: TransposeRun,
+        Integrators: IntegratorsRun,
+        LogSoftmax: LogSoftmaxRun,
+        Softmax: SoftmaxRun,
+        ConvSum: ConvSumRun,
+        SumPool: SumPoolRun,
     }
 )
 
@@ -79,12 +93,15 @@ __all__ = [
     "CellsRun",
     "ConcatRun",
     "ConvRun",
+    "ConvSumRun",
     "DenseRun",
     "DenseSumRun",
     "DepthwiseRun",
     "GruRun",
+    "IntegratorsRun",
     "LayerRun",
     "LifRun",
+    "LogSoftmaxRun",
     "LookupRun",
     "LstmRun",
     "MaxPoolRun",
@@ -92,6 +109,8 @@ __all__ = [
     "PadRun",
     "ReadoutRun",
     "SliceRun",
+    "SoftmaxRun",
+    "SumPoolRun",
     "TotalRun",
     "TransposeRun",
 ]

@@ -29,6 +29,7 @@ NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatTranspose,
     FloatPad,
     FloatSlice,
+    FloatSoftmax,
     FloatGru,
     FloatLstm,
 )
