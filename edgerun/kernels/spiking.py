@@ -1,4 +1,4 @@
-"""Leaky state and spiking neurons in Q3.12, one call a step, any leading batch shape.
+"""Leaky state and spiking neurons, membranes in Q3.12 and currents of their own in Q7.24; any leading batch shape.
 
 The leak is shared by membrane, adaptation, traces and filters:
 
@@ -9,19 +9,25 @@ The leak is shared by membrane, adaptation, traces and filters:
 
 from __future__ import annotations
 
+from typing import Final, TypeAlias
+
 import numpy as np
 
 from edgerun.arrays import F32, I32, I64, U8, Bool
 
 I16_MIN, I16_MAX = -(1 << 15), (1 << 15) - 1
 I32_MIN, I32_MAX = -(1 << 31), (1 << 31) - 1
+ONE: Final = 1 << 12  # a membrane of 1.0
+NARROWEST: Final = 256  # the smallest threshold that a surrogate can be as wide as
+
+Whole: TypeAlias = I32 | I64
 
 
-def leak(x: I32, carry: I32, decay: I32, drive: I32) -> None:
+def leak(x: Whole, carry: Whole, decay: Whole, drive: Whole) -> None:
     """x <- sat16(x * decay / 2**15 + drive) with carried remainder, in place.
 
-    x      (..., n)  updated   int16 values held in int32
-    carry  (..., n)  updated   [0, 2**15) held in int32
+    x      (..., n)  updated   int16 values held in int32 or int64
+    carry  (..., n)  updated   [0, 2**15) held alike
     decay  (n,)      read      [0, 2**15]; |x| * decay + carry fits int32 because |x| <= 2**15
     drive  (..., n)  read      |drive| < 2**30 by certificate
     """
@@ -45,16 +51,24 @@ def synaptic_current(current: I32, spikes: F32, weights: F32, product: F32, shif
     product  (..., n)   scratch
     """
     np.dot(spikes, weights, out=product)
-    np.copyto(current, product, casting="unsafe")
+    scale_sums(current, product, shift)
+    current += bias
+
+
+def scale_sums(current: Whole, sums: F32, shift: int) -> None:
+    """current <- sums << shift, or half up sums >> -shift where shift < 0.
+
+    current  (..., n)  written   fixed point     sums  (..., n)  read   integers of at most 2**24
+    """
+    np.copyto(current, sums, casting="unsafe")
     if shift >= 0:
         current <<= shift
     else:
         current += 1 << (-shift - 1)
         current >>= -shift
-    current += bias
 
 
-def fire(spikes: Bool, margin: I32, v: I32, threshold: I32) -> None:
+def fire(spikes: Bool, margin: Whole, v: Whole, threshold: Whole) -> None:
     """margin <- v - threshold; spikes <- margin >= 0.
 
     spikes, margin  (..., n)  written     v  (..., n)  read     threshold  (..., n) or (n,)  read, adaptation included
@@ -64,17 +78,19 @@ def fire(spikes: Bool, margin: I32, v: I32, threshold: I32) -> None:
 
 
 def surrogate(psi: U8, margin: I32, threshold: int) -> None:
-    """psi <- min(255, max(0, threshold - |v - A|) * 256 // threshold): the triangular pseudo-derivative in 8 bits.
+    """psi <- min(255, max(0, width - |v - A|) * 256 // width): the triangular pseudo-derivative in 8 bits.
 
-    For threshold 4096 this is min(255, max(0, 4096 - |v - A|) >> 4). `margin` arrives as v - A and leaves as scratch.
+    The width is the threshold, or 4096 where that is under 256, as it is of neurons that fire above zero. For 4096 this
+    is min(255, max(0, 4096 - |v - A|) >> 4). `margin` arrives as v - A and leaves as scratch.
 
     psi  (..., n)  written     margin  (..., n)  read, then overwritten
     """
+    width = threshold if threshold >= NARROWEST else ONE
     np.abs(margin, out=margin)
-    np.subtract(threshold, margin, out=margin)
+    np.subtract(width, margin, out=margin)
     np.maximum(margin, 0, out=margin)
     margin <<= 8
-    margin //= threshold
+    margin //= width
     np.minimum(margin, 255, out=margin)
     np.copyto(psi, margin, casting="unsafe")
 
@@ -93,3 +109,48 @@ def integrate(y: I64, carry: I64, kappa: I64, drive: I64) -> None:
     y += drive
     np.maximum(y, I32_MIN, out=y)
     np.minimum(y, I32_MAX, out=y)
+
+
+def leak_fine(v: I64, carry: I64, decay: I64, drive: I64, part: I64) -> None:
+    """The leak of a Q3.12 membrane under a Q7.24 drive, whose low bits go into the carry: nothing is lost.
+
+        t = v * decay + carry + 8 * (drive mod 2**12);   carry = t mod 2**15;   v <- sat16((t >> 15) + (drive >> 12))
+
+    v, carry  (..., n)  updated   int16 and [0, 2**15), held in int64     decay  (n,) or (..., n)  read  [0, 2**15]
+    drive     (..., n)  read      |drive| < 2**46                         part   (..., n)  scratch
+    """
+    np.bitwise_and(drive, ONE - 1, out=part)
+    part <<= 3
+    part += carry
+    v *= decay
+    v += part
+    np.bitwise_and(v, 0x7FFF, out=carry)
+    v >>= 15
+    np.right_shift(drive, 12, out=part)
+    v += part
+    np.maximum(v, I16_MIN, out=v)
+    np.minimum(v, I16_MAX, out=v)
+
+
+def difference(v: I64, excitatory: I64, inhibitory: I64, tau: I64) -> None:
+    """v <- sat16(half up ((excitatory + inhibitory) * tau / 2**28)): the membrane of an alpha-function synapse.
+
+    v  (..., n)  written  Q3.12     excitatory, inhibitory  (..., n)  read  Q7.24     tau  (n,)  read  Q8.16, <= 2**24
+    """
+    np.add(excitatory, inhibitory, out=v)
+    v *= tau
+    v += 1 << 27
+    v >>= 28
+    np.maximum(v, I16_MIN, out=v)
+    np.minimum(v, I16_MAX, out=v)
+
+
+def leave_one(spikes: Bool, margin: Whole, winner: I64, order: I64, mask: Bool) -> None:
+    """spikes <- spikes where margin is the largest of the layer, the first of equals: lateral inhibition.
+
+    spikes  (..., n)  updated     margin  (..., n)  read      winner  (..., 1)  scratch
+    order   (n,)      read        0 .. n - 1                  mask    (..., n)  scratch
+    """
+    np.argmax(margin, axis=-1, out=winner, keepdims=True)
+    np.equal(order, winner, out=mask)
+    np.logical_and(spikes, mask, out=spikes)

@@ -41,11 +41,6 @@ class Pool(Windowed, frozen=True, kw_only=True):
         check_volume("row shape", self.row_shape)
 
     @property
-    def row_shape(self) -> tuple[int, int, int]:
-        """(oh, w, c)  the working array: windows combined down the image, not yet across it."""
-        return (self.outputs_size[0], *self.padded_shape[1:])
-
-    @property
     def counts(self) -> I64:
         """(oh, ow)  how many values of the image each window sees."""
         (h, w, _), (top, left, bottom, right) = self.input_shape, self.padding

@@ -1,13 +1,18 @@
-"""Spiking neurons and the leaky integrators that read them."""
+"""Spiking neurons, the synapses that drive them, and the leaky integrators that read them.
+
+Synapses without neurons give raw integer sums, held in float32 and so at most 2**24; a sum stands for sum * 2**-f.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal, cast
+import math
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias, cast
 
 import numpy as np
 from msgspec import Meta
 
 from edgerun.arrays import I8, I64
+from edgerun.errors import SpecError
 from edgerun.layers.base import (
     F32_EXACT,
     I16_BOUNDS,
@@ -18,6 +23,7 @@ from edgerun.layers.base import (
     Certificate,
     Count,
     Field,
+    Int8,
     LayerRecord,
     State,
     Tensors,
@@ -25,8 +31,20 @@ from edgerun.layers.base import (
     magnitude,
     refuse_above,
 )
+from edgerun.layers.window import Sliding
 
 DRIVE_LIMIT: Final = 1 << 30
+FINE: Final = 24  # fraction bits of synaptic currents and readouts
+COARSE: Final = 12  # fraction bits of membranes
+THRESHOLD: Final = (1, (1 << 14) - 1)  # two of them fit a membrane
+TAU: Final = (0, 1 << 24)
+
+Reset: TypeAlias = Literal["subtract", "zero", "hold", "none"]
+"""What a spike does to the membrane. zero: cleared before the leak; hold: cleared after the input of the next step."""
+Reading: TypeAlias = Literal["last", "max", "mean"]
+Sum: TypeAlias = Annotated[int, Meta(ge=1, le=F32_EXACT)]
+Exponent: TypeAlias = Annotated[int, Meta(ge=0, le=40)]
+Shape: TypeAlias = Annotated[tuple[Count, ...], Meta(min_length=1, max_length=3)]
 
 
 class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
@@ -43,8 +61,8 @@ class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
     weight_exponent: Annotated[int, Meta(ge=0, le=20)]  # f: a weight is w * 2**-f
     recurrent: bool = True
     adaptive: bool = False
-    threshold: Annotated[int, Meta(ge=256, le=32767)] = 4096
-    reset: Literal["subtract", "zero", "none"] = "subtract"
+    threshold: Annotated[int, Meta(ge=0, le=32767)] = 4096
+    reset: Reset = "subtract"
     reset_delay: bool = True  # True: the reset acts in the step after the spike (snnTorch's default)
     refractory_steps: Annotated[int, Meta(ge=0, le=255)] = 0
 
@@ -88,7 +106,8 @@ class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
         total = fan_in(f"{self.name}.input", tensors, plastic) * reaches[0]
         if self.recurrent:
             total = total + fan_in(f"{self.name}.recurrent", tensors, plastic)
-        return certify_drive(self, total, 12 - self.weight_exponent, tensors)
+        refuse_above(self.name, "sum|w| * max|x|", total, F32_EXACT)
+        return certify_drive(self, scaled(total, COARSE - self.weight_exponent), tensors)
 
     def describe(self, tensors: Tensors) -> str:
         flags = ", recurrent" * self.recurrent + ", adaptive" * self.adaptive
@@ -135,7 +154,8 @@ class Readout(LayerRecord, tag="readout", frozen=True, kw_only=True):
     def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
         """Factory weights only: the kernel carries int64 and saturates, so learned weights cannot overflow."""
         total = fan_in(f"{self.name}.input", tensors, frozenset()) * reaches[0]
-        return certify_drive(self, total, 24 - self.weight_exponent, tensors)
+        refuse_above(self.name, "sum|w| * max|x|", total, F32_EXACT)
+        return certify_drive(self, scaled(total, FINE - self.weight_exponent), tensors)
 
     def describe(self, tensors: Tensors) -> str:
         return f"weight = w / 2^{self.weight_exponent}"
@@ -144,13 +164,305 @@ class Readout(LayerRecord, tag="readout", frozen=True, kw_only=True):
         return Work(neurons=self.outputs, calls=12)
 
 
-def certify_drive(layer: Lif | Readout, total: I64, shift: int, tensors: Tensors) -> Certificate:
-    """S = sum|w| * max|x| is at most 2**24, so a float32 product is exact; shifted and with the bias under 2**30."""
-    refuse_above(layer.name, "sum|w| * max|x|", total, F32_EXACT)
-    drive = total << shift if shift >= 0 else (total + (1 << (-shift - 1))) >> -shift
-    bound = drive + np.abs(layer.tensor(tensors, "bias").astype(np.int64))
+# ------------------------------------------------------------------ synapses
+
+
+class DenseSum(LayerRecord, tag="dense-sum", frozen=True, kw_only=True):
+    """s = W (x - zero_point), raw sums for neurons of another layer. Tensor: `<name>.weight` int8 (in, n) pre-major."""
+
+    inputs: Count
+    outputs: Count
+    zero_point: Int8 = 0  # of the input
+    output_bound: Sum = F32_EXACT  # the largest |s|; what the layers behind rest on
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.inputs,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
+    def fields(self) -> tuple[Field, ...]:
+        return (Field("weight", "int8", (self.inputs, self.outputs), *WEIGHT),)
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return self.output_bound
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        weight = cast(I8, self.tensor(tensors, "weight"))
+        return certify_sums(self.name, magnitude(weight, axis=0), reaches[0], self.zero_point, self.output_bound)
+
+    def work(self) -> Work:
+        return Work(macs=self.inputs * self.outputs, calls=2)
+
+
+class ConvSum(Sliding, tag="conv-sum", frozen=True, kw_only=True):
+    """s[i, j, f] = sum over r, t, c of w[f, r, t, c] * (x[i*sh + r*dh - top, j*sw + t*dw - left, c] - zero_point), raw
+    sums for neurons of another layer. Tensor: `<name>.weight` int8 (filters, kh, kw, c).
+    """
+
+    filters: Count
+    zero_point: Int8 = 0  # of the input
+    output_bound: Sum = F32_EXACT  # the largest |s|; what the layers behind rest on
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.outputs_size, self.filters)
+
+    def fields(self) -> tuple[Field, ...]:
+        return (Field("weight", "int8", (self.filters, *self.kernel, self.input_shape[2]), *WEIGHT),)
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return self.output_bound
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        weight = cast(I8, self.tensor(tensors, "weight"))
+        return certify_sums(self.name, magnitude(weight, (1, 2, 3)), reaches[0], self.zero_point, self.output_bound)
+
+    def work(self) -> Work:
+        taps = math.prod(self.kernel) * self.input_shape[2]
+        return Work(macs=self.outputs * taps, elements=math.prod(self.padded_shape), calls=4)
+
+
+class SumPool(Sliding, tag="sum-pool", frozen=True, kw_only=True):
+    """s = the sum of each window of spikes or raw sums, padding 0: a mean times the number of values. No tensors."""
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return math.prod(self.kernel) * reaches[0]
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        bound = self.reach(reaches)
+        refuse_above(self.name, "values of a window * max|x|", np.array(bound), F32_EXACT)
+        return Certificate(carrier="float32-dot", bound=bound)
+
+    def work(self) -> Work:
+        return Work(elements=self.outputs * sum(self.kernel), calls=2 + self.kernel[1])
+
+
+class Total(LayerRecord, tag="total", frozen=True, kw_only=True):
+    """s = the sum of all sources, element by element: spikes, or raw sums of one scale."""
+
+    outputs: Count
+    terms: Annotated[int, Meta(ge=2, le=64)]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.outputs,) * self.terms
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return sum(reaches)
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        refuse_above(self.name, "sum of max|x|", np.array(sum(reaches)), F32_EXACT)
+        return Certificate(carrier="float32-dot", bound=sum(reaches))
+
+    def work(self) -> Work:
+        return Work(elements=self.terms * self.outputs, calls=self.terms)
+
+
+# ------------------------------------------------------------------ neurons on sums
+
+
+class OnSums(LayerRecord, frozen=True, kw_only=True):
+    """What layers share that are driven by raw sums: their shape, and what one unit of a sum stands for.
+
+    Parameters belong to a neuron, or, where `shared`, to a channel, the last axis of `shape`.
+    """
+
+    shape: Shape
+    weight_exponent: Exponent  # f: a sum stands for sum * 2**-f
+    shared: bool = False
+
+    stateful: ClassVar[bool] = True
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The shape of a parameter."""
+        return (self.shape[-1] if self.shared else self.outputs,)
+
+    @property
+    def fraction(self) -> int:
+        """Fraction bits of what the sums drive."""
+        return FINE
+
+    def driven(self, reach: int) -> I64:
+        """The largest current that one step's sum can be."""
+        refuse_above(self.name, "max|sum|", np.array(reach), F32_EXACT)
+        return scaled(np.array(reach, np.int64), self.fraction - self.weight_exponent)
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        return certify_drive(self, self.driven(reaches[0]), tensors)
+
+    def work(self) -> Work:
+        return Work(neurons=self.outputs, calls=24)
+
+
+class Neurons(OnSums, frozen=True, kw_only=True):
+    """What spiking neurons on raw sums share: how they reset, and what is read of them."""
+
+    reset: Reset = "subtract"
+    inhibition: bool = False  # only the neuron with the largest membrane may spike, the first of equals
+    reading: Literal["counts", "last", "max", "mean"] = "counts"
+
+    def spikes(self) -> tuple[State, ...]:
+        n = (self.outputs,)
+        found = (State("v", "int16", n), State("fired", "bool", n), State("counts", "uint16", n))
+        return found + gathered(self.reading, "int16", n)
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return 1
+
+    def describe(self, tensors: Tensors) -> str:
+        shape, inhibited = "x".join(map(str, self.shape)), ", one spike at most" * self.inhibition
+        return f"{shape}, sum = s / 2^{self.weight_exponent}, reset {self.reset}{inhibited}"
+
+
+class Cells(Neurons, tag="cells", frozen=True, kw_only=True):
+    """Leaky integrate-and-fire neurons on raw sums, with a synaptic current of their own where `synaptic`.
+
+    Tensors, p of them: `<name>.bias` int32 in Q3.12, synaptic Q7.24; `<name>.decay` uint16 in Q0.15; `<name>.threshold`
+    int16 in Q3.12; synaptic: `<name>.alpha` uint16 in Q0.15; diagonal: `<name>.recurrent` int32 as the bias; dense:
+    `<name>.recurrent` int8 (n, n) pre-major.
+    """
+
+    synaptic: bool = False
+    recurrence: Literal["none", "diagonal", "dense"] = "none"
+    recurrent_exponent: Exponent = 0
+    reset_delay: bool = True
+
+    def __post_init__(self) -> None:
+        if self.inhibition and not self.reset_delay and self.reset in ("zero", "hold"):
+            raise SpecError(f"inhibition with reset {self.reset!r} needs reset_delay true")
+
+    @property
+    def fraction(self) -> int:
+        return FINE if self.synaptic else COARSE
+
+    def fields(self) -> tuple[Field, ...]:
+        p, n = self.parameters, self.outputs
+        found = [
+            Field("bias", "int32", p, *I32_BOUNDS),
+            Field("decay", "uint16", p, *Q15),
+            Field("threshold", "int16", p, *THRESHOLD),
+        ]
+        if self.synaptic:
+            found.append(Field("alpha", "uint16", p, *Q15))
+        if self.recurrence == "diagonal":
+            found.append(Field("recurrent", "int32", p, *I32_BOUNDS))
+        if self.recurrence == "dense":
+            found.append(Field("recurrent", "int8", (n, n), *WEIGHT))
+        return tuple(found)
+
+    def state(self) -> tuple[State, ...]:
+        n = (self.outputs,)
+        found = [*self.spikes(), State("carry", "uint16", n)]
+        if self.synaptic:
+            found += [State("current", "int32", n), State("current_carry", "uint16", n)]
+        return tuple(found)
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        drive = self.driven(reaches[0])
+        if self.recurrence == "diagonal":
+            drive = drive + np.abs(self.tensor(tensors, "recurrent").astype(np.int64))
+        if self.recurrence == "dense":
+            total = fan_in(f"{self.name}.recurrent", tensors, plastic)
+            refuse_above(self.name, "sum|w|", total, F32_EXACT)
+            back = scaled(total, self.fraction - self.recurrent_exponent)
+            drive = drive + back.reshape(-1, *self.parameters).max(axis=0)
+        return certify_drive(self, drive, tensors)
+
+
+class AlphaCells(Neurons, tag="alpha-cells", frozen=True, kw_only=True):
+    """Neurons whose membrane is the difference of two currents: E <- alpha E + I, N <- beta N - I, v = tau (E + N).
+
+    Tensors, p of them: `<name>.bias` int32 in Q7.24; `<name>.alpha`, `<name>.beta` uint16 in Q0.15; `<name>.tau` int32
+    in Q8.16; `<name>.threshold` int16 in Q3.12. The reset acts in the step after the spike.
+    """
+
+    def __post_init__(self) -> None:
+        if self.reset == "zero":
+            raise SpecError("reset 'zero' of alpha cells acts on the whole next step: it is called 'hold'")
+
+    def fields(self) -> tuple[Field, ...]:
+        p = self.parameters
+        return (
+            Field("bias", "int32", p, *I32_BOUNDS),
+            Field("alpha", "uint16", p, *Q15),
+            Field("beta", "uint16", p, *Q15),
+            Field("tau", "int32", p, *TAU),
+            Field("threshold", "int16", p, *THRESHOLD),
+        )
+
+    def state(self) -> tuple[State, ...]:
+        n = (self.outputs,)
+        currents = [State(name, "int32", n) for name in ("excitatory", "inhibitory")]
+        carries = [State(f"{current.name}_carry", "uint16", n) for current in currents]
+        return (*self.spikes(), *currents, *carries)
+
+
+class Integrators(OnSums, tag="integrators", frozen=True, kw_only=True):
+    """Leaky integrators on raw sums, in Q7.24, with a synaptic current of their own where `synaptic`.
+
+    Tensors, p of them: `<name>.bias` int32 in Q7.24; `<name>.decay` uint16 in Q0.15; synaptic: `<name>.alpha` uint16.
+    """
+
+    synaptic: bool = False
+    reading: Reading = "last"
+
+    def fields(self) -> tuple[Field, ...]:
+        p = self.parameters
+        found = [Field("bias", "int32", p, *I32_BOUNDS), Field("decay", "uint16", p, *Q15)]
+        if self.synaptic:
+            found.append(Field("alpha", "uint16", p, *Q15))
+        return tuple(found)
+
+    def state(self) -> tuple[State, ...]:
+        n = (self.outputs,)
+        found = [State("v", "int32", n), State("carry", "uint16", n)]
+        if self.synaptic:
+            found += [State("current", "int32", n), State("current_carry", "uint16", n)]
+        return (*found, *gathered(self.reading, "int32", n))
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return 1 << 31
+
+    def describe(self, tensors: Tensors) -> str:
+        return f"{'x'.join(map(str, self.shape))}, sum = s / 2^{self.weight_exponent}, the {self.reading} value is read"
+
+
+SPIKING: Final = (Lif, Cells, AlphaCells)
+"""The kinds whose output is spikes, and of which a head reads spike counts unless the layer says otherwise."""
+
+
+# ------------------------------------------------------------------ proofs and parts that they share
+
+
+def certify_drive(layer: LayerRecord, drive: I64, tensors: Tensors) -> Certificate:
+    """What the sums of one step drive, in the layer's fixed point, stays with the bias under 2**30."""
+    bound = np.atleast_1d(drive + np.abs(layer.tensor(tensors, "bias").astype(np.int64)))
     refuse_above(layer.name, "largest input current", bound, DRIVE_LIMIT - 1)
     return Certificate(carrier="float32-dot", bound=int(bound.max()))
+
+
+def certify_sums(name: str, weights: I64, reach: int, zero_point: int, bound: int) -> Certificate:
+    """sum|w| * max|x - zero_point| of every channel is at most the bound that the layer promises."""
+    total = weights * (reach + abs(zero_point))
+    refuse_above(name, "sum|w| * max|x|", total, bound)
+    return Certificate(carrier="float32-dot", bound=int(total.max()))
+
+
+def scaled(total: I64, shift: int) -> I64:
+    """The largest current that sums up to `total` can drive, half up where the shift is to the right."""
+    return total << shift if shift >= 0 else (total + (1 << (-shift - 1))) >> -shift
 
 
 def fan_in(name: str, tensors: Tensors, plastic: frozenset[str]) -> I64:
@@ -159,3 +471,13 @@ def fan_in(name: str, tensors: Tensors, plastic: frozenset[str]) -> I64:
     if name in plastic:
         return np.full(weight.shape[1], weight.shape[0] * WEIGHT_MAX, dtype=np.int64)
     return magnitude(weight, axis=0)
+
+
+def gathered(reading: str, dtype: Literal["int16", "int32"], shape: tuple[int, ...]) -> tuple[State, ...]:
+    """What is kept of a value over the window for a reading that is more than its newest one."""
+    match reading:
+        case "max":
+            return (State("peak", dtype, shape),)
+        case "mean":
+            return (State("sum", "int64", shape), State("seen", "int32", (1,)))
+    return ()

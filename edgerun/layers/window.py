@@ -15,8 +15,8 @@ Side: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 16)]
 Extent: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 16)]
 
 
-class Windowed(LayerRecord, frozen=True, kw_only=True):
-    """Windows over an image: their geometry, and what the output is clipped to.
+class Sliding(LayerRecord, frozen=True, kw_only=True):
+    """Windows over an image: their geometry.
 
     Along an axis, output o sees the positions o * stride + dilation * t - before, t = 0 .. kernel - 1, and there are
     floor((size + before + after - dilation * (kernel - 1) - 1) / stride) + 1 outputs.
@@ -27,11 +27,8 @@ class Windowed(LayerRecord, frozen=True, kw_only=True):
     stride: tuple[Extent, Extent] = (1, 1)
     dilation: tuple[Extent, Extent] = (1, 1)
     padding: tuple[Side, Side, Side, Side] = (0, 0, 0, 0)  # top, left, bottom, right
-    qmin: Int8 = -128
-    qmax: Int8 = 127
 
     def __post_init__(self) -> None:
-        check_clip(self.qmin, self.qmax)
         check_volume("input_shape", self.input_shape)
         check_volume("padded shape", self.padded_shape)
         if min(self.outputs_size) < 1:
@@ -57,6 +54,22 @@ class Windowed(LayerRecord, frozen=True, kw_only=True):
     @property
     def shape(self) -> tuple[int, ...]:
         return (*self.outputs_size, self.input_shape[2])
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(oh, w, c)  the working array of a pool: windows combined down the image, not yet across it."""
+        return (self.outputs_size[0], *self.padded_shape[1:])
+
+
+class Windowed(Sliding, frozen=True, kw_only=True):
+    """Windows over an image, and what the output is clipped to."""
+
+    qmin: Int8 = -128
+    qmax: Int8 = 127
+
+    def __post_init__(self) -> None:
+        check_clip(self.qmin, self.qmax)
+        super().__post_init__()
 
     def reach(self, reaches: tuple[int, ...]) -> int:
         return max(abs(self.qmin), abs(self.qmax))

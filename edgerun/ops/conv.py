@@ -33,7 +33,7 @@ class ConvRun(LayerRun):
         self._direct = self._sums.dtype == np.float32 and spec.sees_single_places
         if not self._direct:
             self._image = Padded(spec, batch, spec.input_zero_point, weights.dtype)
-            self._blocks = _blocks(self._image.windows(), self._end.sums.reshape(n, oh, ow, filters))
+            self._blocks = blocks(self._image.windows(), self._end.sums.reshape(n, oh, ow, filters))
 
     def step(self, *sources: F32) -> None:
         if self._direct:
@@ -45,7 +45,7 @@ class ConvRun(LayerRun):
         self._end.finish()
 
 
-def _blocks(seen: AnyArray, sums: AnyArray) -> tuple[tuple[AnyArray, AnyArray, AnyArray], ...]:
+def blocks(seen: AnyArray, sums: AnyArray) -> tuple[tuple[AnyArray, AnyArray, AnyArray], ...]:
     """Whole images, or rows of one, whose windows fill `BLOCK` values at most, or one row: (sums, windows, columns).
 
     seen  (n, oh, ow, kh, kw, c)     sums  (n, oh, ow, f)     columns  shared by all blocks
@@ -55,13 +55,13 @@ def _blocks(seen: AnyArray, sums: AnyArray) -> tuple[tuple[AnyArray, AnyArray, A
     rows = min(oh, max(1, BLOCK // row))
     images = max(1, BLOCK // (row * oh)) if rows == oh else 1
     columns = np.zeros(min(n, images) * rows * row, seen.dtype)
-    blocks = []
+    found = []
     for image in range(0, n, images):
         for first in range(0, oh, rows):
             part = (slice(image, image + images), slice(first, first + rows))
             view = seen[part]
-            blocks.append((sums[part].reshape(-1, sums.shape[-1]), view, columns[: view.size].reshape(view.shape)))
-    return tuple(blocks)
+            found.append((sums[part].reshape(-1, sums.shape[-1]), view, columns[: view.size].reshape(view.shape)))
+    return tuple(found)
 
 
 class DepthwiseRun(LayerRun):

@@ -11,6 +11,7 @@ from edgerun.arrays import F32, AnyArray
 from edgerun.kernels.pool import pool
 from edgerun.kernels.window import windows
 from edgerun.layers import AveragePool, MaxPool
+from edgerun.layers.window import Sliding
 from edgerun.ops.base import LayerRun
 from edgerun.ops.requant import Requantiser
 from edgerun.ops.window import Padded
@@ -51,9 +52,7 @@ class AveragePoolRun(LayerRun):
 class Pooling:
     """Windows of one padded image and the arrays that combine them into `out` (..., oh * ow, c)."""
 
-    def __init__(
-        self, spec: MaxPool | AveragePool, batch: tuple[int, ...], fill: int, out: AnyArray, combine: np.ufunc
-    ) -> None:
+    def __init__(self, spec: Sliding, batch: tuple[int, ...], fill: int, out: AnyArray, combine: np.ufunc) -> None:
         n, (kh, kw) = math.prod(batch), spec.kernel
         self._combine = combine
         self._image = Padded(spec, batch, fill, out.dtype)

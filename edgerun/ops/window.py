@@ -9,13 +9,13 @@ from numpy.typing import DTypeLike
 
 from edgerun.arrays import F32, AnyArray
 from edgerun.kernels.window import windows
-from edgerun.layers.window import Windowed
+from edgerun.layers.window import Sliding
 
 
 class Padded:
     """image (n, h, w, c), n samples with their padding, which holds `fill` for good."""
 
-    def __init__(self, spec: Windowed, batch: tuple[int, ...], fill: int, dtype: DTypeLike) -> None:
+    def __init__(self, spec: Sliding, batch: tuple[int, ...], fill: int, dtype: DTypeLike) -> None:
         (h, w, _), (top, left, _, _) = spec.input_shape, spec.padding
         self._spec = spec
         self.image: AnyArray = np.full((math.prod(batch), *spec.padded_shape), fill, dtype)

@@ -120,15 +120,18 @@ class SlowLif:
                 n.adaptation, n.adaptation_carry, self.part("rho")[j], self.part("beta")[j] * n.fired
             )
         n.v, n.carry = leak(n.v, n.carry, self.part("decay")[j], drive)
+        if spec.reset == "hold" and spec.reset_delay and n.fired:
+            n.clear_membrane()
         margin = n.v - (spec.threshold + n.adaptation)
         ready = n.resting == 0
         n.fired = int(margin >= 0 and ready)
-        n.psi = min(255, max(0, spec.threshold - abs(margin)) * 256 // spec.threshold) if ready else 0
+        width = spec.threshold if spec.threshold >= 256 else 4096
+        n.psi = min(255, max(0, width - abs(margin)) * 256 // width) if ready else 0
         n.resting = spec.refractory_steps if n.fired else max(0, n.resting - 1)
         if not spec.reset_delay and n.fired:
             if spec.reset == "subtract":
                 n.v -= spec.threshold
-            elif spec.reset == "zero":
+            elif spec.reset in ("zero", "hold"):
                 n.clear_membrane()
 
 
