@@ -11,8 +11,11 @@ from typing import Any
 import msgspec
 
 from edgerun.bundle import Bundle, one_line, open_bundle
+from edgerun.commands.lanes import Node, draw
 from edgerun.commands.text import columns
+from edgerun.commands.verify import error_line
 from edgerun.graph import score_width
+from edgerun.layers.base import INPUT
 from edgerun.spec import Layer, Manifest, PhaseRate, TensorSpec
 
 
@@ -82,32 +85,44 @@ def _identity(bundle: Bundle) -> Iterator[tuple[str, str]]:
     for name, accuracy in (("float", origin.float_accuracy), ("integer", origin.integer_accuracy)):
         if accuracy is not None:
             yield f"{name} accuracy", f"{accuracy:.4f}, says the exporter"
-    yield (
-        "classes",
-        f"{len(manifest.classes.names)} of {manifest.classes.capacity}: {', '.join(manifest.classes.names)}",
-    )
+    if origin.output_error is not None:
+        yield "values", error_line(origin.output_error)
+    table = manifest.classes
+    yield "classes", f"{len(table.names)} of {table.capacity}: {', '.join(table.names)}" if table.names else "none"
     yield "samples", f"{len(bundle.selftest.x)} self-test, {len(bundle.probe.x)} probe"
 
 
 def _graph(bundle: Bundle) -> Iterator[tuple[object, ...]]:
+    """The graph, drawn in lanes beside its rows."""
     manifest, edge = bundle.manifest, bundle.manifest.input
     shape = "x".join(map(str, edge.shape))
-    yield "layer", "kind", "in", "out", "weights", "numbers", "exact in"
-    yield (
-        "input",
-        edge.dtype,
-        "",
-        edge.size,
-        "",
-        f"shape {shape}, scale {edge.scale:.6g}, zero point {edge.zero_point}",
-        "",
-    )
-    yield "encoder", *_encoder(manifest), ""
-    for layer in manifest.layers:
-        yield _layer(bundle, layer)
+    numbers = f"shape {shape}, scale {edge.scale:.6g}, zero point {edge.zero_point}"
+    coder, *more = _encoder(manifest)
+    rows: dict[str, tuple[object, ...]] = {INPUT: (edge.dtype, "", edge.size, "", numbers, "")}
+    rows["encoder"] = (coder, *more, "")
+    nodes = [Node(INPUT, ()), Node("encoder", (INPUT,))]
+    for layer, sources in manifest.wiring():
+        rows[layer.name] = _layer(bundle, layer)
+        nodes.append(Node(layer.name, tuple("encoder" if source == INPUT else source for source in sources)))
     if manifest.head.whiten:
-        yield _layer(bundle, manifest.head.whiten)
-    yield "head", manifest.head.kind, "", score_width(manifest), "", f"argmax{_features(manifest)}", ""
+        rows[manifest.head.whiten.name] = _layer(bundle, manifest.head.whiten)
+        nodes.append(Node(manifest.head.whiten.name, (manifest.head.features or "",)))
+    read = manifest.head.features if not manifest.head.whiten else None
+    nodes.append(Node("head", (read or nodes[-1].name,)))
+    rows["head"] = (manifest.head.kind, "", score_width(manifest), "", _head(manifest), "")
+    yield "layer", "kind", "in", "out", "weights", "numbers", "exact in"
+    for line in draw(nodes):
+        yield f"{line.art} {line.name}".rstrip(), *(rows[line.name] if line.name else ("",) * 6)
+
+
+def _head(manifest: Manifest) -> str:
+    """Who decides, and what the last layer's integers mean."""
+    words = "" if manifest.head.kind == "values" else f"argmax{_features(manifest)}"
+    if (out := manifest.output) is None:
+        return words
+    shape = "x".join(map(str, out.shape))
+    meaning = f"shape {shape}, scale {out.scale:.6g}, zero point {out.zero_point}"
+    return f"{words}; {meaning}" if words else meaning
 
 
 def _encoder(manifest: Manifest) -> tuple[object, ...]:
@@ -126,7 +141,7 @@ def _layer(bundle: Bundle, layer: Layer) -> tuple[object, ...]:
     weights = sum(math.prod(field.shape) for field in layer.fields() if field.dtype == "int8")
     kind = str(layer.__struct_config__.tag)
     numbers, carrier = layer.describe(bundle.tensors), bundle.certificates[layer.name].carrier
-    return layer.name, kind, sum(layer.widths), layer.outputs, f"{weights:,}", numbers, carrier
+    return kind, sum(layer.widths), layer.outputs, f"{weights:,}", numbers, carrier
 
 
 def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
