@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from reference.recurrent import function, slow
+from reference.recurrent import SlowGru, SlowLstm, function, slow
 from runs import step_peak
 
 from edgerun.arrays import F32, AnyArray, Tensors
@@ -198,13 +198,25 @@ def test_a_call_on_one_sample_allocates_no_array(kind: str) -> None:
 
 
 def steep(kind: type[Gru | Lstm], inputs: int) -> tuple[Gru | Lstm, Tensors]:
-    """One unit whose rows all weigh 127, the largest sums taken back by the bias, so that the last bit decides."""
+    """One unit whose rows all weigh 127; the bias takes the largest sums back, so that their last bit decides."""
     spec = kind(name="l", inputs=inputs, hidden=1)
     tensors = make(spec, 3)
     tensors["l.weight"][...] = 127
-    tensors["l.bias"][...] = -127 * 127 * inputs + 40
+    tensors["l.bias"][...] = 127 * 128 * inputs - 40
     tensors["l.multiplier"][...], tensors["l.shift"][...] = 1 << 23, 23
     return spec, tensors
+
+
+def carries(run: RecurrentRun, reference: SlowGru | SlowLstm, inputs: int) -> tuple[list[int], list[int]]:
+    """What rounding leaves in both after inputs at their lowest, the last a little above; half the sums are odd."""
+    found: tuple[list[int], list[int]] = ([], [])
+    for last in range(-127, -100):
+        x = [-128] * (inputs - 1) + [last]
+        run.step(np.array(x, np.float32))
+        reference.step(x)
+        found[0].extend(run.state()["carry"].tolist())
+        found[1].extend(reference.carry)
+    return found
 
 
 @pytest.mark.parametrize("kind", [Gru, Lstm])
@@ -214,21 +226,23 @@ def test_the_products_are_exact_on_both_sides_of_float32_s_bound(
 ) -> None:
     spec, tensors = steep(kind, inputs)
     assert spec.certify(tensors, (128,), frozenset()).carrier == carrier
-    run, reference = run_of(spec, tensors), slow(spec, tensors)
-    for last in range(100, 127):
-        x = [127] * (inputs - 1) + [last]
-        run.step(np.array(x, np.float32))
-        assert (run.out.tolist(), run.state()["carry"].tolist()) == (reference.step(x), reference.carry)
+    got, want = carries(run_of(spec, tensors), slow(spec, tensors), inputs)
+    assert got == want
 
 
 def test_a_product_that_the_proof_sends_to_float64_would_be_wrong_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, tensors = steep(Gru, 1201)
+    spec, tensors = steep(Gru, 1033)
     monkeypatch.setattr("edgerun.layers.recurrent.F32_EXACT", 1 << 40)
-    run, reference = run_of(spec, tensors), slow(spec, tensors)
-    x = [127] * 1200 + [125]  # an odd sum above 2**24
-    run.step(np.array(x, np.float32))
-    reference.step(x)
-    assert run.state()["carry"].tolist() != reference.carry
+    got, want = carries(run_of(spec, tensors), slow(spec, tensors), 1033)
+    assert got != want
+
+
+@pytest.mark.parametrize(("hidden", "carrier"), [(1032, "float32-dot"), (1033, "float64")])
+def test_the_recurrent_product_has_a_bound_of_its_own(hidden: int, carrier: str) -> None:
+    spec = Gru(name="l", inputs=1, hidden=hidden)
+    tensors = make(spec, 1)
+    tensors["l.recurrent"][7] = -127
+    assert spec.proof(tensors).carrier == carrier
 
 
 def test_a_gate_s_input_is_certified_to_stay_under_its_bound() -> None:
@@ -255,6 +269,8 @@ def test_a_layer_says_what_it_takes_and_refuses_more() -> None:
         spec.certify(tensors, (128,), frozenset())
     with pytest.raises(SpecError, match=r"steps of gates \(1048576, 64\) holds"):
         Lstm(name="l", inputs=3, hidden=16, steps=1 << 20)
+    with pytest.raises(SpecError, match=r"steps of inputs \(1048576, 17\) holds"):
+        Lstm(name="l", inputs=17, hidden=1, steps=1 << 20)
 
 
 # ------------------------------------------------------------------ long windows
@@ -464,6 +480,15 @@ def test_integers_of_a_file_come_back_and_other_rows_get_scales_of_their_own(kin
     assert (free.layer.name, type(free.layer)) == ("l", *node.makes)
 
 
+@pytest.mark.parametrize("kind", nodes())
+def test_an_exported_layer_gives_the_whole_sequence_or_its_end_as_the_node_does(kind: str) -> None:
+    node, map_ = nodes()[kind], Affine(0.02, 0)
+    both = [quantised(dataclasses.replace(node, sequence=sequence), map_) for sequence in (True, False)]
+    xs = np.random.default_rng(2).integers(-128, 128, (2, 21))
+    whole, end = (calls(run_of(found.layer, found.tensors), xs) for found in both)
+    assert [y[-4:] for y in whole] == end
+
+
 def test_the_map_of_the_output_is_the_file_s_or_a_power_of_two() -> None:
     node = nodes()["gru"]
     free = quantised(node, Affine(0.02, 0))
@@ -477,6 +502,7 @@ def test_the_map_of_the_output_is_the_file_s_or_a_power_of_two() -> None:
     ("options", "exponent", "limit"),
     [
         ({}, 9, 32767),
+        ({"cell_clip": 1.0}, 11, 2048),
         ({"cell_clip": 10.0}, 11, 20480),
         ({"cell_clip": 20.0}, 10, 20480),
         ({"state_scales": (Affine(1 / 120, 4), 2.0**-12)}, 12, 32767),
