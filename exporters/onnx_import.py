@@ -1,39 +1,41 @@
-"""ONNX to float layers: a chain of Gemm, MatMul + Add, Relu and flattening; all that is not is refused at once.
+"""ONNX to float layers: the file is read and checked, then walked from its input to its answer.
 
-Gemm, MatMul, Add             a dense layer (weights and bias constant)
-Relu                          folds into the layer before
-Flatten, Reshape              where the result is (N, features)
-Softmax, LogSoftmax           dropped at the end: they do not change the order of the scores
-Identity, Dropout, Cast       ignored (Cast: to a float type)
-Constant, Transpose           of constants
+`exporters/onnx/operators.py` lists the operators. Nodes that the answer does not need are left out, and nodes of
+constants computed; all that has no counterpart is refused in one message.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # untyped
-from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from edgerun.arrays import F32, AnyArray
 from edgerun.errors import ModelError
+from edgerun.layers.base import INPUT
+from edgerun.spec import Direct
 from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
-from exporters.nodes import FloatDense
+from exporters.layout import simplified
+from exporters.nodes import Affine, FloatSoftmax
+from exporters.onnx.constants import MALFORMED, array_of, fold
+from exporters.onnx.graph import Graph, Node, Shape, Unsupported, Value, checked_shape, natural
+from exporters.onnx.operators import OPERATORS
+from exporters.onnx.quantised import UINT8_BASE, fold_quantised
 
 MAX_BYTES: Final = 1 << 30
-FLOATS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-FOREIGN: Final = (DecodeError, onnx.checker.ValidationError, ValueError, TypeError, IndexError, KeyError, OverflowError)
+MAX_NODES: Final = 1 << 16
+OPSET_FIRST: Final = 10
+FREE_ROOM: Final = 1 << 22  # constant values that any file may have computed
+ROOM_PER_BYTE: Final = 8
+FOREIGN: Final = (DecodeError, onnx.checker.ValidationError, *MALFORMED)
 RUNTIME: Final = (
     ort_state.Fail,
     ort_state.InvalidArgument,
@@ -43,150 +45,25 @@ RUNTIME: Final = (
     ort_state.RuntimeException,
     RuntimeError,
 )
-
-
-class Unsupported(Exception):
-    """One node that has no counterpart here; collected, so that one message can list all."""
-
-
-@dataclass(slots=True)
-class Chain:
-    """The walk along the graph: constants by name, the value that flows now, and the layers found so far."""
-
-    constants: dict[str, AnyArray]
-    value: str
-    layers: list[FloatDense] = field(default_factory=list)
-    open_bias: bool = False  # the last layer came from MatMul, so an Add belongs to it
-    ended: bool = False  # a softmax was dropped: nothing may follow
-
-    def constant(self, name: str) -> AnyArray:
-        if name not in self.constants:
-            raise Unsupported("takes a value where a constant is needed")
-        return self.constants[name]
-
-    def append(self, weight: AnyArray, bias: AnyArray | None, name: str) -> None:
-        w = np.ascontiguousarray(weight, dtype=np.float32)
-        if w.ndim != 2 or not w.size:
-            raise Unsupported(f"weight of shape {w.shape}")
-        zeros = np.zeros(len(w), dtype=np.float32)
-        self.layers.append(FloatDense(name, w, zeros if bias is None else widened(bias, zeros)))
-        self.open_bias = bias is None
-
-    def unique(self, tensor: str) -> str:
-        """A layer name from its weight's name: letters, digits, dots and dashes, never twice."""
-        stem = re.sub(r"[^A-Za-z0-9_.-]", "", tensor.removesuffix(".weight"))[:56] if "::" not in tensor else ""
-        taken = {layer.name for layer in self.layers}
-        return stem if stem and stem not in taken else f"dense{len(self.layers) + 1}"
-
-
-def widened(bias: AnyArray, zeros: F32) -> F32:
-    try:
-        return np.asarray(zeros + np.asarray(bias, dtype=np.float32).reshape(-1), dtype=np.float32)
-    except ValueError:
-        raise Unsupported(f"bias of shape {bias.shape} for {len(zeros)} units") from None
-
-
-def attributes(node: Any) -> dict[str, Any]:
-    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-
-
-def gemm(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if node.input[0] != chain.value or info.get("transA", 0):
-        raise Unsupported("transposed or not on the chain")
-    weight = chain.constant(node.input[1]).astype(np.float32) * np.float32(info.get("alpha", 1.0))
-    bias = (
-        chain.constant(node.input[2]).astype(np.float32) * np.float32(info.get("beta", 1.0))
-        if len(node.input) > 2 and node.input[2]
-        else None
-    )
-    chain.append(weight if info.get("transB", 0) else weight.T, bias, chain.unique(node.input[1]))
-    chain.open_bias = False
-
-
-def matmul(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if node.input[0] != chain.value:
-        raise Unsupported("constant on the left")
-    chain.append(chain.constant(node.input[1]).T, None, chain.unique(node.input[1]))
-
-
-def add(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if not chain.open_bias:
-        raise Unsupported("follows no MatMul")
-    other = node.input[1] if node.input[0] == chain.value else node.input[0]
-    layer = chain.layers[-1]
-    chain.layers[-1] = replace(layer, bias=widened(chain.constant(other), layer.bias.astype(np.float32)))
-    chain.open_bias = False
-
-
-def relu(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if not chain.layers:
-        raise Unsupported("before any layer")
-    chain.layers[-1] = replace(chain.layers[-1], low=0.0)
-    chain.open_bias = False
-
-
-def flatten(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if info.get("axis", 1) != 1:
-        raise Unsupported(f"axis {info['axis']}")
-
-
-def reshape(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    target = chain.constant(node.input[1]).reshape(-1).tolist()
-    if len(target) != 2:
-        raise Unsupported(f"to {len(target)} dimensions")
-
-
-def softmax(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if info.get("axis", -1) not in (-1, 1):
-        raise Unsupported(f"axis {info['axis']}")
-    chain.ended = True
-
-
-def cast(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    if info.get("to") not in FLOATS:
-        raise Unsupported("to a type that is no float")
-
-
-def ignore(chain: Chain, node: Any, info: dict[str, Any]) -> None:
-    """Identity, and Dropout at inference."""
-
-
-OPS: Final = MappingProxyType(
-    {
-        "Gemm": gemm,
-        "MatMul": matmul,
-        "Add": add,
-        "Relu": relu,
-        "Flatten": flatten,
-        "Reshape": reshape,
-        "Softmax": softmax,
-        "LogSoftmax": softmax,
-        "Cast": cast,
-        "Identity": ignore,
-        "Dropout": ignore,
-    }
-)
+REALS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+INTEGERS: Final = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+WAY_OUT: Final = "replace them in the model, or export the part before them with onnx.utils.extract_model"
 
 
 def load_onnx(path: Path) -> FloatNet:
     """Import a model file. Raises ModelError, one line: not an ONNX file, or all nodes that are not supported."""
     model = parse(path)
-    graph = model.graph
-    constants = {tensor.name: array_of(tensor) for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise ModelError(f"{path.name}: has {len(inputs)} inputs and {len(graph.output)} outputs, must have one each")
-    chain = Chain(constants, inputs[0].name)
-    walk(path.name, chain, graph.node)
-    if chain.value != graph.output[0].name:
-        raise ModelError(f"{path.name}: output {graph.output[0].name!r} is not the chain's end, {chain.value!r}")
-    if not chain.layers:
-        raise ModelError(f"{path.name}: has no dense layer")
-    shape = input_shape(path.name, inputs[0], chain.layers[0].weight.shape[1])
-    return FloatNet(file_name(path.name), shape, tuple(chain.layers))
+    with np.errstate(all="ignore"):
+        graph, nodes, shape = start(path.name, model)
+        walk(path.name, graph, nodes)
+        return finish(path.name, graph, shape)
+
+
+# ------------------------------------------------------------------ the file
 
 
 def parse(path: Path) -> Any:
+    """A checked ModelProto whose opset is known here."""
     data = path.read_bytes()
     if len(data) > MAX_BYTES:
         raise ModelError(f"{path.name}: {len(data)} bytes, the limit is {MAX_BYTES}")
@@ -200,81 +77,245 @@ def parse(path: Path) -> Any:
         raise
     except FOREIGN as err:
         raise ModelError(f"{path.name}: is no sound ONNX file ({first_line(err)})") from None
+    if len(model.graph.node) > MAX_NODES:
+        raise ModelError(f"{path.name}: {len(model.graph.node)} nodes, the limit is {MAX_NODES}")
+    version = opsets(model).get("", OPSET_FIRST)
+    if version < OPSET_FIRST:
+        raise ModelError(f"{path.name}: opset {version} is under {OPSET_FIRST}; convert it with onnx.version_converter")
     return model
 
 
-def array_of(tensor: Any) -> AnyArray:
+def opsets(model: Any) -> dict[str, int]:
+    return {domain_of(entry.domain): int(entry.version) for entry in model.opset_import}
+
+
+def domain_of(text: str) -> str:
+    return "" if text == "ai.onnx" else text
+
+
+def read_node(proto: Any, place: int, versions: Mapping[str, int]) -> Node:
+    domain = domain_of(proto.domain)
+    return Node(
+        name=proto.name or f"#{place}",
+        op=proto.op_type,
+        domain=domain,
+        inputs=tuple(proto.input),
+        outputs=tuple(proto.output),
+        info={item.name: onnx.helper.get_attribute_value(item) for item in proto.attribute},
+        version=versions.get(domain, 1),
+    )
+
+
+def start(file: str, model: Any) -> tuple[Graph, list[Node], Shape]:
+    """The graph before its first node, the nodes that its answer needs, in running order, and the input's shape."""
+    versions = opsets(model)
     try:
-        array: AnyArray = numpy_helper.to_array(tensor)
+        nodes = [read_node(proto, k, versions) for k, proto in enumerate(model.graph.node)]
+        size = model.ByteSize()
     except FOREIGN as err:
-        raise ModelError(f"tensor {tensor.name!r} cannot be read ({first_line(err)})") from None
-    return array
+        raise ModelError(f"{file}: is no sound ONNX file ({first_line(err)})") from None
+    makers = {name: node for node in nodes for name in node.outputs if name}
+    answer, notes = answer_of(file, model, makers)
+    wanted = needed(answer, makers)
+    nodes = [node for node in nodes if wanted.intersection(node.outputs)]
+    readers = readers_of(nodes, answer)
+    graph = Graph(readers, makers, answer, FREE_ROOM + ROOM_PER_BYTE * size, notes=notes)
+    graph.constants.update((tensor.name, array_of(tensor)) for tensor in model.graph.initializer)
+    inputs = [value for value in model.graph.input if value.name not in graph.constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs)
+        raise ModelError(f"{file}: has {len(inputs)} inputs ({names}), must have one")
+    entry = inputs[0]
+    kind = entry.type.tensor_type.elem_type
+    if kind not in (*REALS, *INTEGERS):
+        raise ModelError(f"{file}: input {entry.name!r} is {kind_name(kind)}, must be float, int8 or uint8")
+    graph.offset = UINT8_BASE if kind == onnx.TensorProto.UINT8 else 0
+    shape = (1, *input_shape(file, graph, entry))
+    graph.values[entry.name] = Value(
+        INPUT, shape, natural(shape), alone=len(readers.get(entry.name, ())) == 1, integers=kind in INTEGERS
+    )
+    return graph, nodes, shape[1:]
 
 
-def walk(file: str, chain: Chain, nodes: Any) -> None:
-    """Follow the chain. Raises ModelError listing every node that cannot be imported, with name and op type."""
-    refused = []
-    for k, node in enumerate(nodes):
-        info = attributes(node)
-        if fold_constant(chain, node, info):
-            continue
-        op: Callable[[Chain, Any, dict[str, Any]], None] | None = OPS.get(node.op_type)
+def kind_name(kind: int) -> str:
+    names = [name.lower() for name, number in onnx.TensorProto.DataType.items() if number == kind]
+    return names[0] if names else f"of type {kind}"
+
+
+def input_shape(file: str, graph: Graph, entry: Any) -> Shape:
+    """Shape of one sample, the batch dimension left off. Raises ModelError where it is open or the batch is fixed."""
+    dims = [int(dim.dim_value) for dim in entry.type.tensor_type.shape.dim]
+    if len(dims) < 2 or len(dims) > 8:
+        raise ModelError(f"{file}: input {entry.name!r} has {len(dims)} dimensions, must have a batch and 1 to 7 more")
+    if dims[0] > 1:
+        raise ModelError(
+            f"{file}: input {entry.name!r} has a fixed batch of {dims[0]}; export it with 1 or a free batch"
+        )
+    if len(dims) == 2 and not dims[1]:
+        dims[1] = first_width(graph, entry.name)
+    if not all(dims[1:]):
+        raise ModelError(f"{file}: input {entry.name!r} has free dimensions {dims[1:]}; export it with a fixed shape")
+    return checked_shape(dims[1:])
+
+
+def first_width(graph: Graph, name: str) -> int:
+    """How many features the first matrix or linear model takes; 0 where that cannot be seen."""
+    for node in graph.readers.get(name, ()):
+        if node.op in ("MatMul", "Gemm") and node.inputs[1] in graph.constants:
+            shape = graph.constants[node.inputs[1]].shape
+            return shape[1 if node.info.get("transB") else 0] if len(shape) == 2 else 0
+        if node.op == "Scaler":
+            return len(node.info.get("offset", ()))
+        if node.op in ("Cast", "Identity"):
+            return first_width(graph, node.outputs[0])
+    return 0
+
+
+def answer_of(file: str, model: Any, makers: Mapping[str, Node]) -> tuple[str, list[str]]:
+    """The first output of real numbers, or what a map or a choice of classes is made from; and what to note of it."""
+    found = []
+    for value in model.graph.output:
+        maker = makers.get(value.name)
+        kind = value.type.tensor_type.elem_type
+        if maker is not None and maker.op == "ZipMap":
+            found.append(maker.inputs[0])
+        elif kind in (*REALS, *INTEGERS):
+            found.append(value.name)
+    if not found:
+        chosen = [makers[v.name] for v in model.graph.output if v.name in makers and makers[v.name].op == "ArgMax"]
+        found = [node.inputs[0] for node in chosen]
+    if not found:
+        raise ModelError(f"{file}: none of its {len(model.graph.output)} outputs is of real numbers")
+    left = [repr(value.name) for value in model.graph.output if value.name not in found[:1]]
+    notes = [f"the answer is {found[0]!r}; left out: {', '.join(left)}"] if left else []
+    return found[0], notes
+
+
+def needed(answer: str, makers: Mapping[str, Node]) -> set[str]:
+    """Every tensor that the answer is made from, and itself."""
+    wanted, open_ends = {answer}, [answer]
+    while open_ends:
+        maker = makers.get(open_ends.pop())
+        more = [name for name in maker.inputs if name and name not in wanted] if maker else []
+        wanted.update(more)
+        open_ends.extend(more)
+    return wanted
+
+
+def readers_of(nodes: Sequence[Node], answer: str) -> dict[str, list[Node]]:
+    """The nodes that read each tensor, once for each time that they do."""
+    end = Node("answer", "", "", (answer,), (), {}, 1)
+    readers: dict[str, list[Node]] = {}
+    for node in (*nodes, end):
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+# ------------------------------------------------------------------ the walk
+
+
+def walk(file: str, graph: Graph, nodes: Sequence[Node]) -> None:
+    """Turn every node into layers. Raises ModelError listing all that cannot be, with name and op type."""
+    refused: list[str] = []
+    for node in nodes:
         try:
-            if op is None or node.domain not in ("", "ai.onnx"):
-                raise Unsupported("")
-            if chain.ended or chain.value not in node.input:
-                raise Unsupported("not on one chain from input to output")
-            op(chain, node, info)
+            take(graph, node)
         except Unsupported as err:
-            reason = f": {err}" if str(err) else ""
-            refused.append(f"{node.name or f'#{k}'} ({node.op_type}{reason})")
-        chain.value = node.output[0] if node.output else chain.value
+            refused.append(f"{node.name} ({node.op}: {err})" if str(err) else f"{node.name} ({node.op})")
+        except ModelError as err:
+            refused.append(f"{node.name} ({node.op}: {err})")
+        except MALFORMED as err:
+            refused.append(f"{node.name} ({node.op}: makes no sense, {first_line(err)})")
     if refused:
-        raise ModelError(f"{file}: {len(refused)} nodes are not supported: {', '.join(refused)}")
+        count = "1 node is" if len(refused) == 1 else f"{len(refused)} nodes are"
+        raise ModelError(f"{file}: {count} not supported: {', '.join(refused)}; {WAY_OUT}")
 
 
-def fold_constant(chain: Chain, node: Any, info: dict[str, Any]) -> bool:
-    """Whether the node only prepares a constant: then its value is noted."""
-    if node.op_type == "Constant" and "value" in info:
-        chain.constants[node.output[0]] = array_of(info["value"])
-    elif node.op_type == "Constant" and "value_ints" in info:
-        chain.constants[node.output[0]] = np.array(info["value_ints"], dtype=np.int64)
-    elif node.op_type in ("Transpose", "Identity") and node.input[0] in chain.constants:
-        array = chain.constants[node.input[0]]
-        moved = array if node.op_type == "Identity" else np.transpose(array, info.get("perm"))
-        chain.constants[node.output[0]] = moved
+def take(graph: Graph, node: Node) -> None:
+    """One node. Nothing where an input is missing because its own node was refused. Raises Unsupported."""
+    operator = OPERATORS.get(node.domain, {}).get(node.op)
+    if fold_quantised(graph, node) or fold(graph, node):
+        return
+    if operator is None:
+        raise Unsupported("" if not node.domain else f"of domain {node.domain}")
+    if any(name and name not in graph.constants and name not in graph.values for name in node.inputs):
+        return
+    found = operator(graph, node)
+    for name, value in zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False):
+        if name:
+            checked_shape(value.shape)
+            graph.values[name] = replace(value, alone=value.alone and len(graph.readers.get(name, ())) == 1)
+
+
+def finish(file: str, graph: Graph, shape: Shape) -> FloatNet:
+    """The net; a softmax over all scores at the end of a float model is left out, which moves no decision."""
+    if graph.answer not in graph.values:
+        raise ModelError(f"{file}: its output {graph.answer!r} is a constant")
+    end = graph.values[graph.answer]
+    last = graph.layers.get(end.source)
+    if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == end.size:
+        graph.notes.append(f"{last.name} at the end is left out: it does not change the order of the scores")
+        end = replace(end, source=last.sources[0])
     else:
-        return False
-    return True
+        end = graph.plainly(end)
+    return FloatNet(
+        name=file_name(file),
+        input_shape=shape,
+        layers=simplified(graph.layers, end.source),
+        encoder=Direct(offset=graph.offset),
+        notes=tuple(graph.notes),
+        input=graph.input,
+    )
 
 
-def input_shape(file: str, value: Any, features: int) -> tuple[int, ...]:
-    """Shape of one sample, the batch dimension left off."""
-    dims = value.type.tensor_type.shape.dim
-    if len(dims) < 2:
-        return (features,)
-    batch = dims[0].dim_value
-    if batch > 1:
-        raise ModelError(f"{file}: input {value.name!r} has a fixed batch of {batch}; export it with 1 or a free batch")
-    shape = tuple(int(dim.dim_value) for dim in dims[1:])
-    if not all(shape) or math.prod(shape) != features or len(shape) > 3:
-        return (features,)
-    return shape
+# ------------------------------------------------------------------ the peer
 
 
 def onnx_scores(path: Path, x: F32) -> F32:
-    """Scores (N, classes) by ONNX Runtime, the model's own engine. Raises ModelError where it refuses the file."""
+    """Scores (N, classes) by ONNX Runtime, the model's own engine, as real numbers. Raises ModelError where it refuses.
+
+    Inputs and outputs that the file keeps as integers are quantised and dequantised on the way.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         entry = session.get_inputs()[0]
-        dtype = np.float64 if entry.type == "tensor(double)" else np.float32
         shape = [dim if isinstance(dim, int) else -1 for dim in entry.shape[1:]]
-        batch = x.reshape(len(x), *shape).astype(dtype)
+        batch = as_read(path, entry.type, x.reshape(len(x), *shape))
         rows = [batch] if entry.shape[0] != 1 else [batch[k : k + 1] for k in range(len(batch))]
-        scores = np.concatenate([session.run(None, {entry.name: row})[0] for row in rows])
+        name = output_name(path, [out.name for out in session.get_outputs()])
+        scores = np.concatenate([session.run([name], {entry.name: row})[0] for row in rows])
     except (*RUNTIME, ValueError) as err:
         raise ModelError(f"{path.name}: ONNX Runtime cannot run it ({first_line(err)})") from None
-    return np.asarray(scores.reshape(len(x), -1), dtype=np.float32)
+    return as_real(path, scores.reshape(len(x), -1))
+
+
+def output_name(path: Path, outputs: Sequence[str]) -> str:
+    """Which output the import answers with, where there are several."""
+    if len(outputs) == 1:
+        return outputs[0]
+    graph, _, _ = start(path.name, parse(path))
+    return graph.answer
+
+
+def as_read(path: Path, kind: str, x: F32) -> AnyArray:
+    """Real inputs in the type that the file reads."""
+    if kind not in ("tensor(int8)", "tensor(uint8)"):
+        return x.astype(np.float64 if kind == "tensor(double)" else np.float16 if "float16" in kind else np.float32)
+    net = load_onnx(path)
+    scale = net.input or Affine(1.0, 0)
+    base = UINT8_BASE if kind == "tensor(uint8)" else 0
+    q = np.clip(np.rint(x / scale.scale) + scale.zero_point, -128, 127) + base
+    return np.asarray(q.astype(np.uint8 if base else np.int8))
+
+
+def as_real(path: Path, scores: AnyArray) -> F32:
+    """Outputs as real numbers."""
+    if scores.dtype.kind == "f":
+        return np.asarray(scores, dtype=np.float32)
+    end = load_onnx(path).layers[-1].output or Affine(1.0, 0)
+    base = UINT8_BASE if scores.dtype == np.uint8 else 0
+    return np.asarray((scores.astype(np.float64) - base - end.zero_point) * end.scale, dtype=np.float32)

@@ -1,0 +1,197 @@
+"""What an import leaves to tidy: moves that cancel, functions written out in many nodes, layers that nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from edgerun.arrays import F64, I64
+from edgerun.layers.base import INPUT
+from exporters.nodes import (
+    UNARY,
+    FloatAdd,
+    FloatDense,
+    FloatGru,
+    FloatLayer,
+    FloatLstm,
+    FloatMul,
+    FloatSlice,
+    FloatTranspose,
+    FloatUnary,
+)
+
+Layers: TypeAlias = dict[str, FloatLayer]
+
+DEPTH: Final = 12
+"""Layers in the longest written-out function that is looked for."""
+
+PROBES: Final[F64] = np.concatenate([np.linspace(-9, 9, 181), [-1e4, -1e3, -64.0, -20.5, 20.5, 64.0, 1e3, 1e4]])
+CLOSE: Final = 2e-6
+
+
+def simplified(layers: Mapping[str, FloatLayer], answer: str) -> tuple[FloatLayer, ...]:
+    """The same function in fewer layers, in running order; `answer` is the last one."""
+    found: Layers = {}
+    instead: dict[str, str] = {}
+    readers = count_readers(layers)
+    for layer in layers.values():
+        layer = replace(layer, sources=tuple(instead.get(source, source) for source in layer.sources))
+        layer = absorbed(found, one_function(found, layer))
+        same = passed_on(found, layer, readers)
+        if same is None:
+            found[layer.name] = layer
+        else:
+            instead[layer.name] = same
+    return tuple(needed(found, instead.get(answer, answer)))
+
+
+def needed(layers: Layers, answer: str) -> Iterator[FloatLayer]:
+    """What `answer` reads, directly or not, and itself."""
+    wanted = {answer}
+    for layer in reversed(layers.values()):
+        if layer.name in wanted:
+            wanted.update(layer.sources)
+    return (layer for layer in layers.values() if layer.name in wanted)
+
+
+def count_readers(layers: Mapping[str, FloatLayer]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for layer in layers.values():
+        for source in layer.sources:
+            counts[source] = counts.get(source, 0) + 1
+    return counts
+
+
+def passed_on(found: Layers, layer: FloatLayer, readers: Mapping[str, int]) -> str | None:
+    """The name of an earlier layer that gives the same values; a recurrent one may stop giving every step for it."""
+    if layer.output is not None or not layer.sources:
+        return None
+    source = layer.sources[0]
+    before = found.get(source)
+    if isinstance(layer, FloatUnary) and layer.function == "identity":
+        return source
+    if isinstance(layer, FloatTranspose):
+        if unmoved(layer.input_shape, layer.perm):
+            return source
+        if isinstance(before, FloatTranspose) and before.output is None:
+            both = moves(before)[moves(layer)]
+            return before.sources[0] if (both == np.arange(len(both))).all() else None
+    if isinstance(layer, FloatSlice) and isinstance(before, FloatGru | FloatLstm) and readers[source] == 1:
+        last = 0 if before.reverse else before.steps - 1
+        whole = layer.input_shape == (before.steps, before.hidden) and layer.stop[1] - layer.start[1] == before.hidden
+        if before.sequence and whole and layer.positions()[0] == range(last, last + 1) and layer.step[1] == 1:
+            found[source] = replace(before, sequence=False)
+            return source
+    return None
+
+
+def unmoved(shape: tuple[int, ...], perm: tuple[int, ...]) -> bool:
+    """Whether axes change places with axes of size 1 only."""
+    kept = [axis for axis in perm if shape[axis] != 1]
+    return kept == sorted(kept)
+
+
+def moves(layer: FloatTranspose) -> I64:
+    """Where each output value stands in the input."""
+    return np.arange(layer.outputs).reshape(layer.input_shape).transpose(layer.perm).reshape(-1)
+
+
+def absorbed(found: Layers, layer: FloatLayer) -> FloatLayer:
+    """A dense layer reads in front of a transpose, its columns moved instead; two transposes become one."""
+    before = found.get(layer.sources[0]) if layer.sources else None
+    if not isinstance(before, FloatTranspose) or before.output is not None:
+        return layer
+    if isinstance(layer, FloatDense):
+        weight = np.empty_like(layer.weight)
+        weight[:, moves(before)] = layer.weight
+        return replace(layer, weight=weight, sources=before.sources)
+    if isinstance(layer, FloatTranspose) and layer.input_shape == before.shape:
+        perm = tuple(before.perm[axis] for axis in layer.perm)
+        return replace(layer, input_shape=before.input_shape, perm=perm, sources=before.sources)
+    return layer
+
+
+# ------------------------------------------------------------------ functions in many nodes
+
+
+def one_function(found: Layers, layer: FloatLayer) -> FloatLayer:
+    """A single named function where several layers compute one, x * sigmoid(x) for example: the longest that is known.
+
+    Found by trying: the layers and each function of `UNARY` are evaluated at the same points.
+    """
+    if not isinstance(layer, FloatUnary | FloatMul | FloatAdd):
+        return layer
+    best = layer
+    for root in roots(found, layer):
+        y = evaluated(found, layer, root, DEPTH)
+        if y is not None and (name := named(y)) is not None:
+            best = FloatUnary(layer.name, layer.shape, name, sources=(root,), output=layer.output)
+    return best
+
+
+def roots(found: Layers, layer: FloatLayer) -> list[str]:
+    """What the layer may be a function of, behind at least one layer between, nearest first."""
+    level, seen = list(layer.sources), dict.fromkeys(layer.sources)
+    for _ in range(DEPTH):
+        level = [
+            s for name in level if (inner := found.get(name)) and single_valued(inner, layer) for s in inner.sources
+        ]
+        level = [name for name in dict.fromkeys(level) if name not in seen]
+        seen |= dict.fromkeys(level)
+        if len(seen) > DEPTH:
+            break
+    direct = set(layer.sources) if isinstance(layer, FloatUnary) else set()
+    return [name for name in seen if name not in direct and (name == INPUT or found[name].outputs == layer.outputs)]
+
+
+def single_valued(layer: FloatLayer, end: FloatLayer) -> bool:
+    """Whether it computes value by value, without a rounding that the file fixes."""
+    if layer.output is not None or layer.outputs != end.outputs:
+        return False
+    if isinstance(layer, FloatUnary):
+        return True
+    return isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] == layer.shapes[1]
+
+
+def evaluated(found: Layers, layer: FloatLayer, root: str, depth: int) -> F64 | None:
+    """The layer at `PROBES` as a function of `root`; None where it is not one."""
+    if isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] != layer.shapes[1]:
+        return None
+    parts: list[F64] = []
+    for source in layer.sources:
+        inner = found.get(source)
+        if source == root:
+            part: F64 | None = PROBES
+        elif inner is None or not single_valued(inner, layer) or not depth:
+            return None
+        else:
+            part = evaluated(found, inner, root, depth - 1)
+        if part is None:
+            return None
+        parts.append(part)
+    with np.errstate(all="ignore"):
+        match layer:
+            case FloatUnary():
+                return layer.value(parts[0])
+            case FloatMul():
+                return np.asarray(np.clip(parts[0] * parts[1], layer.low, layer.high))
+            case FloatAdd():
+                total = layer.signs[0] * parts[0] + layer.signs[1] * parts[1]
+                return np.asarray(np.clip(total, layer.low, layer.high))
+    return None
+
+
+def named(y: F64) -> str | None:
+    """The function of `UNARY` that has these values at `PROBES`, with its default parameters."""
+    sound = np.isfinite(y)
+    if not sound[:181].all():
+        return None
+    for name, unary in UNARY.items():
+        with np.errstate(all="ignore"):
+            known = np.asarray(unary.function(PROBES, *unary.defaults))
+        if np.allclose(y[sound], known[sound], rtol=1e-5, atol=CLOSE):
+            return name
+    return None
