@@ -334,10 +334,7 @@ def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
 
 
 def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
-    """What goes in and out, what lies between layers for as long as one still reads it, and the sums of one position.
-
-    An image's sums live position by position, so a layer needs as many as it has channels.
-    """
+    """What goes in and out, what lies between layers for as long as one still reads it, and each layer's sums."""
     size = manifest.input.size
     yield "io.sample", Slot((size,), manifest.input.dtype, "io")
     yield "io.scores", Slot((max(score_width(manifest), manifest.classes.capacity),), "int32", "io")
@@ -347,7 +344,7 @@ def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
     last = {source: k for k, (_, sources) in enumerate(wiring) for source in sources}
     reaches = layer_reaches(manifest)
     for k, (layer, _) in enumerate(wiring):
-        yield f"sum.{layer.name}", Slot((layer.shape[-1],), "int32", "scratch", (k, k))
+        yield f"sum.{layer.name}", Slot((layer.sums,), "int32", "scratch", (k, k))
         if layer.name in last:
             dtype: DType = "int8" if reaches[layer.name][1] <= 128 else "int32"
             yield f"out.{layer.name}", Slot((layer.outputs,), dtype, "scratch", (k, last[layer.name]))

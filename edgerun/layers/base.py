@@ -156,6 +156,11 @@ class LayerRecord(Record, frozen=True, kw_only=True):
         """How many values the layer gives."""
         return math.prod(self.shape)
 
+    @property
+    def sums(self) -> int:
+        """How many int32 sums the layer holds at once; an image's live position by position."""
+        return self.shape[-1]
+
     def fields(self) -> tuple[Field, ...]:
         """The tensors of this layer, in stored order."""
         return ()

@@ -71,6 +71,11 @@ class Recurrent(LayerRecord, frozen=True, kw_only=True):
     def shape(self) -> tuple[int, ...]:
         return (self.steps, self.hidden) if self.sequence else (self.hidden,)
 
+    @property
+    def sums(self) -> int:
+        """All gates of one step."""
+        return self.gates * self.hidden
+
     def fields(self) -> tuple[Field, ...]:
         n = self.gates * self.hidden
         return (

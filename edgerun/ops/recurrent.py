@@ -84,7 +84,7 @@ class RecurrentRun(LayerRun):
             if not self._whole:
                 self._multiply(x[..., t, :])
             self._input.rescale(products)
-            self._advance(self._input.sums)
+            self._advance()
             if self.spec.sequence:
                 np.copyto(place, self._q, casting="unsafe")
         if not self.spec.sequence:
@@ -94,8 +94,8 @@ class RecurrentRun(LayerRun):
         np.copyto(self._input.x, x)
         self._input.multiply()
 
-    def _advance(self, current: I64) -> None:
-        """One step inside a window: current (..., gates * hidden) is the input's part of the gates; leaves `_q`."""
+    def _advance(self) -> None:
+        """One step inside a window, the input's part of the gates being in `_input.sums`; leaves `_q`."""
         raise NotImplementedError
 
     def _silence(self) -> None:
@@ -121,29 +121,28 @@ class GruRun(RecurrentRun):
         rows = slice(None) if spec.reset_after else slice(2 * n)
         self._back = Projection(spec, tensors, "recurrent_", rows, batch, batch)
         if not spec.reset_after:
-            self._inner = Projection(spec, tensors, "recurrent_", slice(2 * n, None), batch, batch)
+            self._late = Projection(spec, tensors, "recurrent_", slice(2 * n, None), batch, batch)
+        self._u, self._u_candidate = self._input.sums[..., : 2 * n], self._input.sums[..., 2 * n :]
+        self._v = self._back.sums[..., : 2 * n]
+        self._v_candidate = self._back.sums[..., 2 * n :] if spec.reset_after else self._late.sums
         self._sigmoid, self._tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
         self._silence()
 
-    def _advance(self, current: I64) -> None:
-        n, sums = self.spec.hidden, self._back.sums
+    def _advance(self) -> None:
         self._back.multiply()
         self._back.rescale(self._back.products)
-        gates = sums[..., : 2 * n]
-        gates += current[..., : 2 * n]
-        recurrent.look_up(self._gates, self._sigmoid, gates)
+        self._v += self._u
+        recurrent.look_up(self._gates, self._sigmoid, self._v)
         if self.spec.reset_after:
-            inner = sums[..., 2 * n :]
-            recurrent.gate_hidden(inner, self._r, current[..., 2 * n :])
+            recurrent.gate_hidden(self._v_candidate, self._r, self._u_candidate)
         else:
             recurrent.product(self._r, self.hidden)
             recurrent.to_int8(self._q, self._r, *self._map)
-            np.copyto(self._inner.x, self._q, casting="unsafe")
-            self._inner.multiply()
-            self._inner.rescale(self._inner.products)
-            inner = self._inner.sums
-            inner += current[..., 2 * n :]
-        recurrent.look_up(self._candidate, self._tanh, inner)
+            np.copyto(self._late.x, self._q, casting="unsafe")
+            self._late.multiply()
+            self._late.rescale(self._late.products)
+            self._v_candidate += self._u_candidate
+        recurrent.look_up(self._candidate, self._tanh, self._v_candidate)
         recurrent.blend(self.hidden, self.carry, self._z, self._candidate)
         self._view()
 
@@ -177,17 +176,22 @@ class LstmRun(RecurrentRun):
         self._i, self._f, self._g, self._o = (self._gates[..., k * n : (k + 1) * n] for k in range(4))
         self._index: I64 = np.zeros((*batch, n), np.int64)
         self._back = Projection(spec, tensors, "recurrent_", slice(None), batch, batch)
-        self._sigmoid, self._tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
+        gates, sums = self._gates, self._back.sums
+        sigmoid, tanh = recurrent.sigmoid_table(), recurrent.tanh_table()
+        self._look_ups = [
+            (gates[..., rows], function, sums[..., rows])
+            for rows, function in ((slice(2 * n), sigmoid), (slice(2 * n, 3 * n), tanh), (slice(3 * n, None), sigmoid))
+        ]
+        self._tanh = tanh
         self._silence()
 
-    def _advance(self, current: I64) -> None:
-        spec, sums, n = self.spec, self._back.sums, self.spec.hidden
+    def _advance(self) -> None:
+        spec = self.spec
         self._back.multiply()
         self._back.rescale(self._back.products)
-        sums += current
-        recurrent.look_up(self._gates[..., : 2 * n], self._sigmoid, sums[..., : 2 * n])
-        recurrent.look_up(self._g, self._tanh, sums[..., 2 * n : 3 * n])
-        recurrent.look_up(self._o, self._sigmoid, sums[..., 3 * n :])
+        self._back.sums += self._input.sums
+        for gate, function, index in self._look_ups:
+            recurrent.look_up(gate, function, index)
         shift = 15 - spec.cell_exponent
         recurrent.remember(self.cell, self.carry, self._i, self._f, self._g, shift, spec.cell_limit)
         recurrent.cell_index(self._index, self.cell, spec.cell_exponent)

@@ -191,7 +191,7 @@ def test_state_stops_and_goes_on_and_resets(kind: str) -> None:
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_call_on_one_sample_allocates_no_array(kind: str) -> None:
     spec = changed(EVERY[kind], hidden=1024, inputs=16)
-    assert step_peak(spec, make(spec, 1), spec.widths) < 1024
+    assert step_peak(spec, make(spec, 1), spec.widths) < 4 * 1024
 
 
 # ------------------------------------------------------------------ the proof
@@ -263,7 +263,7 @@ def test_a_layer_says_what_it_takes_and_refuses_more() -> None:
     spec = Lstm(name="l", inputs=3, hidden=4, steps=5, sequence=True, input_bound=1)
     tensors = make(spec, 1)
     assert (spec.widths, spec.shape, spec.outputs, spec.reach((1,))) == ((15,), (5, 4), 20, 128)
-    assert spec.work().macs == 5 * 16 * (3 + 4)
+    assert (spec.work().macs, spec.sums) == (5 * 16 * (3 + 4), 16)
     assert "5 steps of 3" in spec.describe(tensors)
     with pytest.raises(SpecError, match="input_bound 1 is under the 128 that reaches it"):
         spec.certify(tensors, (128,), frozenset())
