@@ -9,7 +9,9 @@ import numpy as np
 
 from edgerun.arrays import F32, F64, I8, I32
 from edgerun.layers import Dense, LayerRecord
+from edgerun.packing import top
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, per_channel
+from exporters.nodes.grid import grid_steps
 
 BIAS_LIMIT: Final = 1 << 28
 SCALE_FLOOR: Final = 2.0**-23
@@ -71,16 +73,17 @@ def fold(
 ) -> tuple[I8, I32, F64]:
     """Integer weights (n, ...), folded bias (n,) and requantisation scale (n,) of each channel, the first axis.
 
-    Every weight of a channel meets an input of the map `x`: what pads an image is its zero. Weights lie in
-    +-(2**(bits - 1) - 1), unless the file fixes their scale.
+    Every weight of a channel meets an input of the map `x`: what pads an image is its zero. Weights lie on the best
+    grid of +-(2**(bits - 1) - 1) steps, unless the file fixes their scale.
     """
     w, b = weight.reshape(len(weight), -1).astype(np.float64), bias.astype(np.float64)
     floor = SCALE_FLOOR * y.scale / x.scale
-    peak = np.abs(w).max(axis=1)
-    free = np.where(peak > 0, peak / (2 ** (bits - 1) - 1), y.scale / x.scale)
+    steps = grid_steps(w, bits)
+    free = np.where(steps > 0, steps, y.scale / x.scale)
     scale = np.maximum(free if weight_scale is None else weight_scale, floor)
+    most = top(bits) if weight_scale is None else np.inf
     while True:
-        integers = np.rint(w / scale[:, None])
+        integers = np.clip(np.rint(w / scale[:, None]), -most, most)
         folded = np.rint(b / (scale * x.scale)) - x.zero_point * integers.sum(axis=1)
         wide = np.abs(folded) >= BIAS_LIMIT
         if not wide.any():

@@ -1,0 +1,82 @@
+"""How many bits the weights of each layer get: as few as a budget asks for, where the loss minds it least.
+
+    minimise  sum_l trace_l / n_l * |Q_b(W_l) - W_l|**2     subject to  sum_l bytes(W_l, b) <= budget,  b in {2, 4, 8}
+
+The first is the second-order change of the loss if rounding errors are as good as random (Dong et al. 2020, HAWQ-V2).
+Bytes are those of a bundle. Memory is no part of it: a device holds unpacked weights, a byte each, whatever their bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from edgerun.arrays import F32, F64, I64
+from edgerun.errors import ModelError
+from edgerun.packing import best_packing, pack_array
+from exporters.data import Samples
+from exporters.float_net import FloatNet
+from exporters.nodes.grid import grid_steps, on_grid
+from exporters.sensitivity import bit_layers, traces
+
+WIDTHS: Final = (2, 4, 8)
+
+
+def choose_bits(
+    net: FloatNet, samples: Samples, budget_bytes: int, trace: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Bits by layer name, for `quantise_net`, so that all weights together take at most `budget_bytes` in a bundle.
+
+    trace  the Hessian's trace by layer (`training.curvature.traces`); by forward passes on these samples if not given
+
+    Raises ModelError where even 2 bits a weight are too many, or nothing is free to choose.
+    """
+    weights = bit_layers(net)
+    if not weights:
+        raise ModelError("no layer's bits are free to choose")
+    found = traces(net, samples) if trace is None else trace
+    costs = [[damage(weight, found[name], bits) for bits in WIDTHS] for name, weight in weights.items()]
+    sizes = [[stored_bytes(weight, bits) for bits in WIDTHS] for weight in weights.values()]
+    chosen = allocate(costs, sizes, budget_bytes)
+    return {name: WIDTHS[k] for name, k in zip(weights, chosen, strict=True)}
+
+
+def damage(weight: F32 | F64, trace: float, bits: int) -> float:
+    """trace / n * |Q(W) - W|**2: twice what rounding to so many bits is expected to add to the loss, at least 0."""
+    error = on_grid(weight, grid_steps(weight, bits), bits) - weight
+    return max(trace, 0.0) * float(np.square(error).mean())
+
+
+def stored_bytes(weight: F32 | F64, bits: int) -> int:
+    """What the weights take in a bundle, rounded to so many bits and packed as is best."""
+    steps = grid_steps(weight, bits).reshape(-1, *(1 for _ in weight.shape[1:]))
+    integers = np.rint(on_grid(weight, steps.reshape(-1), bits) / np.where(steps > 0, steps, 1.0)).astype(np.int8)
+    return len(pack_array("weight", integers, best_packing(integers)))
+
+
+def allocate(costs: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], budget: int) -> list[int]:
+    """One option a row: the least total cost of all whose total size is within the budget; of equals the smallest.
+
+    Exact: layer by layer it keeps every (size, cost) that no other beats in both. Raises ModelError where none fits.
+    """
+    reached_size, reached_cost = np.zeros(1, np.int64), np.zeros(1)
+    steps: list[tuple[I64, I64]] = []  # (option, place among those reached before) of each that is kept
+    for row_cost, row_size in zip(costs, sizes, strict=True):
+        size = np.concatenate([reached_size + s for s in row_size])
+        cost = np.concatenate([reached_cost + c for c in row_cost])
+        option, before = np.divmod(np.arange(len(size)), len(reached_size))
+        order = np.lexsort((cost, size))
+        order = order[size[order] <= budget]
+        order = order[cost[order] < np.concatenate([[np.inf], np.minimum.accumulate(cost[order])])[:-1]]
+        if not len(order):
+            least = sum(min(row) for row in sizes)
+            raise ModelError(f"the weights take {least} bytes at the least, the budget has {budget}")
+        reached_size, reached_cost = size[order], cost[order]
+        steps.append((option[order], before[order]))
+    chosen, place = [], len(reached_cost) - 1
+    for option, before in reversed(steps):
+        chosen.append(int(option[place]))
+        place = int(before[place])
+    return chosen[::-1]

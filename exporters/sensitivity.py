@@ -1,0 +1,120 @@
+"""How much the loss minds a change of each layer's weights: the trace of its block of the Hessian.
+
+    trace_l = E[v . H v],  v = +-1 on the weights of layer l, biases excluded       (Hutchinson; Lui and Neftci 2021)
+    v . H v = (L(W + h v) - 2 L(W) + L(W - h v)) / h**2,  h = STEP * rms(W_l)
+
+L is the mean cross-entropy of the labels. Only forward passes are needed, so any float net without spikes will do;
+`exporters/training/curvature.py` has the exact product for all of them where torch is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from edgerun.arrays import F32, F64, I64
+from edgerun.errors import DataError, ModelError
+from edgerun.layers.base import INPUT
+from exporters.data import Samples
+from exporters.float_net import FloatNet
+from exporters.nodes import FloatDense, FloatLayer, FloatSoftmax
+from exporters.nodes.conv import Filters
+
+STEP: Final = 0.02
+"""Of a weight's root mean square. Answers are float32, so L has noise near 1e-7: at 1e-3, the step for float64, noise
+would be as large as the second difference of a well trained layer; here it is a hundredth of it."""
+
+PROBES: Final = 100  # at most
+PROBES_LEAST: Final = 8
+SETTLED: Final = 1e-3  # change of the mean, relative, that ends it
+
+
+def bit_layers(net: FloatNet) -> dict[str, F32 | F64]:
+    """The weights of every layer whose bits are free: dense and convolving ones, no scale of which the file fixes."""
+    return {
+        layer.name: layer.weight
+        for layer in net.layers
+        if isinstance(layer, FloatDense | Filters) and layer.weight_scale is None
+    }
+
+
+def labelled(samples: Samples) -> Samples:
+    """The samples with a label. Raises DataError where there is none: the loss needs them."""
+    rows = np.flatnonzero(samples.y >= 0)
+    if not len(rows):
+        raise DataError("no sample has a label: sensitivity is that of the labels' cross-entropy")
+    return samples.take(rows)
+
+
+def answer_layer(net: FloatNet) -> str:
+    """The layer whose outputs are the logits: the last, or what the last takes the softmax of."""
+    layer, sources = net.wiring()[-1]
+    return sources[0] if isinstance(layer, FloatSoftmax) else layer.name
+
+
+def cross_entropy(logits: F32, y: I64) -> float:
+    """Mean of log sum exp(z) - z_y, in float64.    logits (N, k), y (N,)"""
+    z = logits.astype(np.float64)
+    top = z.max(axis=1)
+    return float((np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - z[np.arange(len(y)), y]).mean())
+
+
+def settled_mean(draws: Iterable[float], probes: int = PROBES) -> float:
+    """The mean of draws, taken until one more moves it by less than a thousandth, of at most so many."""
+    total = mean = 0.0
+    for k, draw in zip(range(1, probes + 1), draws, strict=False):
+        total += draw
+        before, mean = mean, total / k
+        if k >= PROBES_LEAST and abs(mean - before) < SETTLED * (abs(before) + 1e-6):
+            break
+    return mean
+
+
+def traces(net: FloatNet, samples: Samples, *, probes: int = PROBES, seed: int = 0) -> dict[str, float]:
+    """The Hessian's trace of each layer whose bits are free, by second differences of forward passes.
+
+    Raises ModelError for a net that runs over time steps, DataError where no sample has a label.
+    """
+    some = labelled(samples)
+    loss = second_pass(net, net.moments(some.x), some.y)
+    rng = np.random.default_rng(seed)
+
+    def draws(name: str, weight: F64) -> Iterable[float]:
+        middle, h = loss(name, weight), STEP * math.sqrt(float(np.square(weight).mean()))
+        while h > 0:
+            v = rng.choice((-1.0, 1.0), weight.shape)
+            yield (loss(name, weight + h * v) - 2 * middle + loss(name, weight - h * v)) / h**2
+
+    return {
+        name: settled_mean(draws(name, weight.astype(np.float64)), probes) for name, weight in bit_layers(net).items()
+    }
+
+
+def second_pass(net: FloatNet, moments: F32, y: I64) -> Callable[[str, F64], float]:
+    """The loss as a function of one layer's weights; layers that do not depend on it are not run again."""
+    if len(moments) != 1:
+        raise ModelError("second differences need a net without time steps; one with them needs the extra 'train'")
+    answer, wiring = answer_layer(net), net.wiring()
+    still = run(wiring, {INPUT: moments[0]}, {})
+
+    def loss(name: str, weight: F64) -> float:
+        changed = replace(net.layer(name), weight=weight)  # type: ignore[call-arg]  # bit_layers
+        return cross_entropy(run(wiring, still, {name: changed})[answer], y)
+
+    return loss
+
+
+def run(
+    wiring: Iterable[tuple[FloatLayer, tuple[str, ...]]], still: Mapping[str, F32], changed: Mapping[str, FloatLayer]
+) -> dict[str, F32]:
+    """All values, those in `still` taken from there unless something changed before them."""
+    values, moved = dict(still), set(changed)
+    for layer, sources in wiring:
+        if layer.name in moved or layer.name not in still or moved.intersection(sources):
+            moved.add(layer.name)
+            values[layer.name] = changed.get(layer.name, layer).forward(*(values[source] for source in sources))
+    return values
