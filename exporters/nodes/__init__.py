@@ -13,7 +13,18 @@ from exporters.nodes.pool import FloatPool
 from exporters.nodes.recurrent import FloatGru, FloatLstm
 from exporters.nodes.shape import FloatConcat, FloatPad, FloatSlice, FloatTranspose
 from exporters.nodes.softmax import FloatSoftmax
-from exporters.nodes.spiking import FloatLif, FloatReadout, Reset
+from exporters.nodes.spiking import (
+    FloatAlphaCells,
+    FloatCells,
+    FloatConvSum,
+    FloatDenseSum,
+    FloatIntegrators,
+    FloatLif,
+    FloatReadout,
+    FloatSumPool,
+    FloatTotal,
+    Reset,
+)
 
 NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatDense,
@@ -30,8 +41,16 @@ NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatPad,
     FloatSlice,
     FloatSoftmax,
+    FloatLayerNorm,
     FloatGru,
     FloatLstm,
+    FloatDenseSum,
+    FloatConvSum,
+    FloatSumPool,
+    FloatTotal,
+    FloatCells,
+    FloatAlphaCells,
+    FloatIntegrators,
 )
 
 __all__ = [
@@ -39,11 +58,16 @@ __all__ = [
     "UNARY",
     "Affine",
     "FloatAdd",
+    "FloatAlphaCells",
+    "FloatCells",
     "FloatConcat",
     "FloatConv",
+    "FloatConvSum",
     "FloatDense",
+    "FloatDenseSum",
     "FloatDepthwise",
     "FloatGru",
+    "FloatIntegrators",
     "FloatLayer",
     "FloatLayerNorm",
     "FloatLif",
@@ -54,6 +78,8 @@ __all__ = [
     "FloatReadout",
     "FloatSlice",
     "FloatSoftmax",
+    "FloatSumPool",
+    "FloatTotal",
     "FloatTranspose",
     "FloatUnary",
     "Quantised",
