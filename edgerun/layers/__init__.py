@@ -8,6 +8,7 @@ from edgerun.layers.base import LayerRecord
 from edgerun.layers.conv import Conv, Depthwise
 from edgerun.layers.dense import Dense
 from edgerun.layers.elementwise import Add, Lookup, Mul
+from edgerun.layers.norm import LayerNorm
 from edgerun.layers.pool import AveragePool, MaxPool
 from edgerun.layers.recurrent import Gru, Lstm
 from edgerun.layers.shape import Concat, Pad, Slice, Transpose
@@ -40,6 +41,7 @@ Layer: TypeAlias = (
     | Softmax
     | ConvSum
     | SumPool
+    | LayerNorm
 )
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Gru",
     "Integrators",
     "Layer",
+    "LayerNorm",
     "LayerRecord",
     "Lif",
     "LogSoftmax",

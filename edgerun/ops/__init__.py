@@ -21,6 +21,7 @@ from edgerun.layers import (
     Gru,
     Integrators,
     Layer,
+    LayerNorm,
     Lif,
     LogSoftmax,
     Lookup,
@@ -39,6 +40,7 @@ from edgerun.ops.base import LayerRun
 from edgerun.ops.conv import ConvRun, DepthwiseRun
 from edgerun.ops.dense import DenseRun
 from edgerun.ops.elementwise import AddRun, LookupRun, MulRun
+from edgerun.ops.norm import LayerNormRun
 from edgerun.ops.pool import AveragePoolRun, MaxPoolRun
 from edgerun.ops.recurrent import GruRun, LstmRun
 from edgerun.ops.shape import ConcatRun, PadRun, SliceRun, TransposeRun
@@ -82,6 +84,7 @@ OPS: Final[Mapping[type[Layer], Callable[[Any, Mapping[str, AnyArray], tuple[int
         Softmax: SoftmaxRun,
         ConvSum: ConvSumRun,
         SumPool: SumPoolRun,
+        LayerNorm: LayerNormRun,
     }
 )
 
@@ -99,6 +102,7 @@ __all__ = [
     "DepthwiseRun",
     "GruRun",
     "IntegratorsRun",
+    "LayerNormRun",
     "LayerRun",
     "LifRun",
     "LogSoftmaxRun",
