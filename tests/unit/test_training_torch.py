@@ -1,0 +1,265 @@
+"""The torch twin computes what the float net does; its curvature is the Hessian's; fine-tuning mends coarse bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgerun.errors import ModelError
+from edgerun.packing import top
+from edgerun.spec import Constant, Frames
+from exporters.data import Samples
+from exporters.float_net import FloatNet, forward
+from exporters.nodes import (
+    FloatAdd,
+    FloatConcat,
+    FloatConv,
+    FloatDense,
+    FloatDepthwise,
+    FloatGru,
+    FloatLayer,
+    FloatLayerNorm,
+    FloatLif,
+    FloatLstm,
+    FloatMul,
+    FloatPad,
+    FloatPool,
+    FloatReadout,
+    FloatSlice,
+    FloatSoftmax,
+    FloatTranspose,
+    FloatUnary,
+)
+from exporters.nodes.grid import nearest
+from exporters.sensitivity import bit_layers
+from exporters.twin import quantise_net
+
+torch = pytest.importorskip("torch", reason="pip install 'edgerun[train]'")
+
+from exporters.training import curvature  # noqa: E402
+from exporters.training.finetune import finetune  # noqa: E402
+from exporters.training.torch_net import KINDS, UNARY, parameters, torch_answers  # noqa: E402
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def conv_net() -> FloatNet:
+    layers = (
+        FloatConv("conv", (9, 8, 3), normal(6, 3, 2, 3), normal(6), (2, 1), (1, 2), (2, 0, 1, 1), low=0.0, high=4.0),
+        FloatPool("peak", (5, 7, 6), "max", (2, 3), (1, 2), (2, 1), (1, 0, 0, 1)),
+        FloatDepthwise("deep", (4, 3, 6), normal(12, 2, 2), normal(12), padding=(0, 1, 1, 0)),
+        FloatPool("mean", (4, 3, 12), "average", (3, 2), (2, 1), (1, 2), (1, 0, 1, 1)),
+        FloatPool("whole", (2, 2, 12), "average", (2, 2), (1, 1), padding=(1, 0, 0, 0), count_padding=True),
+        FloatAdd("sum", ((2, 1, 12), (1, 1, 12)), (1, -1), low=-3.0, sources=("whole", "row")),
+        FloatMul("product", ((2, 1, 12), (2, 1, 12)), high=5.0, sources=("sum", "whole")),
+        FloatDense("last", normal(4, 24), normal(4)),
+    )
+    row = FloatSlice("row", (2, 1, 12), (1, 0, 0), (2, 1, 12), (1, 1, 1), sources=("whole",))
+    return FloatNet("images", (9, 8, 3), (*layers[:5], row, *layers[5:]))
+
+
+def moved_net() -> FloatNet:
+    return FloatNet(
+        "moved",
+        (3, 4),
+        (
+            FloatTranspose("turn", (3, 4), (1, 0)),
+            FloatPad("pad", (4, 3), (1, 0), (0, 2), 0.5),
+            FloatSlice("back", (5, 5), (4, 0), (-1, 5), (-2, 2)),
+            FloatConcat("join", ((3, 3), (4, 3)), 0, sources=("back", "turn")),
+            FloatLayerNorm("norm", (7, 3), normal(3), normal(3), 1e-3),
+            FloatDense("last", normal(5, 21), normal(5)),
+            FloatSoftmax("chances", (5,), 0.7),
+        ),
+    )
+
+
+def recurrent_net(kind: str, sequence: bool, reverse: bool) -> FloatNet:
+    options: dict[str, Any] = {"sequence": sequence, "reverse": reverse}
+    cell: FloatLayer
+    match kind:
+        case "lstm":
+            cell = FloatLstm("cell", 6, normal(16, 3), normal(16, 4), normal(16), cell_clip=0.8, **options)
+        case _:
+            after = kind == "gru"
+            biases = normal(12), normal(12)
+            cell = FloatGru("cell", 6, normal(12, 3), normal(12, 4), *biases, reset_after=after, **options)
+    return FloatNet("window", (6, 3), (cell, FloatDense("last", normal(3, cell.outputs), normal(3))))
+
+
+def spiking_net(reset: Any, delay: bool, recurrent: bool) -> FloatNet:
+    half = np.full(12, 0.9, np.float32)
+    back = normal(12, 12) / 4 if recurrent else None
+    return FloatNet(
+        "spikes",
+        (20, 5),
+        (
+            FloatLif("first", normal(12, 5), back, normal(12), half, half + 0.3, reset, delay),
+            FloatReadout("out", normal(4, 12), normal(4), half[:4]),
+        ),
+        encoder=Frames(),
+    )
+
+
+NETS: dict[str, Callable[[], FloatNet]] = {
+    "conv": conv_net,
+    "moved": moved_net,
+    **{
+        f"{kind} {sequence} {reverse}": lambda k=kind, s=sequence, r=reverse: recurrent_net(k, s, r)  # type: ignore[misc]
+        for kind in ("gru", "gru before", "lstm")
+        for sequence in (False, True)
+        for reverse in (False, True)
+    },
+    **{
+        f"lif {reset} {delay}": lambda r=reset, d=delay: spiking_net(r, d, d)  # type: ignore[misc]
+        for reset in ("subtract", "zero", "none")
+        for delay in (False, True)
+    },
+}
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_torch_computes_what_the_float_net_computes(make: Callable[[], FloatNet]) -> None:
+    net = make()
+    moments = net.moments(normal(7, *net.input_shape))
+    values = parameters(net, gradients=False)
+    answer = "last" if net.layers[-1].name == "chances" else net.layers[-1].name
+    wanted = forward(net, moments).readings[answer]
+    assert np.abs(torch_answers(net, values, torch.tensor(moments)).numpy() - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize("function", UNARY)
+def test_functions_of_one_value_agree(function: str) -> None:
+    net = FloatNet("one", (8,), (FloatUnary("f", (8,), function),))
+    x = np.linspace(0.1 if function in ("sqrt", "rsqrt", "log", "reciprocal") else -4, 4, 80).reshape(10, 8)
+    moments = net.moments(x)
+    found = torch_answers(net, {}, torch.tensor(moments)).numpy()
+    assert np.abs(found - forward(net, moments).readings["f"]).max() < 1e-4
+
+
+def test_every_kind_of_the_table_is_tried() -> None:
+    tried = {type(layer) for make in NETS.values() for layer in make().layers}
+    assert tried == set(KINDS) - {FloatUnary}
+
+
+def test_what_has_no_gradient_is_refused_by_name() -> None:
+    net = FloatNet("one", (8,), (FloatUnary("f", (8,), "sign"),))
+    with pytest.raises(ModelError, match="layer f: function sign has no gradient here"):
+        torch_answers(net, {}, torch.zeros(1, 2, 8))
+
+
+def test_counts_of_spikes_are_the_answer_of_a_last_neuron() -> None:
+    lif = spiking_net("zero", False, False).layers[0]
+    net = FloatNet("spikes", (5,), (lif,), encoder=Constant(steps=9))
+    moments = net.moments(normal(6, 5))
+    found = torch_answers(net, {}, torch.tensor(moments)).numpy()
+    np.testing.assert_array_equal(found, forward(net, moments).readings["first"])
+    assert found.max() > 1
+
+
+# ------------------------------------------------------------------ curvature
+
+X = normal(50, 6)
+FIRST, LAST = normal(5, 6) / 2, normal(3, 5)
+
+
+def smooth_net() -> FloatNet:
+    return FloatNet(
+        "tiny",
+        (6,),
+        (
+            FloatDense("first", FIRST, np.zeros(5, np.float32)),
+            FloatUnary("squash", (5,), "tanh"),
+            FloatDense("last", LAST, np.zeros(3, np.float32)),
+        ),
+    )
+
+
+def smooth_samples() -> Samples:
+    return Samples(X.astype(np.float64), (np.tanh(X @ FIRST.T) @ LAST.T).argmax(axis=1))
+
+
+def test_traces_are_those_of_the_whole_hessian() -> None:
+    net, some = smooth_net(), smooth_samples()
+    weights = [parameters(net)[name] for name in ("first.weight", "last.weight")]
+
+    def loss(*values: Any) -> Any:
+        given = dict(zip(("first.weight", "last.weight"), values, strict=True))
+        answers = torch_answers(net, given, torch.tensor(net.moments(some.x)))
+        return torch.nn.functional.cross_entropy(answers, torch.tensor(some.y))
+
+    whole = torch.autograd.functional.hessian(loss, tuple(weights))
+    wanted = {
+        name: float(whole[k][k].reshape(weights[k].numel(), -1).trace()) for k, name in enumerate(("first", "last"))
+    }
+    drawn = list(curvature.draws(net, some, 300, 0))
+    for name, value in wanted.items():
+        found = [draw[name] for draw in drawn]
+        assert np.mean(found) == pytest.approx(value, abs=4 * np.std(found) / np.sqrt(300))
+        assert np.std(found) / np.sqrt(300) < 0.05 * value
+    assert curvature.traces(net, some) == {name: pytest.approx(value, rel=0.2) for name, value in wanted.items()}
+
+
+def test_spiking_layers_have_a_trace() -> None:
+    net = spiking_net("subtract", True, True)
+    some = Samples(RNG.normal(size=(30, 20, 5)), RNG.integers(0, 4, 30))
+    found = curvature.traces(net, some, probes=10)
+    assert set(found) == {"first", "out"}
+    assert all(np.isfinite(value) for value in found.values())
+    assert found["out"] > 0
+
+
+# ------------------------------------------------------------------ fine-tuning
+
+
+def chances(net: FloatNet, x: Any) -> Any:
+    logits = forward(net, net.moments(x)).readings["last"].astype(np.float64)
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+
+
+def test_finetuning_mends_what_two_bits_break() -> None:
+    hidden = FloatDense("hidden", normal(32, 10) / 2, normal(32), low=0.0)
+    net = FloatNet("mlp", (10,), (hidden, FloatDense("last", normal(4, 32) / 2, normal(4))))
+    bits = {"hidden": 2, "last": 2}
+    coarse = replace(
+        net,
+        layers=tuple(replace(layer, weight=nearest(layer.weight, 2).astype(np.float32)) for layer in net.layers),  # type: ignore[attr-defined,call-arg]
+    )
+    x, fresh = RNG.normal(size=(400, 10)), RNG.normal(size=(200, 10))
+
+    def gap(candidate: FloatNet) -> float:
+        wanted = chances(net, fresh)
+        return float((wanted * np.log(wanted / chances(candidate, fresh))).sum(axis=1).mean())
+
+    unlabelled = Samples(x, np.full(400, -1))
+    tuned = finetune(net, unlabelled, bits, epochs=20, rate=3e-3)
+    assert gap(tuned) < 0.5 * gap(coarse)
+    again = finetune(net, unlabelled, bits, epochs=20, rate=3e-3)
+    np.testing.assert_array_equal(chances(again, fresh), chances(tuned, fresh))
+
+
+def test_tuned_weights_become_the_same_integers() -> None:
+    net, some = smooth_net(), smooth_samples()
+    tuned = finetune(net, some, {"first": 4, "last": 2}, epochs=2)
+    assert bit_layers(tuned) == {}
+    twin = quantise_net(tuned, some)
+    for name, bits in (("first", 4), ("last", 2)):
+        layer = tuned.layer(name)
+        integers = twin.tensors[f"{name}.weight"]
+        assert np.abs(integers).max() <= top(bits)
+        np.testing.assert_allclose(integers * layer.weight_scale[:, None], layer.weight, rtol=1e-12)  # type: ignore[attr-defined]
+
+
+def test_layers_without_bits_keep_their_weights() -> None:
+    net, some = smooth_net(), smooth_samples()
+    tuned = finetune(net, some, {"last": 4}, epochs=1)
+    np.testing.assert_array_equal(tuned.layer("first").weight, FIRST)  # type: ignore[attr-defined]
+    assert (tuned.layer("first").bias != 0).any()  # type: ignore[attr-defined]
