@@ -113,10 +113,17 @@ class Chore:
     command: Command | None = None
 
 
+def check_decides(bundle: Bundle) -> None:
+    """Raises Refused for a bundle that has no classes: an agent's whole life is about them."""
+    if bundle.manifest.head.kind == "values":
+        raise Refused("the bundle's head is 'values', it decides nothing that an agent could tell: use 'edgerun infer'")
+
+
 class Agent:
     """One device. Call `start`, then `cycle` once a period, then `stop`."""
 
     def __init__(self, bundle: Bundle, ports: Ports, settings: Settings, observe: Callable[[Any], None] | None = None):
+        check_decides(bundle)
         self.ports, self.settings = ports, settings
         self.life = Lifetime(bundle, ports.disk, observe)
         self.learner = self.life.learner

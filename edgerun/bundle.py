@@ -30,7 +30,7 @@ from edgerun import __version__
 from edgerun.arrays import I32, AnyArray, Tensors
 from edgerun.certificate import certify
 from edgerun.errors import BundleError, MissingExtra, SpecError
-from edgerun.graph import check_graph, feature_reach, score_width, wanted_tensors
+from edgerun.graph import check_graph, feature_reach, learns, score_width, wanted_tensors
 from edgerun.layers.base import Certificate
 from edgerun.packing import check_length, pack_array, unpack_array
 from edgerun.spec import DType, Manifest, Packing, TensorSpec, decode_manifest, encode_manifest
@@ -50,6 +50,7 @@ MAX_TEXT_BYTES: Final = 1 << 20  # manifest, licence
 MAX_SECTIONS: Final = 1026
 MAX_SIGNATURES: Final = 8
 SELFTEST_ROWS: Final = (8, 32)
+PROBE_ARRAYS: Final = ("probe.x", "probe.label")
 MAX_EXEMPLARS: Final = 4096
 IMPORTANCE_CODE_MAX: Final = 231
 
@@ -98,6 +99,8 @@ class Selftest:
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Labelled samples: those scored for accuracy only, and, apart from them, those that the reservoir starts from.
+
+    No rows where nobody has labelled any: such a bundle learns nothing either.
 
     x  (rows, *input.shape)  in the input's dtype      label  (rows,)  int32, an index into the factory class names
     """
@@ -182,8 +185,7 @@ def _in_order(
         **{name: tensors[name] for name in wanted},
         "selftest.x": selftest.x,
         "selftest.y": selftest.y,
-        "probe.x": probe.x,
-        "probe.label": probe.label,
+        **({"probe.x": probe.x, "probe.label": probe.label} if probe.x.size else {}),
         **{f"prior.{name}": priors[name] for name in sorted(priors)},
         **({"exemplar.x": exemplars.x, "exemplar.label": exemplars.label} if exemplars else {}),
     }
@@ -537,14 +539,20 @@ def _check_range(name: str, array: AnyArray, low: int, high: int) -> None:
 
 def _check_samples(manifest: Manifest, arrays: Tensors) -> tuple[Selftest, Probe]:
     found = [name for name in arrays if kind_of(name) in (Kind.SELFTEST, Kind.PROBE)]
-    _compare_names("array", ["selftest.x", "selftest.y", "probe.x", "probe.label"], found)
+    probed = learns(manifest) or any(kind_of(name) is Kind.PROBE for name in found)
+    _compare_names("array", ["selftest.x", "selftest.y", *(PROBE_ARRAYS if probed else ())], found)
     rows = _rows("selftest.x", arrays)
     if not SELFTEST_ROWS[0] <= rows <= SELFTEST_ROWS[1]:
         raise BundleError(f"selftest has {rows} rows, outside [{SELFTEST_ROWS[0]}, {SELFTEST_ROWS[1]}]")
     _check_form("selftest.x", arrays["selftest.x"], manifest.input.dtype, (rows, *manifest.input.shape))
     _check_form("selftest.y", arrays["selftest.y"], "int32", (rows, score_width(manifest)))
     selftest = Selftest(x=arrays["selftest.x"], y=cast(I32, arrays["selftest.y"]))
-    return selftest, _check_labelled("probe", manifest, arrays)
+    return selftest, _check_labelled("probe", manifest, arrays) if probed else no_probe(manifest)
+
+
+def no_probe(manifest: Manifest) -> Probe:
+    """The probe of a bundle that nobody has labelled a sample for."""
+    return Probe(x=np.zeros((0, *manifest.input.shape), manifest.input.dtype), label=np.zeros(0, np.int32))
 
 
 def _check_exemplars(manifest: Manifest, arrays: Tensors) -> Probe | None:
@@ -559,6 +567,8 @@ def _check_exemplars(manifest: Manifest, arrays: Tensors) -> Probe | None:
 
 
 def _check_labelled(prefix: str, manifest: Manifest, arrays: Tensors) -> Probe:
+    if not manifest.classes.names:
+        raise BundleError(f"{prefix}.label names classes, and the bundle has none")
     x, label = arrays[f"{prefix}.x"], arrays[f"{prefix}.label"]
     rows = _rows(f"{prefix}.x", arrays)
     _check_form(f"{prefix}.x", x, manifest.input.dtype, (rows, *manifest.input.shape))

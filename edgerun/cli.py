@@ -51,6 +51,8 @@ CORE: Final = (
     Row("inspect", "show what is in a bundle", "edgerun.commands.inspect"),
     Row("verify", "check that a bundle is whole, signed and correct", "edgerun.commands.verify", "sign"),
     Row("plan", "price a bundle on a board before anything runs", "edgerun.commands.plan"),
+    Row("diff", "show what changed from one bundle to another", "edgerun.commands.diff"),
+    Row("infer", "answer a file of samples with a bundle", "edgerun.commands.infer"),
     Row("run", "run the agent of one device", "edgerun.commands.run"),
     Row("replay", "re-execute what a device learned and compare the digest", "edgerun.commands.replay"),
     Row("doctor", "show what this machine has and lacks", "edgerun.commands.doctor"),

@@ -40,7 +40,7 @@ def _all_layers(manifest: Manifest) -> tuple[Layer, ...]:
 
 
 def _head_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
-    if manifest.head.kind == "logits":
+    if manifest.head.kind != "prototypes":
         return ()
     classes, width = len(manifest.classes.names), feature_width(manifest)
     return (
@@ -74,7 +74,7 @@ def check_graph(manifest: Manifest) -> None:
         if layer.name.partition(".")[0] in RESERVED_NAMES:
             raise SpecError(f"layer name {layer.name!r} begins with a reserved word")
     known, outputs = len(manifest.classes.names), score_width(manifest)
-    if not known <= outputs <= manifest.classes.capacity:
+    if manifest.head.kind != "values" and not known <= outputs <= manifest.classes.capacity:
         raise SpecError(f"{outputs} scores, but {known} class names and capacity {manifest.classes.capacity}")
     _check_head(manifest)
     _check_learning(manifest)
@@ -82,8 +82,8 @@ def check_graph(manifest: Manifest) -> None:
 
 def _check_head(manifest: Manifest) -> None:
     head = manifest.head
-    if head.kind == "logits" and (head.features or head.whiten):
-        raise SpecError("a head of kind logits reads the last layer: it takes neither features nor whiten")
+    if head.kind != "prototypes" and (head.features or head.whiten):
+        raise SpecError(f"a head of kind {head.kind} reads the last layer: it takes neither features nor whiten")
     if head.kind == "prototypes" and isinstance(manifest.layer(head.features or ""), Readout):
         raise SpecError(f"head features {head.features!r} is a readout; prototypes read a dense or a lif layer")
 
@@ -99,6 +99,11 @@ def _check_learning(manifest: Manifest) -> None:
     weights = {wanted.spec.name for wanted in wanted_tensors(manifest) if wanted.spec.dtype == "int8"}
     for name in sorted(plastic_tensors(manifest) - weights):
         raise SpecError(f"eprop rate names {name!r}, which is no weight tensor")
+
+
+def learns(manifest: Manifest) -> bool:
+    """Whether the device can change anything of this model."""
+    return manifest.learning.eprop is not None or manifest.head.kind == "prototypes"
 
 
 def plastic_tensors(manifest: Manifest) -> frozenset[str]:

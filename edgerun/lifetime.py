@@ -10,6 +10,7 @@ and it says which state was the last good one then, so that a mark that the powe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -123,8 +124,10 @@ class Lifetime:
         return Judgement(good, correct, of, before)
 
     def probe_accuracy(self) -> float:
-        """The share of the bundle's probe that the device gets right now."""
+        """The share of the bundle's probe that the device gets right now; NaN where it has none."""
         x, label = self._probe
+        if not len(x):
+            return math.nan
         return float((self.learner.scores(x).argmax(axis=1) == label).mean())
 
     def rehearse(self, label: str, examples: list[I16]) -> dict[str, float]:

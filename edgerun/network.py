@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -27,10 +27,14 @@ from edgerun.spec import Manifest
 
 
 class Outcome(NamedTuple):
-    """What one sample means: the winning class and the int32 scores of all known classes."""
+    """What one sample means: the winning class, or UNDECIDED, and the int32 scores of all known classes, or values."""
 
     label: int
     scores: I32
+
+
+UNDECIDED: Final = -1
+"""The label of an outcome where the outputs themselves are the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +117,17 @@ class Network:
     def infer(self, q: I16) -> Outcome:
         """Run one window from a clean state and decide.    q  (size,)  quantised input, see `encode.quantise`"""
         scores = self.scores(q)
-        return Outcome(int(np.argmax(scores[: self.known])), scores)
+        return Outcome(int(np.argmax(scores[: self.known])) if self.known else UNDECIDED, scores)
 
     def scores(self, q: I16) -> I32:
-        """Scores of the known classes after one window.    q  (..., size)  ->  (..., k) int32"""
+        """Scores of the known classes after one window, or the values.    q  (..., size)  ->  (..., k) int32"""
         self._run(q)
         return self.decide()
+
+    def outputs(self, q: I16) -> I64:
+        """The last layer's outputs after one window, as `Manifest.output` maps them.    q  (..., size)  ->  (..., k)"""
+        self._run(q)
+        return self.logits()
 
     def decide(self) -> I32:
         """Scores of the window that has just run."""

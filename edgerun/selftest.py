@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,9 @@ def check_selftest(network: Network, selftest: Selftest) -> None:
 
 
 def probe_accuracy(network: Network, probe: Probe) -> float:
-    """The share of labelled samples that a network gets right, with whatever weights it has now."""
+    """The share of labelled samples that a network gets right, with whatever weights it has now; NaN of none."""
+    if not len(probe.x):
+        return math.nan
     right = 0
     for start in range(0, len(probe.x), BLOCK):
         block = probe.x[start : start + BLOCK]

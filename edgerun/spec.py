@@ -77,6 +77,22 @@ class InputSpec(Record, frozen=True, kw_only=True):
         return math.prod(self.shape)
 
 
+class OutputSpec(Record, frozen=True, kw_only=True):
+    """What the last layer's integers mean: real = scale * (q - zero_point), in this shape."""
+
+    shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=4)]
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    zero_point: Annotated[int, Meta(ge=-128, le=127)] = 0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise SpecError(f"output scale {self.scale} is not finite")
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
 Offset: TypeAlias = Annotated[int, Meta(ge=0, le=128)]
 """Taken from every value before a layer sees it: 128 re-bases uint8 to int8."""
 
@@ -116,16 +132,18 @@ Encoder: TypeAlias = Direct | PhaseRate | Frames | Constant
 
 
 class Head(Record, frozen=True, kw_only=True):
-    """Who decides: argmax over the int32 scores of all classes, ties to the lowest.
+    """Who decides: argmax over the int32 scores of all classes, ties to the lowest; or nobody.
 
     logits      the last layer's outputs.
+    values      the last layer's outputs too, but they are the answer themselves (a regression, a reconstruction): there
+                are no classes and no winner. `Manifest.output` says what they mean.
     prototypes  score_k = 2 z.c_k - c_k.c_k + bias_k over features z (Snell et al. 2017), `features` naming the layer
                 that gives z: a Dense layer's output, or a Lif layer's spike counts over the window. Where `whiten` is
                 set, a Dense layer of that name stands between. Tensors: `head.sum` int32 (classes, d), `head.count`
                 int32 (classes,), `head.bias` int32 (classes,).
     """
 
-    kind: Literal["logits", "prototypes"] = "logits"
+    kind: Literal["logits", "prototypes", "values"] = "logits"
     features: Name | None = None
     whiten: Dense | None = None
 
@@ -205,10 +223,10 @@ class LearningPlan(Record, frozen=True, kw_only=True):
 
 
 class ClassTable(Record, frozen=True, kw_only=True):
-    """The names of the classes at the factory, and how many the device may know in the end."""
+    """The names of the classes at the factory, and how many the device may know in the end; none for values."""
 
-    names: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=4096)]
-    capacity: Annotated[int, Meta(ge=1, le=4096)]
+    names: Annotated[tuple[Label, ...], Meta(max_length=4096)] = ()
+    capacity: Annotated[int, Meta(ge=0, le=4096)] = 0
 
     def __post_init__(self) -> None:
         if self.capacity < len(self.names):
@@ -287,6 +305,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     calibration: str = ""
     float_accuracy: float | None = None
     integer_accuracy: float | None = None
+    output_error: float | None = None  # rms of integer minus float outputs, over the float outputs' standard deviation
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -300,7 +319,8 @@ class Manifest(Record, frozen=True, kw_only=True):
     encoder: Annotated[Encoder, Meta()] = Direct()
     layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=256)]
     head: Head = Head()
-    classes: ClassTable
+    output: OutputSpec | None = None  # None where prototypes decide: their scores are no outputs of the model
+    classes: ClassTable = ClassTable()
     learning: LearningPlan = LearningPlan()
     budget: Budget | None = None  # ceilings that an operator cannot raise
     seed: Annotated[int, Meta(ge=0)] = 1  # below 2**64
@@ -319,6 +339,22 @@ class Manifest(Record, frozen=True, kw_only=True):
         self._check_widths()
         if self.head.kind == "prototypes" and self.head.features not in names:
             raise SpecError(f"head features {self.head.features!r} is no layer")
+        self._check_answer()
+
+    def _check_answer(self) -> None:
+        """Classes where somebody decides, values with a meaning where nobody does."""
+        given, kind = self.layers[-1].outputs, self.head.kind
+        if self.output is not None and self.output.size != given:
+            raise SpecError(f"output shape {self.output.shape} is not of {given} values, which the last layer gives")
+        if self.output is not None and kind == "prototypes":
+            raise SpecError("output is given, but prototypes decide: their scores are no outputs")
+        if kind != "values" and not self.classes.names:
+            raise SpecError(f"a head of kind {kind} needs at least one class name")
+        if kind == "values" and (self.output is None or self.classes.capacity):
+            fault = "no output map" if self.output is None else f"capacity {self.classes.capacity} for classes"
+            raise SpecError(f"a head of kind values has {fault}")
+        if kind == "values" and self.learning.eprop is not None:
+            raise SpecError("a head of kind values cannot learn by eprop: it has no classes")
 
     def _check_widths(self) -> None:
         given = {INPUT: self.step_size}

@@ -9,21 +9,32 @@ import argparse
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 import msgspec
 import numpy as np
 
 from edgerun.arrays import I64, Tensors
 from edgerun.boards import BOARDS
-from edgerun.bundle import Bundle, Probe, Selftest, Signer, pack, read_bundle
+from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read_bundle
 from edgerun.errors import DataError, MissingExtra, ModelError
 from edgerun.graph import RESERVED_NAMES
 from edgerun.learn.eprop import EPropRule
-from edgerun.spec import ClassTable, Dense, Head, Manifest, Provenance, Readout, decode_manifest, encode_manifest
+from edgerun.samples import Fit
+from edgerun.spec import (
+    ClassTable,
+    Dense,
+    Head,
+    Manifest,
+    OutputSpec,
+    Provenance,
+    Readout,
+    decode_manifest,
+    encode_manifest,
+)
 from exporters import data, measure
 from exporters.calibrate import METHODS, MINMAX, Calibration
 from exporters.data import Samples
@@ -36,13 +47,14 @@ from exporters.learning import learning_plan
 from exporters.nodes import Reset
 from exporters.page import page
 from exporters.report import Accuracy, Report, render
-from exporters.twin import Twin, cut_after, feature_layer, quantise_net, widen_readout
+from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, widen_readout
 
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
 DEFAULT_BOARDS: Final = ("nucleo-f446", "rpi-zero-2w")
 FORMATS: Final = (".onnx", ".nir")
-HeadKind: TypeAlias = Literal["logits", "prototypes"]
+UNLABELLED_SHARE: Final = 5  # every so many-th part of samples without labels is kept apart
+HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +77,29 @@ class Options:
     steps: int | None = None
     full_scale: int | None = None
     input_scale: float | None = None
+    window: Fit = "fit"
 
     @property
     def head_kind(self) -> HeadKind:
         """Where classes may be learned the head can grow; elsewhere the model's own outputs decide."""
         return self.head or ("logits" if self.learn == "none" else "prototypes")
+
+    def settled(self, samples: Samples) -> Options:
+        """The same with the head that these data ask for, where none is named.
+
+        Without labels, class names and learning there is no sign of classes: the outputs are the answer. Raises
+        DataError where options contradict each other.
+        """
+        bare = not samples.labelled and samples.names is None and self.classes is None and self.capacity is None
+        head: HeadKind = "values" if self.head is None and self.learn == "none" and bare else self.head_kind
+        for option, given in (
+            ("--learn", self.learn != "none"),
+            ("--classes", self.classes),
+            ("--capacity", self.capacity),
+        ):
+            if head == "values" and given:
+                raise DataError(f"--head values has no classes: {option} does not go with it")
+        return replace(self, head=head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +127,32 @@ def export(
     boards  those that the report's explanation gives energies for; None: no explanation, which takes its time
     """
     net = load_model(model, options)
-    samples = data.as_inputs(calibration.name, data.load(calibration), net.input_shape)
+    samples = data.load(calibration, input_form(net), options.window, labels=options.head != "values")
+    notes = (*samples.notes, *head_notes(samples, options))
+    options = options.settled(samples)
     names = class_names(net, samples, options)
     samples = data.relabel(calibration.name, samples, names)
-    kept, held = split(calibration.name, samples)
+    kept, held = split(calibration.name, samples, options)
     twin = quantised(net, samples.take(kept), options.calibration)
     twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
 
     trial, apart = samples.take(held), len(kept) < len(samples)
     if test is not None:
-        trial, apart = labelled(test, net, names), True
-    accuracy = Accuracy(
-        samples=len(trial),
-        apart=apart,
-        float_model=measure.float_accuracy(model, twin, trial, len(names)),
-        integer=measure.integer_accuracy(manifest, tensors, twin.inputs(trial), trial),
-    )
+        trial, apart = test_samples(test, net, names, options), True
+    accuracy = measure.accuracy(model, manifest, tensors, twin, trial, apart=apart)
     manifest = with_provenance(manifest, model, calibration, accuracy)
     rows = exemplar_rows(samples.y, np.setdiff1d(kept, held), manifest.learning.replay.capacity)
     packed = pack(
         manifest,
         tensors,
         selftest=selftest(twin, manifest, tensors, samples.take(np.setdiff1d(np.arange(len(samples)), rows))),
-        probe=labelled_rows(twin, samples, held),
+        probe=labelled_rows(twin, samples, held) if samples.labelled else no_probe(manifest),
         priors=offline_importance(twin, manifest, tensors, samples.take(kept)),
         exemplars=labelled_rows(twin, samples, rows) if len(rows) else None,
         sign=sign,
     )
     bundle = read_bundle(packed)
-    report = describe(model, bundle, twin, samples.take(held), accuracy)
+    report = describe(model, bundle, twin, samples.take(held), accuracy, notes)
     return Exported(packed, report if boards is None else explain(report, bundle, twin, trial, boards))
 
 
@@ -159,9 +186,11 @@ def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str,
     """Factory class names: the option's, else the data's own, else numbers.
 
     One for each of the model's outputs; where prototypes decide, one for each class up to the data's highest label, so
-    that outputs which nobody has shown yet stay free for classes to come.
+    that outputs which nobody has shown yet stay free for classes to come; none where the outputs are the answer.
     """
     outputs = net.outputs
+    if options.head_kind == "values":
+        return ()
     shown = int(samples.y.max(initial=-1)) + 1
     count = shown if options.head_kind == "prototypes" and shown else outputs
     names = options.classes or samples.names or tuple(str(k) for k in range(count))
@@ -170,18 +199,36 @@ def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str,
     return names
 
 
-def labelled(path: Path, net: FloatNet, names: Sequence[str]) -> Samples:
-    """The labelled samples of a data file. Raises DataError if there is none."""
-    samples = data.relabel(path.name, data.as_inputs(path.name, data.load(path), net.input_shape), names)
+def head_notes(samples: Samples, options: Options) -> tuple[str, ...]:
+    """What is assumed where the data have no labels."""
+    if samples.labelled or options.head == "values":
+        return ()
+    if options.settled(samples).head == "values":
+        return ("neither labels nor class names: the outputs are the answer (a classifier wants --head logits)",)
+    return ("no labels: the bundle has no probe, so nobody can tell on a device whether it is right",)
+
+
+def test_samples(path: Path, net: FloatNet, names: Sequence[str], options: Options) -> Samples:
+    """The labelled samples of a data file, or all where there are no classes. Raises DataError if there is none."""
+    if options.head_kind == "values":
+        return data.load(path, input_form(net), options.window, labels=False)
+    samples = data.relabel(path.name, data.load(path, input_form(net), options.window), names)
     rows = np.flatnonzero(samples.y >= 0)
     if not len(rows):
         raise DataError(f"{path.name}: has no labels")
     return samples.take(rows)
 
 
-def split(name: str, samples: Samples) -> tuple[I64, I64]:
-    """Samples for ranges and means, and those kept apart for the probe. Raises DataError where labels are too few."""
+def split(name: str, samples: Samples, options: Options) -> tuple[I64, I64]:
+    """Samples for ranges and means, and those kept apart for the probe. Raises DataError where labels are too few.
+
+    Without labels the last fifth is kept apart, to measure on; nothing of fewer than five samples.
+    """
     count = int((samples.y >= 0).sum())
+    if not count and options.learn == "none" and options.head_kind != "prototypes":
+        rows = np.arange(len(samples))
+        apart = min(len(samples) // UNLABELLED_SHARE, PROBE_ROWS[1])
+        return (rows[:-apart], rows[-apart:]) if apart else (rows, rows)
     if count < PROBE_ROWS[0]:
         raise DataError(f"{name}: has {count} labelled samples, a bundle's probe takes {PROBE_ROWS[0]} or more")
     return data.hold_out(samples.y, least=PROBE_ROWS[0], most=PROBE_ROWS[1])
@@ -192,11 +239,12 @@ def split(name: str, samples: Samples) -> tuple[I64, I64]:
 
 def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Options) -> tuple[Twin, Manifest, Tensors]:
     """The layers that are needed, the whole manifest and its tensors; class means come from these samples."""
-    capacity = options.capacity or max(len(names), twin.parts[-1].layer.outputs)
+    kind = options.head_kind
+    capacity = 0 if kind == "values" else options.capacity or max(len(names), twin.parts[-1].layer.outputs)
     features = feature_layer(twin, options.features)
     if options.learn == "eprop":
         twin = widen_readout(twin, capacity)
-    elif options.head_kind == "prototypes":
+    elif kind == "prototypes":
         twin = cut_after(twin, features)
     manifest = Manifest(
         name=options.name or twin.net.name,
@@ -205,17 +253,25 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         input=twin.input,
         encoder=twin.net.encoder,
         layers=tuple(part.layer for part in twin.parts),
+        head=Head(kind="values" if kind == "values" else "logits"),
+        output=None if kind == "prototypes" else output_spec(twin),
         classes=ClassTable(names=tuple(names), capacity=capacity),
     )
     plan = learning_plan(options.learn, manifest, readout_halvings(twin))
     manifest = msgspec.structs.replace(manifest, learning=plan)
     tensors = twin.tensors
-    if options.head_kind == "prototypes":
+    if kind == "prototypes":
         manifest, more = with_prototypes(twin, manifest, features, samples.take(np.flatnonzero(samples.y >= 0)))
         tensors |= more
     if manifest.learning.eprop is not None:
         EPropRule(manifest, tensors)  # refuses what the device would refuse
     return twin, decode_manifest(encode_manifest(manifest)), tensors
+
+
+def output_spec(twin: Twin) -> OutputSpec:
+    """What the last layer's integers mean."""
+    last = twin.parts[-1]
+    return OutputSpec(shape=(last.layer.outputs,), scale=last.output.scale, zero_point=last.output.zero_point)
 
 
 def readout_halvings(twin: Twin) -> int:
@@ -269,6 +325,7 @@ def with_provenance(manifest: Manifest, model: Path, calibration: Path, accuracy
             calibration=f"{calibration.name} {digest(calibration)}",
             float_accuracy=accuracy.float_model,
             integer_accuracy=accuracy.integer,
+            output_error=accuracy.output_error,
         ),
     )
 
@@ -283,7 +340,9 @@ def selftest(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples)
     return Selftest(x=twin.stored(rows), y=measure.scores(manifest, tensors, twin.inputs(rows)))
 
 
-def describe(model: Path, bundle: Bundle, twin: Twin, samples: Samples, accuracy: Accuracy) -> Report:
+def describe(
+    model: Path, bundle: Bundle, twin: Twin, samples: Samples, accuracy: Accuracy, notes: Sequence[str]
+) -> Report:
     layers = measure.layer_reports(twin, samples, bundle.certificates)
     return Report(
         model=model.name,
@@ -293,7 +352,7 @@ def describe(model: Path, bundle: Bundle, twin: Twin, samples: Samples, accuracy
         layers=tuple(layers),
         accuracy=accuracy,
         sections=tuple((section.name, section.length) for section in bundle.sections),
-        notes=(*twin.net.notes, *twin.notes),
+        notes=(*notes, *twin.net.notes, *twin.notes),
     )
 
 
@@ -307,7 +366,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DATA.npz",
-        help="x and y: ranges, class means, self-test, probe",
+        help="x, and y where it is labelled: ranges, class means, self-test, probe",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.edgb", help="the bundle to write")
     parser.add_argument("--test", type=Path, metavar="DATA.npz", help="measure accuracy on these samples instead")
@@ -326,7 +385,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--learn", choices=("none", "prototypes", "eprop"), default="none", help="what the device may learn"
     )
-    model.add_argument("--head", choices=("logits", "prototypes"), help="who decides; follows --learn where not given")
+    model.add_argument(
+        "--head",
+        choices=("logits", "prototypes", "values"),
+        help="who decides; follows --learn where not given. values: nobody, the outputs are the answer; so also where "
+        "the data have neither labels nor class names",
+    )
+    model.add_argument(
+        "--window",
+        choices=get_args(Fit),
+        default="fit",
+        help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
+    )
     model.add_argument("--features", metavar="LAYER", help="what prototypes look at: a Dense or Lif layer")
     model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")
     model.add_argument("--capacity", type=int, metavar="N", help="how many classes the device may know in the end")

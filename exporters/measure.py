@@ -19,12 +19,15 @@ from edgerun.spec import ClassTable, Dense, Layer, Lif, Manifest, Readout
 from exporters.data import Samples
 from exporters.float_net import Outcome, forward
 from exporters.nodes import Affine, FloatLayer, Quantised
-from exporters.report import LayerReport
+from exporters.report import Accuracy, LayerReport
 from exporters.twin import BLOCK, Twin, in_blocks
 
-DISAGREE: Final = (
-    0.01  # of the samples may go to another class than by ONNX Runtime: ties and rounding, not another net
-)
+DISAGREE: Final = 0.01
+"""Share of samples that may go to another class than by ONNX Runtime: ties and rounding, not another net."""
+SAME: Final = 1e-3
+"""Share of their spread that the import's values may be off ONNX Runtime's (rms)."""
+ROUNDED: Final = 0.25
+"""The same where ONNX Runtime computes in int8 itself, and the import in floats."""
 
 
 def scores(manifest: Manifest, tensors: Mapping[str, AnyArray], q: I16) -> I32:
@@ -33,29 +36,63 @@ def scores(manifest: Manifest, tensors: Mapping[str, AnyArray], q: I16) -> I32:
     return np.concatenate([Network(manifest, tensors, (len(block),)).scores(block) for block in blocks])
 
 
-def integer_accuracy(manifest: Manifest, tensors: Mapping[str, AnyArray], q: I16, samples: Samples) -> float:
-    known = len(manifest.classes.names)
-    return float((scores(manifest, tensors, q)[:, :known].argmax(axis=1) == samples.y).mean())
+def spread_error(got: F64, want: F32) -> float:
+    """Root mean square of got - want over the standard deviation of want, each output about its own mean.
 
-
-def float_accuracy(path: Path, twin: Twin, samples: Samples, known: int) -> float:
-    """Of the model as it was."""
-    return float((float_scores(path, twin, samples)[:, :known].argmax(axis=1) == samples.y).mean())
-
-
-def float_scores(path: Path, twin: Twin, samples: Samples) -> F32:
-    """Answers (N, outputs) of the float model: of ONNX Runtime for its files, else of the float twin.
-
-    Raises ModelError where ONNX Runtime and the twin disagree.
+    Outputs that hardly vary are taken to vary by a thousandth of their size.
     """
+    values = want.astype(np.float64)
+    spread = float(np.sqrt(np.square(values - values.mean(axis=0)).mean()))
+    size = float(np.sqrt(np.square(values).mean()))
+    return float(np.sqrt(np.square(got - values).mean())) / (max(spread, 1e-3 * size) or 1.0)
+
+
+def accuracy(
+    path: Path, manifest: Manifest, tensors: Mapping[str, AnyArray], twin: Twin, samples: Samples, *, apart: bool
+) -> Accuracy:
+    """How good the bundle's answers are, beside those of the model as it was. Raises ModelError."""
     ours = np.concatenate([own_scores(twin, block) for block in in_blocks(samples)])
+    known, out = len(manifest.classes.names), manifest.output
+    theirs = peer_scores(path, twin, samples, ours, values=not known)
+    got = scores(manifest, tensors, twin.inputs(samples))
+    error = None
+    if out is not None:  # softmax may stand behind the peer's outputs, but not where values are the answer
+        want = ours if known else theirs
+        error = spread_error(real(got[:, : want.shape[1]], Affine(out.scale, out.zero_point)), want)
+    if not known:
+        return Accuracy(samples=len(samples), apart=apart, output_error=error)
+    named, floats = got[:, :known].argmax(axis=1), theirs[:, :known].argmax(axis=1)
+    if not samples.labelled:
+        agreement = float((named == floats).mean())
+        return Accuracy(samples=len(samples), apart=apart, agreement=agreement, output_error=error)
+    return Accuracy(
+        samples=len(samples),
+        apart=apart,
+        float_model=float((floats == samples.y).mean()),
+        integer=float((named == samples.y).mean()),
+        agreement=float((named == floats).mean()),
+        output_error=error,
+    )
+
+
+def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: bool) -> F32:
+    """Answers (N, outputs) of the float model: of ONNX Runtime for its files, else the float twin's own.
+
+    Raises ModelError where ONNX Runtime and the twin disagree: on the winner, or, where the values count, on those.
+    """
     if path.suffix.lower() != ".onnx":
         return ours
     from exporters.onnx_import import onnx_scores
 
-    theirs = onnx_scores(path, samples.x.astype(np.float32))
-    apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum()) if theirs.shape == ours.shape else len(ours)
-    if apart > DISAGREE * len(ours):
+    theirs = onnx_scores(path, twin.real(samples).astype(np.float32))
+    if theirs.shape != ours.shape:
+        raise ModelError(f"{path.name}: ONNX Runtime gives {theirs.shape[1]} outputs, the import {ours.shape[1]}")
+    if values and (gap := spread_error(ours.astype(np.float64), theirs)) > (
+        SAME if twin.net.input is None else ROUNDED
+    ):
+        raise ModelError(f"{path.name}: the import is {gap:.2%} of their spread off ONNX Runtime's values")
+    apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum())
+    if not values and apart > DISAGREE * len(ours):
         raise ModelError(f"{path.name}: the import and ONNX Runtime disagree on {apart} of {len(ours)} samples")
     return theirs
 

@@ -61,8 +61,16 @@ def header(report: Report) -> Iterable[str]:
     where = "kept apart from calibration" if accuracy.apart else "that calibration used too"
     yield f"<h1>{html.escape(report.model)}</h1><p>now the bundle <b>{html.escape(report.name)}</b>, id "
     yield f"<code>{html.escape(report.id)}</code></p>"
-    tiles = [(f"{accuracy.integer:.2%}", f"right in integers, of {accuracy.samples} samples {where}")]
-    if accuracy.float_model is not None:
+    tiles = []
+    if accuracy.integer is not None:
+        tiles.append((f"{accuracy.integer:.2%}", f"right in integers, of {accuracy.samples} samples {where}"))
+    elif accuracy.agreement is not None:
+        tiles.append(
+            (f"{accuracy.agreement:.2%}", f"the same class as in floats, of {accuracy.samples} samples {where}")
+        )
+    if accuracy.integer is None and accuracy.output_error is not None:
+        tiles.append((f"{accuracy.output_error:.2%}", "of their spread are the outputs off the floats"))
+    if accuracy.integer is not None and accuracy.float_model is not None:
         lost = 100 * (accuracy.float_model - accuracy.integer)
         tiles.append((f"{accuracy.float_model:.2%}", "right in floats, the same samples"))
         tiles.append((f"{lost:+.2f}", "points lost on the way"))

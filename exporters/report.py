@@ -26,12 +26,20 @@ class LayerReport(Record, frozen=True, kw_only=True):
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
-    """Share of right answers; `apart`: on samples that no scale, whitening or class mean was made from."""
+    """How good the answers are; `apart`: on samples that no scale, whitening or class mean was made from.
+
+    float_model, integer  share of right answers; None without labels
+    agreement             share of samples that integers and floats give the same class; None without classes
+    output_error          rms of integer minus float outputs over the float ones' standard deviation; None where
+                          prototypes decide
+    """
 
     samples: int
     apart: bool
-    float_model: float | None
-    integer: float
+    float_model: float | None = None
+    integer: float | None = None
+    agreement: float | None = None
+    output_error: float | None = None
 
 
 class LayerStory(Record, frozen=True, kw_only=True):
@@ -78,18 +86,29 @@ LAYER_TITLES = ("layer", "shape", "float range", "weight step", "clipped", "erro
 
 def render(report: Report, width: int = 120) -> str:
     """The page: tables with `rich` where it is installed, plain columns otherwise."""
-    accuracy = report.accuracy
-    where = "kept apart" if accuracy.apart else "also used for calibration"
-    twin = "-" if accuracy.float_model is None else f"{accuracy.float_model:.2%}"
     summary = [
         f"{report.model} is now {report.name}, {report.bytes} bytes",
         f"id {report.id}",
-        f"accuracy: integer {accuracy.integer:.2%}, float {twin}, on {accuracy.samples} samples {where}",
+        accuracy_line(report.accuracy),
         *(f"note: {note}" for note in report.notes),
     ]
     layers = table("layers", LAYER_TITLES, [layer_cells(layer) for layer in report.layers], width)
     sizes = table("bytes", ("section", "bytes"), [(name, str(size)) for name, size in report.sections], width)
     return "\n".join([*summary, "", layers, sizes])
+
+
+def accuracy_line(accuracy: Accuracy) -> str:
+    """How good the integers are, by the strongest measure that the data allow."""
+    where = f"on {accuracy.samples} samples {'kept apart' if accuracy.apart else 'also used for calibration'}"
+    if accuracy.integer is not None:
+        twin = "-" if accuracy.float_model is None else f"{accuracy.float_model:.2%}"
+        return f"accuracy: integer {accuracy.integer:.2%}, float {twin}, {where}"
+    error = "" if accuracy.output_error is None else f"{accuracy.output_error:.2%} of their spread off the floats (rms)"
+    if accuracy.agreement is not None:
+        return (
+            f"no labels: integers and floats name the same class in {accuracy.agreement:.2%}, outputs {error}, {where}"
+        )
+    return f"values: {error}, {where}"
 
 
 def layer_cells(layer: LayerReport) -> tuple[str, ...]:

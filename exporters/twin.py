@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,6 +22,8 @@ from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import Affine, FloatDense, FloatLayer, Quantised, Range
 from exporters.nodes.conv import Filters
+
+InputDType: TypeAlias = Literal["int8", "uint8"]
 
 MEMBRANE_REACH: Final = 8.0  # thresholds that an int16 in Q3.12 holds
 BLOCK: Final = 64  # samples that run side by side
@@ -57,7 +59,14 @@ class Twin:
         """What the float layers see, (steps, N, step size): the encoder's spikes, or the real values themselves."""
         if isinstance(self.net.encoder, PhaseRate):
             return PhaseCoder(self.net.encoder, (len(samples),), self.net.step_size).encode(self.inputs(samples))
-        return self.net.moments(samples.x)
+        return self.net.moments(self.real(samples))
+
+    def real(self, samples: Samples) -> AnyArray:
+        """Samples as the float model takes them: integers of the input's own dtype are quantised, all others real."""
+        if samples.x.dtype != np.dtype(self.input.dtype):
+            return samples.x
+        values: AnyArray = (samples.x.astype(np.float64) - self.input.zero_point) * self.input.scale
+        return values
 
 
 def in_blocks(samples: Samples) -> Iterator[Samples]:
@@ -74,10 +83,11 @@ def quantise_net(
     """
     net = replace(net, layers=tuple(with_bits(layer, bits.get(layer.name, 8)) for layer in net.layers))
     entry = input_map(net, samples, how)
-    base = 0 if isinstance(net.encoder, PhaseRate) else net.encoder.offset
-    dtype: Literal["int8", "uint8"] = "uint8" if base or net.spiking else "int8"
-    spec = InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=entry.zero_point + base)
-    bare = Twin(net, spec, ())
+    dtype = input_dtype(net)
+    if net.spiking and samples.x.dtype == np.dtype(dtype) and entry.scale != 1.0:
+        dtype = other_dtype(net, entry.scale)
+    zero_point = entry.zero_point + input_offset(net)
+    bare = Twin(net, InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=zero_point), ())
     ranges = calibrate.observe(net, (bare.moments(block) for block in in_blocks(samples)), how)
     maps = {INPUT: Affine(1.0, 0) if net.spiking else entry}
     parts = quantise_layers(net, maps, ranges)
@@ -110,15 +120,44 @@ def short(part: Quantised, before: str) -> Quantised:
     return replace(part, layer=msgspec.structs.replace(part.layer, sources=()))
 
 
+def input_offset(net: FloatNet) -> int:
+    """What the encoder takes from every integer before a layer sees it."""
+    return 0 if isinstance(net.encoder, PhaseRate) else net.encoder.offset
+
+
+def input_dtype(net: FloatNet) -> InputDType:
+    return "uint8" if net.spiking or input_offset(net) else "int8"
+
+
+def input_form(net: FloatNet) -> InputSpec:
+    """Shape and dtype of the input, and its zero point where the file fixes it: all that a reader of data needs."""
+    zero_point = 0 if net.input is None else net.input.zero_point + input_offset(net)
+    return InputSpec(shape=net.input_shape, dtype=input_dtype(net), zero_point=zero_point)
+
+
+def other_dtype(net: FloatNet, scale: float) -> InputDType:
+    """int8 for a rate code whose data are uint8 but no steps of it: a device must not take them for quantised ones.
+
+    Raises ModelError where int8 cannot hold the code's full scale.
+    """
+    full = net.encoder.full_scale if isinstance(net.encoder, PhaseRate) else 0
+    if full > 127:
+        raise ModelError(f"uint8 data would be taken as steps of 0 to {full}, but one step is {scale:g}: use float32")
+    return "int8"
+
+
 def input_map(net: FloatNet, samples: Samples, how: Calibration) -> Affine:
     """What one integer of the input stands for: the file's word, the encoder's, or the range of the data.
 
-    A recording of whole numbers that fit int8 is kept as it is.
+    Kept as they are: data in the input's own dtype, which a device takes as quantised, and recordings of whole numbers
+    that fit int8.
     """
     if isinstance(net.encoder, PhaseRate):
         return Affine(calibrate.spiking_input_scale(net, samples.x, net.encoder.full_scale), 0)
     if net.input is not None:
         return net.input
+    if samples.x.dtype == np.dtype(input_dtype(net)):
+        return Affine(1.0, -input_offset(net))
     whole = net.steps > 1 and not (samples.x % 1).any() and samples.x.min() >= -128 and samples.x.max() <= 127
     return Affine(1.0, 0) if whole else calibrate.reach(samples.x, how).affine()
 

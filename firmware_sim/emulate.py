@@ -21,14 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from edgerun.agent import Settings
+from edgerun.agent import Settings, check_decides
 from edgerun.boards import BOARDS, get_board
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.plan import Priced, plan
 from edgerun.commands.text import columns
 from edgerun.errors import DataError, Refused
-from edgerun.linux.recording import labels, read_arrays
 from edgerun.price import work
+from edgerun.samples import labels, read_arrays
 from edgerun.spec import LEVELS, Budget
 from edgerun.telemetry.address import FORM, parse_broker
 from edgerun.telemetry.link import Endpoint
@@ -125,6 +125,7 @@ def read_scenario(args: argparse.Namespace) -> Scenario:
     if endpoint is None and any(fault.kind == "outage" for fault in faults):
         raise Refused("--fault outage needs --broker: without one there is no network that could fail")
     bundle = open_bundle(args.bundle, device_class=board.device_class)
+    check_decides(bundle)
     priced = plan(bundle, work(bundle), board, args.period)
     power_mw = args.power if args.power is not None else HEADROOM * priced.learn_mw
     settings = Settings(
@@ -177,7 +178,7 @@ def _recording(args: argparse.Namespace, bundle: Bundle, faults: Sequence[Fault]
         raise DataError(f"{args.data} has no array x of samples")
     if x[0].size != bundle.manifest.input.size:
         raise DataError(f"{args.data}: a sample has {x[0].size} values, the bundle takes {bundle.manifest.input.size}")
-    names = [name or "" for name in labels(args.data, arrays, len(x), bundle.manifest.classes.names)]
+    names = [name or "" for name in labels(args.data.name, arrays, len(x), bundle.manifest.classes.names)]
     count = args.samples if args.seconds is None else math.ceil(args.seconds / args.period) + 1
     turned = (Drift(at=args.at, rotate_deg=args.rotate),) if args.rotate else ()
     return Recording(
@@ -340,7 +341,7 @@ class Emulation:
         level = agent.decision.level if agent.decision else "-"
         return (
             f"{self.now_s:9.1f} s  {self.scenario.recording.played} samples, newest {NEWEST} {_percent(self.newest)}, "
-            f"{agent.learner.lessons} lessons, probe {_percent(agent.probe)}, level {level}"
+            f"{agent.learner.lessons} lessons, probe {_percent(_known(agent.probe))}, level {level}"
         )
 
     @property
@@ -377,8 +378,8 @@ class Emulation:
             "accuracy": {
                 "all": self.hits / self.judged if self.judged else None,
                 "newest": self.newest,
-                "probe_before": self.probe_before,
-                "probe_after": agent.probe,
+                "probe_before": _known(self.probe_before),
+                "probe_after": _known(agent.probe),
             },
             "lessons": lessons,
             "updates": agent.learner.updates,
@@ -441,6 +442,10 @@ def page(told: dict[str, Any]) -> list[str]:
         *(("went wrong", f"{each['at_s']:,} s  {each['what']}") for each in told["faults"]),
     ]
     return columns(rows)
+
+
+def _known(share: float) -> float | None:
+    return None if math.isnan(share) else share
 
 
 def _percent(share: float | None) -> str:

@@ -17,6 +17,7 @@ from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
 from edgerun.errors import BudgetError, Refused
 from edgerun.governor import Demand, check_budget, floor_mw
+from edgerun.graph import learns
 from edgerun.price import LESSONS, Work, flash_parts, memory_plan, prices, work
 from edgerun.spec import LearningPlan, Level, Manifest, Prices
 
@@ -133,11 +134,6 @@ def _acts(manifest: Manifest, counted: Work) -> Iterator[tuple[str, Ops]]:
 def _act(board: Board, name: str, ops: Ops) -> Act:
     energy_uj, busy_us = price(board, ops)
     return Act(name, ops, energy_uj, busy_us, uncertainty(board, ops))
-
-
-def learns(manifest: Manifest) -> bool:
-    """Whether the device can change anything of this model."""
-    return manifest.learning.eprop is not None or manifest.head.kind == "prototypes"
 
 
 # ------------------------------------------------------------------ does it fit

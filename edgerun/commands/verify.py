@@ -29,7 +29,8 @@ class Verdict:
     carriers: dict[str, str]
     selftest_rows: int
     probe_rows: int
-    probe_accuracy: float
+    probe_accuracy: float | None  # None where it holds no labelled samples
+    output_error: float | None  # of the factory weights, says the exporter
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,8 @@ def verify(bundle: Bundle) -> Verdict:
         carriers={name: proof.carrier for name, proof in bundle.certificates.items()},
         selftest_rows=len(bundle.selftest.x),
         probe_rows=len(bundle.probe.x),
-        probe_accuracy=probe_accuracy(network, bundle.probe),
+        probe_accuracy=probe_accuracy(network, bundle.probe) if len(bundle.probe.x) else None,
+        output_error=bundle.manifest.provenance.output_error,
     )
 
 
@@ -74,6 +76,18 @@ def page(verdict: Verdict) -> Iterator[str]:
             ("signed by", ", ".join(verdict.signed_by) or "not asked (--trust KEY.pub)"),
             ("exact in", ", ".join(f"{name} {carrier}" for name, carrier in verdict.carriers.items())),
             ("self-test", f"{verdict.selftest_rows} rows equal to the bit"),
-            ("probe", f"{verdict.probe_accuracy:.1%} of {verdict.probe_rows} samples right"),
+            ("probe", probe_line(verdict)),
+            *([("values", error_line(verdict.output_error))] if verdict.output_error is not None else []),
         ]
     )
+
+
+def probe_line(verdict: Verdict) -> str:
+    if verdict.probe_accuracy is None:
+        return "none: nobody has labelled a sample"
+    return f"{verdict.probe_accuracy:.1%} of {verdict.probe_rows} samples right"
+
+
+def error_line(error: float) -> str:
+    """How far a bundle's outputs are from its float model's."""
+    return f"{error:.2%} of their spread away from the float model's (rms), says the exporter"

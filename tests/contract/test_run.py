@@ -473,7 +473,7 @@ BAD_RECORDINGS: dict[str, tuple[dict[str, Any] | bytes, str]] = {
     "no x": ({"z": np.zeros((2, 64))}, "has no array x of samples"),
     "text": ({"x": np.full((2, 64), "a")}, "has no array x of samples"),
     "another size": ({"x": np.zeros((2, 63))}, "the sensor gives 63 values a sample, the bundle takes 64"),
-    "labels too few": ({"x": np.zeros((2, 64)), "y": np.zeros(1, int)}, "y has shape (1,), x has 2 samples"),
+    "labels too few": ({"x": np.zeros((2, 64)), "y": np.zeros(1, int)}, "y has shape (1,), there are 2 samples"),
     "no whole labels": ({"x": np.zeros((2, 64)), "y": np.zeros(2)}, "y has dtype float64"),
     "unknown label": ({"x": np.zeros((2, 64)), "y": np.array([0, 8])}, "y reaches from 0 to 8, there are 8 classes"),
 }

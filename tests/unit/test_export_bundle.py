@@ -206,7 +206,6 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
         {"x": np.ones((20, 64)), "y": np.zeros(20, int)},
         "has 20 labelled samples, a bundle's",
     ),
-    "unlabelled": ({"x": np.ones((60, 64))}, "has 0 labelled samples"),
     "empty": ({"x": np.ones((0, 64)), "y": np.zeros(0, int)}, "there is no sample in it"),
     "huge": ({"x": np.full((60, 64), 1e300), "y": np.zeros(60, int)}, "overflow"),
 }

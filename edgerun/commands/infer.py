@@ -1,0 +1,196 @@
+"""`edgerun infer`: a bundle's answers for a file of samples, by the very network that a device runs.
+
+    samples -> windows of the model's length -> quantised at the input's scale -> network, block by block -> out.npz
+
+Integers of the bundle's own dtype pass as they are. Written: `y`, the last layer's integers (or prototype scores);
+`y_scale` and `y_zero_point`, real = y_scale * (y - y_zero_point), where the bundle says what they mean; `label` and
+`class_names`, where there are classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+import numpy as np
+
+from edgerun import encode
+from edgerun.arrays import I16, I32, AnyArray, Tensors
+from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.text import columns
+from edgerun.errors import DataError, Refused
+from edgerun.network import Network
+from edgerun.samples import Fit, Windows, labels, read_arrays, windows
+from edgerun.spec import InputSpec
+
+BLOCK: Final = 64  # samples that run side by side
+TELL_S: Final = 0.5  # between two lines of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a bundle says of samples.
+
+    y      (N, *output shape)  int32  the last layer's integers, or (N, classes) scores where prototypes decide
+    label  (N,)                int32  the winning class, or None where the outputs are the answer
+    """
+
+    y: I32
+    label: I32 | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What --json prints."""
+
+    bundle: str
+    name: str
+    output: str
+    samples: int
+    labelled: int
+    accuracy: float | None  # of the labelled samples
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="a bundle file, *.edgb")
+    parser.add_argument(
+        "data", type=Path, metavar="DATA.npz", help="x, or samples and offsets; with labels it is judged"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.npz", help="the file to write")
+    parser.add_argument(
+        "--window",
+        choices=get_args(Fit),
+        default="fit",
+        help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.epilog = "example:\n  edgerun infer digits.edgb field.npz -o answers.npz"
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.output.exists() and args.data.exists() and args.output.samefile(args.data):
+        raise Refused(f"-o {args.output} is the file of samples itself")
+    bundle = open_bundle(args.bundle)
+    arrays = read_arrays(args.data)
+    found = windows(args.data.name, arrays, bundle.manifest.input, args.window)
+    truth = labels(args.data.name, arrays, len(found), bundle.manifest.classes.names)
+    began = time.monotonic()
+    answers = infer(bundle, found, args.data.name, progress(sys.stderr.isatty() and not args.json))
+    seconds = time.monotonic() - began
+    write(args.output, as_arrays(bundle, answers))
+    share, labelled = accuracy(bundle, answers, truth)
+    told = Told(
+        bundle=bundle.id,
+        name=bundle.manifest.name,
+        output=str(args.output),
+        samples=len(found),
+        labelled=labelled,
+        accuracy=share,
+        seconds=round(seconds, 4),
+        notes=found.notes(),
+    )
+    print(json.dumps(asdict(told), indent=2) if args.json else "\n".join(page(told)))
+    return 0
+
+
+# ------------------------------------------------------------------ answers
+
+
+def infer(bundle: Bundle, found: Windows, name: str, tell: Callable[[int, int], None]) -> Answers:
+    """Every sample's answer; beside the answers themselves only one block of samples is in memory in any other form.
+
+    Raises DataError naming the first sample that is not finite.
+    """
+    manifest, count = bundle.manifest, len(found)
+    shape = manifest.output.shape if manifest.output else None
+    network = Network(manifest, bundle.tensors, (min(BLOCK, count),))
+    rows: list[I32] = []
+    for first in range(0, count, BLOCK):
+        last = min(first + BLOCK, count)
+        if last - first != network.batch[0]:
+            network = network.batched(last - first)
+        rows.append(network.scores(quantised(manifest.input, found.take(first, last), name, first)))
+        tell(last, count)
+    y = np.concatenate(rows)
+    known = len(manifest.classes.names)
+    label = y[:, :known].argmax(axis=1).astype(np.int32) if known else None
+    return Answers(y.reshape(count, *shape) if shape else y, label)
+
+
+def quantised(spec: InputSpec, x: AnyArray, name: str, first: int) -> I16:
+    """Samples (n, ...) as the device's sensor edge makes them, (n, size)."""
+    rows = []
+    for k, sample in enumerate(x):
+        try:
+            rows.append(encode.quantise(spec, sample))
+        except DataError as err:
+            raise DataError(f"{name}: sample {first + k}: {err}") from None
+    return np.stack(rows)
+
+
+def accuracy(bundle: Bundle, answers: Answers, truth: list[str | None]) -> tuple[float | None, int]:
+    """(share of right answers among the labelled samples, how many these are); a class not known is never right."""
+    known = [k for k, label in enumerate(truth) if label is not None]
+    if answers.label is None or not known:
+        return None, len(known)
+    names = bundle.manifest.classes.names
+    right = sum(names[answers.label[k]] == truth[k] for k in known)
+    return right / len(known), len(known)
+
+
+# ------------------------------------------------------------------ output
+
+
+def as_arrays(bundle: Bundle, answers: Answers) -> Tensors:
+    """What the written file holds, by name."""
+    arrays: Tensors = {"y": answers.y}
+    if (out := bundle.manifest.output) is not None:
+        arrays |= {"y_scale": np.array(out.scale), "y_zero_point": np.array(out.zero_point)}
+    if answers.label is not None:
+        arrays |= {"label": answers.label, "class_names": np.array(bundle.manifest.classes.names)}
+    return arrays
+
+
+def write(path: Path, arrays: Tensors) -> None:
+    """Whole or not at all: written beside, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, **cast(dict[str, Any], arrays))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def progress(shown: bool) -> Callable[[int, int], None]:
+    """Tells (done, of all) on standard error, on one line, at most twice a second."""
+    due = time.monotonic() + TELL_S
+
+    def tell(done: int, count: int) -> None:
+        nonlocal due
+        if not shown or (time.monotonic() < due and done < count):
+            return
+        due = time.monotonic() + TELL_S
+        end = "\n" if done == count else ""
+        print(f"\r{done:,} of {count:,} samples", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def page(told: Told) -> Iterator[str]:
+    """The lines for a person."""
+    yield f"{told.output}: {told.samples:,} answers of {told.name} in {told.seconds:.3g} s"
+    rows = [("note", note) for note in told.notes]
+    if told.accuracy is not None:
+        rows.append(("accuracy", f"{told.accuracy:.2%} of {told.labelled:,} labelled samples right"))
+    if rows:
+        yield from columns(rows)
