@@ -20,7 +20,6 @@ from edgerun.layers.base import (
     Int8,
     Tensors,
     Work,
-    check_volume,
     describe_scales,
     refuse_above,
     refuse_reach,
@@ -38,7 +37,6 @@ class Pool(Windowed, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.counts.all():
             raise SpecError(f"padding {self.padding} holds a whole window of kernel {self.kernel}")
-        check_volume("row shape", self.row_shape)
 
     @property
     def counts(self) -> I64:

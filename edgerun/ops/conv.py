@@ -53,7 +53,7 @@ def blocks(seen: AnyArray, sums: AnyArray) -> tuple[tuple[AnyArray, AnyArray, An
     n, oh = seen.shape[:2]
     row = math.prod(seen.shape[2:])
     rows = min(oh, max(1, BLOCK // row))
-    images = max(1, BLOCK // (row * oh)) if rows == oh else 1
+    images = max(1, BLOCK // (row * oh))
     columns = np.zeros(min(n, images) * rows * row, seen.dtype)
     found = []
     for image in range(0, n, images):

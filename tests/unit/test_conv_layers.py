@@ -180,6 +180,17 @@ def test_blocks_and_batches_do_not_change_a_bit(kind: type[Any], block: int, mon
     assert step(spec, tensors, x).tolist() == [slow.convolve(spec, tensors, row) for row in x.tolist()]
 
 
+@pytest.mark.parametrize("fields", [{"stride": (2, 2)}, {"stride": (1, 3)}, {"padding": (0, 1, 0, 0)}, {}], ids=str)
+def test_a_single_tap_sees_each_place_or_some(fields: dict[str, Any]) -> None:
+    rng = np.random.default_rng(8)
+    spec, tensors = layer(
+        Conv, (11_184_811, 31), rng.integers(-128, 128, (4, 1, 1, 4)), np.zeros(4), input_shape=(4, 6, 4),
+        input_zero_point=99, **fields,
+    )  # fmt: skip
+    x = rng.integers(-128, 128, (2, 96))
+    assert step(spec, tensors, x).tolist() == [slow.convolve(spec, tensors, row) for row in x.tolist()]
+
+
 def test_a_source_whose_rows_are_apart_is_read_right() -> None:
     spec, tensors = layer(Conv, (1, 5), np.ones((2, 1, 1, 3)), np.zeros(2), input_shape=(2, 2, 3))
     wide = np.random.default_rng(0).integers(-128, 128, (4, 20)).astype(np.float32)
@@ -320,7 +331,7 @@ def test_the_integers_follow_the_float_layer(clip: tuple[float, float]) -> None:
     for node in nodes_of(rng, low=clip[0], high=clip[1]):
         q = rng.integers(-128, 128, (40, *node.widths))
         real = node.forward(((q + 28) * 0.02).astype(np.float32))
-        (made,) = node.quantise((x_map,), Range(float(real.min()), float(real.max())))
+        (made,) = node.quantise((x_map,), Range(float(real.min()) - 1, float(real.max()) + 1))
         assert made.layer.certify(made.tensors, (128,), frozenset()).carrier == "float32-dot"
         y = step(made.layer, made.tensors, q)
         error = np.abs((y - made.output.zero_point) * made.output.scale - real)

@@ -218,6 +218,16 @@ def test_every_mean_that_a_file_fixes_is_rounded_half_up(n: int, zero: int) -> N
     assert got[:, 0].tolist() == ((2 * totals + n) // (2 * n)).tolist()
 
 
+def test_a_ratio_that_is_nearly_a_power_of_two_is_no_coarser_for_it() -> None:
+    node = FloatPool("l", (1, 4, 1), "average", (1, 4), (1, 1), output=Affine(0.02, 0), sources=("input",))
+    totals = np.arange(-512, 509)
+    q = totals[:, None] // 4 + (np.arange(4) < (totals % 4)[:, None])
+    for off in (-1e-9, 1e-9):
+        got = run_all(node.quantise((Affine(0.02 * (1 + off), 0),), Range(0.0, 1.0)), q)[:, 0]
+        apart = totals % 4 != 2  # where the mean is no half
+        assert got[apart].tolist() == ((2 * totals + 4) // 8)[apart].tolist()
+
+
 @pytest.mark.parametrize("count", [False, True])
 def test_a_mean_may_change_its_map_and_leave_padding_out(count: bool) -> None:
     rng, x_map = np.random.default_rng(3), Affine(0.05, 40)
