@@ -153,7 +153,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: model([node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((2, 6, 3), np.float32)}), "weight of shape",
     ),
     "nan": (lambda: gemm_net(w2=W2 * np.float32(np.nan)), "layer w2: weight has 12 values that are not finite"),
-    "widths": (lambda: gemm_net(w2=np.ones((3, 5), np.float32)), "Gemm: weight of shape \\(3, 5\\) on a value of shape \\(1, 4\\)"),
+    "widths": (
+        lambda: gemm_net(w2=np.ones((3, 5), np.float32)),
+        "Gemm: weight of shape \\(3, 5\\) on a value of shape \\(1, 4\\)",
+    ),
     "no layer": (lambda: model([node("Identity", ["x"], ["y"])], {}), "has no layer that computes"),
     "a fixed batch": (
         lambda: model([node("Gemm", ["x", "w"], ["y"], transB=1)], {"w": W1}, shape=(32, 6)), "a fixed batch of 32",
