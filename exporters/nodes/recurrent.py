@@ -46,6 +46,7 @@ class FloatRecurrent(StatefulLayer):
     sequence  whether it gives its hidden vector after every step      reverse  whether it reads the last step first
 
     weight_scale, recurrent_scale  (gates * hidden,)  real value of one weight step, where the file fixes it
+    bits                           of an integer weight, 2 to 8
     """
 
     steps: int
@@ -56,6 +57,7 @@ class FloatRecurrent(StatefulLayer):
     reverse: bool = field(default=False, kw_only=True)
     weight_scale: F64 | None = field(default=None, kw_only=True)
     recurrent_scale: F64 | None = field(default=None, kw_only=True)
+    bits: int = field(default=8, kw_only=True)
 
     @property
     def hidden(self) -> int:
@@ -91,9 +93,9 @@ class FloatRecurrent(StatefulLayer):
         x       the map of the input
         hidden  the map of the hidden vector that goes out and back
         """
-        weight, bias, scales = fold(self.weight, self.bias, x, GATE, self.weight_scale)
+        weight, bias, scales = fold(self.weight, self.bias, x, GATE, self.weight_scale, self.bits)
         tensors = per_channel({}, self.name, scales, weight=weight, bias=bias)
-        weight, bias, scales = fold(self.recurrent, recurrent_bias, hidden, GATE, self.recurrent_scale)
+        weight, bias, scales = fold(self.recurrent, recurrent_bias, hidden, GATE, self.recurrent_scale, self.bits)
         back = per_channel({}, self.name, scales, bias=bias)
         tensors |= {name.replace(f"{self.name}.", f"{self.name}.recurrent_"): part for name, part in back.items()}
         tensors[f"{self.name}.recurrent"] = weight

@@ -480,6 +480,13 @@ def test_integers_of_a_file_come_back_and_other_rows_get_scales_of_their_own(kin
     assert (free.layer.name, type(free.layer)) == ("l", *node.makes)
 
 
+@pytest.mark.parametrize(("bits", "most"), [(4, 7), (2, 1)])
+def test_both_matrices_take_as_few_bits_as_they_are_told(bits: int, most: int) -> None:
+    found = quantised(dataclasses.replace(nodes()["lstm"], bits=bits), Affine(0.02, -5))
+    for part in ("weight", "recurrent"):
+        assert (np.abs(found.tensors[f"l.{part}"]).max(axis=1) == most).all()
+
+
 @pytest.mark.parametrize("kind", nodes())
 def test_an_exported_layer_gives_the_whole_sequence_or_its_end_as_the_node_does(kind: str) -> None:
     node, map_ = nodes()[kind], Affine(0.02, 0)
