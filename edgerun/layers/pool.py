@@ -9,7 +9,6 @@ from msgspec import Meta
 
 from edgerun.arrays import I64
 from edgerun.errors import SpecError
-from edgerun.kernels.window import taps_inside
 from edgerun.layers.base import (
     F32_EXACT,
     F64_EXACT,
@@ -25,7 +24,7 @@ from edgerun.layers.base import (
     refuse_reach,
     refuse_wide,
 )
-from edgerun.layers.window import Windowed
+from edgerun.layers.window import Windowed, taps_inside
 
 OFFSET = (-(1 << 52), 1 << 52)
 

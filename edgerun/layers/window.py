@@ -1,25 +1,55 @@
-"""What layers share whose windows slide over an image (height, width, channel)."""
+"""What layers share whose windows slide over an image (height, width, channel), and where the windows lie.
+
+Along one axis, output o of a kernel of k taps sees the padded positions o * stride + dilation * t, t = 0 .. k - 1: what
+ONNX, LiteRT and PyTorch call cross-correlation.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, TypeAlias
 
+import numpy as np
 from msgspec import Meta
 
+from edgerun.arrays import I64
 from edgerun.errors import SpecError
-from edgerun.kernels.window import Pair, output_size
 from edgerun.layers.base import Count, Int8, LayerRecord, check_clip, check_volume
 
 Side: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 16)]
 Extent: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 16)]
+Pair: TypeAlias = tuple[int, int]
+Sides: TypeAlias = tuple[int, int, int, int]
+"""Padding: top, left, bottom, right."""
+
+
+def positions(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> int:
+    """How many windows fit along an axis: floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1."""
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def output_size(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, padding: Sides) -> Pair:
+    """(height, width) of the output; below 1 where no window fits."""
+    top, left, bottom, right = padding
+    return (
+        positions(size[0], top, bottom, kernel[0], stride[0], dilation[0]),
+        positions(size[1], left, right, kernel[1], stride[1], dilation[1]),
+    )
+
+
+def taps_inside(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> I64:
+    """(outputs,)  along an axis, how many taps of each window lie in the image and not in its padding."""
+    starts = np.arange(positions(size, before, after, kernel, stride, dilation), dtype=np.int64) * stride - before
+    first = np.maximum(-(starts // dilation), 0)
+    last = np.minimum((size - 1 - starts) // dilation, kernel - 1)
+    counts: I64 = np.maximum(last - first + 1, 0)
+    return counts
 
 
 class Sliding(LayerRecord, frozen=True, kw_only=True):
     """Windows over an image: their geometry.
 
-    Along an axis, output o sees the positions o * stride + dilation * t - before, t = 0 .. kernel - 1, and there are
-    floor((size + before + after - dilation * (kernel - 1) - 1) / stride) + 1 outputs.
+    floor((size + before + after - dilation * (kernel - 1) - 1) / stride) + 1 outputs along an axis.
     """
 
     input_shape: tuple[Count, Count, Count]

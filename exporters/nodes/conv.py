@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from edgerun.arrays import F32, F64
-from edgerun.kernels.window import Pair, Sides, output_size, windows
+from edgerun.kernels.window import windows
 from edgerun.layers import Conv, Depthwise, LayerRecord
+from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, per_channel
 from exporters.nodes.dense import fold
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 
 from edgerun.arrays import F32, Tensors
-from edgerun.kernels.window import Pair, Sides, output_size
 from edgerun.layers import AveragePool, LayerRecord, MaxPool
+from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, requant
 from exporters.nodes.conv import image_windows
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from edgerun.arrays import F32, F64, I8, I16, I32, U16, Tensors
 from edgerun.errors import ModelError
-from edgerun.kernels.window import Pair, Sides, output_size
 from edgerun.layers import (
     AlphaCells,
     Cells,
@@ -33,6 +32,7 @@ from edgerun.layers import (
 )
 from edgerun.layers.spiking import Reading
 from edgerun.layers.spiking import Reset as Reset
+from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, State, StatefulLayer
 from exporters.nodes.conv import FloatConv, image_windows
 

@@ -14,9 +14,9 @@ from reference import conv as slow
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import ModelError, SpecError
-from edgerun.kernels.window import taps_inside
 from edgerun.layers import Conv, Depthwise
 from edgerun.layers.base import CARRIERS, Carrier, Certificate
+from edgerun.layers.window import taps_inside
 from edgerun.ops import OPS
 from edgerun.ops import conv as ops
 from exporters.nodes import Affine, FloatConv, FloatDepthwise, FloatLayer, Range
