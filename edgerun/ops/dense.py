@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import F32, AnyArray
+from edgerun.arrays import F32, F64, AnyArray
+from edgerun.kernels.sparse import rows_of, sum_rows
 from edgerun.layers import Dense
 from edgerun.ops.base import LayerRun
 from edgerun.ops.requant import by_filter
+
+SKIP_SIZE: Final = 1 << 17
+SKIP_SHARE: Final = 1 / 32
+"""From so many weights on, and up to such a share of them that are not zero, one sample runs on those alone.
+
+Measured, one thread: 784 x 300 takes 8.9 us whole; at 1, 3, 5 and 10 % it takes 4.8, 7.8, 11 and 18 us by rows.
+1024 x 1024 takes 43 us, at 3 % 27 us. 300 x 100 takes 1.4 us whole and 2.3 us by rows at 1 %: never worth it.
+"""
 
 
 class DenseRun(LayerRun):
@@ -18,8 +28,9 @@ class DenseRun(LayerRun):
     def __init__(self, spec: Dense, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
         self.spec = spec
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
-        self._end, self._weights = by_filter(spec, tensors, self.out)
-        wide = self._weights.dtype == np.float64
+        self._end, weights = by_filter(spec, tensors, self.out)
+        self._sum = _product(weights, self._end.sums, one=batch == ())
+        wide = weights.dtype == np.float64
         self._input = np.zeros((*batch, spec.inputs), np.float64) if wide else None
 
     def step(self, *sources: F32) -> None:
@@ -27,5 +38,14 @@ class DenseRun(LayerRun):
         if self._input is not None:
             np.copyto(self._input, x)
             x = self._input
-        np.dot(x, self._weights, out=self._end.sums)
+        self._sum(x)
         self._end.finish()
+
+
+def _product(weights: F32 | F64, sums: F32 | F64, *, one: bool) -> Callable[[AnyArray], object]:
+    """What fills `sums` from an input; `one` sample may skip weights that are zero."""
+    if one and weights.size >= SKIP_SIZE and np.count_nonzero(weights) <= SKIP_SHARE * weights.size:
+        rows = rows_of(weights)
+        products = np.zeros_like(rows.weights)
+        return lambda x: sum_rows(sums, x, rows, products)
+    return lambda x: np.dot(x, weights, out=sums)
