@@ -196,6 +196,16 @@ def test_a_quantised_product_is_the_real_one_rounded(a: Affine, b: Affine, seed:
     assert np.abs(got - want).max() <= found.output.scale * 0.501 + 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("kind", [FloatAdd, FloatMul])
+def test_a_clip_behind_it_is_the_layer_s_own(kind: type[FloatAdd | FloatMul]) -> None:
+    y = Affine(0.5, -10)
+    node = kind("s", ((3,), (3,)), low=0.0, high=6.0, output=y)
+    found = layer_of(node.quantise((Affine(1.0, 0), Affine(1.0, 0)), Range(0, 0)))
+    a, b = np.array([[-9, 2, 90]]), np.array([[1, 1, 1]])
+    assert rows(found.layer, {}, a, b) == [[-10, 2 * node.forward(a, b)[0, 1] - 10, 2]]
+    assert found.layer.reach((128, 128)) == 10
+
+
 def test_a_source_that_cannot_be_seen_adds_nothing() -> None:
     node = FloatAdd("s", ((1,), (1,)), output=Affine(1.0, 0))
     layer = layer_of(node.quantise((Affine(1.0, 0), Affine(2.0**-26, 5)), Range(0, 0))).layer

@@ -85,6 +85,16 @@ def test_the_reciprocal_root_is_the_integer_one(w: int) -> None:
     assert 1 << 25 <= r[0] <= 1 << 26
 
 
+@given(c=st.integers(1, 40), epsilon=st.sampled_from([0, 7, 1 << 30]), seed=st.integers(0, 99))
+def test_the_last_bit_of_a_normalised_value_is_right(c: int, epsilon: int, seed: int) -> None:
+    """Offsets that take each value back to 0."""
+    spec = LayerNorm(name="l", shape=(c,), epsilon=epsilon, shift=1)
+    for row in values(np.random.default_rng(seed), c):
+        offset = -2 * np.array(slow.normalised(row.tolist(), epsilon))
+        tensors: Tensors = {"l.multiplier": np.full(c, 2, np.int32), "l.offset": offset}
+        assert rows(spec, tensors, row[None]) == [[0] * c]
+
+
 @given(c=st.integers(1, 300), seed=st.integers(0, 99))
 def test_no_normalised_value_is_beyond_its_bound(c: int, seed: int) -> None:
     for row in values(np.random.default_rng(seed), c).tolist():
