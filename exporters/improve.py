@@ -55,7 +55,7 @@ def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int]) -> Twin:
     how = min(errors, key=lambda trial: errors[trial][0])
     error, twin = errors[how]
     name = f"percentile {how.percentile:g}" if how.method == "percentile" else how.method
-    notes = [f"ranges by {name}: output error {error:.2%} of the variance"]
+    notes = [f"ranges by {name}: output error {100 * error:.3g} % of the variance"]
     changes: tuple[tuple[str, Callable[[Twin], FloatNet]], ...] = (
         ("channels equalised", lambda best: equalised(best, samples)),
         ("biases corrected", lambda best: corrected(best, samples)),
@@ -66,7 +66,7 @@ def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int]) -> Twin:
             continue
         found, better = judged(candidate, how)
         if found < WORTH * error:
-            notes.append(f"{what}: output error {error:.2%} to {found:.2%}")
+            notes.append(f"{what}: output error {100 * error:.3g} to {100 * found:.3g} %")
             error, twin = found, better
     return replace(twin, notes=(*twin.notes, *notes))
 
