@@ -84,6 +84,10 @@ class Conv(Filters, tag="conv", frozen=True, kw_only=True):
     (filters,), `<name>.shift` uint8 (filters,).
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_volume("what one row of outputs sees", (self.outputs_size[1], *self.kernel, self.input_shape[2]))
+
     @property
     def weight_shape(self) -> tuple[int, ...]:
         return (self.filters, *self.kernel, self.input_shape[2])

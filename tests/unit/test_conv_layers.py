@@ -233,6 +233,7 @@ WRONG = {
     "clip": ({"qmin": 5, "qmax": 4}, "qmin 5 is above qmax 4"),
     "image": ({"input_shape": (1 << 14, 1 << 14, 1)}, r"input_shape .* 268435456 values"),
     "padding": ({"padding": (60000, 60000, 0, 0), "stride": (60000, 60000)}, "padded shape"),
+    "one row": ({"input_shape": (2048, 4096, 1), "kernel": (2048, 2048)}, "what one row of outputs sees"),
     "output": ({"input_shape": (2048, 2048, 1), "kernel": (1, 1), "filters": 1024}, r"shape \(2048, 2048, 1024\)"),
 }
 
