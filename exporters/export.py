@@ -23,6 +23,7 @@ from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read
 from edgerun.errors import DataError, MissingExtra, ModelError
 from edgerun.graph import RESERVED_NAMES
 from edgerun.learn.eprop import EPropRule
+from edgerun.packing import best_packing
 from edgerun.samples import Fit
 from edgerun.spec import (
     ClassTable,
@@ -149,6 +150,7 @@ def export(
         probe=labelled_rows(twin, samples, held) if samples.labelled else no_probe(manifest),
         priors=offline_importance(twin, manifest, tensors, samples.take(kept)),
         exemplars=labelled_rows(twin, samples, rows) if len(rows) else None,
+        packing={name: best_packing(array) for name, array in tensors.items()},
         sign=sign,
     )
     bundle = read_bundle(packed)

@@ -30,7 +30,7 @@ def finetune(
 ) -> FloatNet:
     """The same net with weights on their grids, and biases that go with them, after so many passes over the samples.
 
-    bits  by layer, for those whose bits are free; others keep their weights and learn biases only
+    bits  by layer, for those whose bits are free; others keep their weights and learn biases only. Zeros stay zeros
 
     Adam, its rate falling to 0 along a cosine. The steps of the grids are found anew before each pass and after the
     last; the layers that come back name them as their `weight_scale`, so that quantising finds the same integers.
@@ -40,6 +40,7 @@ def finetune(
     teacher, values = parameters(net, gradients=False), parameters(net)
     free = {name: width for name, width in bits.items() if name in bit_layers(net)}
     trained = [value for name, value in values.items() if name.endswith("bias") or name.rpartition(".")[0] in free]
+    there = {name: torch.from_numpy(bit_layers(net)[name] != 0) for name in free}
     batches = -(-len(samples) // BATCH)
     optimiser = torch.optim.Adam(trained, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
@@ -55,6 +56,8 @@ def finetune(
             found = torch.log_softmax(torch_answers(net, rounded, moments), dim=-1)
             optimiser.zero_grad()
             functional.kl_div(found, wanted, reduction="batchmean", log_target=True).backward()
+            for name, mask in there.items():
+                values[f"{name}.weight"].grad *= mask
             optimiser.step()
             schedule.step()
     return replace(net, layers=tuple(tuned(layer, values, free.get(layer.name)) for layer in net.layers))
