@@ -45,8 +45,9 @@ def softmax_error(error: I32, logits: I64, shift: int, known: Bool, label: int) 
 LN2: Final = round(math.log(2) * (1 << 12))
 """ln 2 in Q12."""
 
-LOGARITHMS: Final[I64] = np.array([round((1 << 12) * math.log1p((i + 0.5) / 256)) for i in range(256)], dtype=np.int64)
-"""LOGARITHMS[i] = ln(1 + (i + 0.5) / 256) in Q12: at most 0.0021 off within a cell."""
+CELLS: Final = 1 << 10
+LOGARITHMS: Final[I64] = np.array([round(math.log1p((i + 0.5) / CELLS) * 4096) for i in range(CELLS)], dtype=np.int64)
+"""LOGARITHMS[i] = ln(1 + (i + 0.5) / 1024) in Q12: at most 0.0007 off within a cell."""
 
 
 def exponentials(e: I64, total: I64, x: F32, table: I64, distance: I64, wide: I64) -> None:
@@ -82,7 +83,7 @@ def softmax(y: F32, e: I64, total: I64, multiplier: int, shift: int, zero_point:
 
 
 def logarithm(log: I64, total: I64, mantissa: F64, exponent: I32, cell: I64) -> None:
-    """log <- ln(total / 2**30) in Q12, total in [2**30, 2**50]: (k - 30) ln 2 + LOGARITHMS[the 8 bits after the first].
+    """log <- (k - 30) ln 2 + LOGARITHMS[the 10 bits after the first] = ln(total / 2**30) in Q12, total from 2**30 to 2**50.
 
     k = floor(log2 total). A float64 holds the sum, and `frexp` takes it apart exactly.
 
@@ -90,9 +91,9 @@ def logarithm(log: I64, total: I64, mantissa: F64, exponent: I32, cell: I64) -> 
     """
     np.copyto(mantissa, total)
     np.frexp(mantissa, out=(mantissa, exponent))  # total = mantissa * 2**exponent, mantissa in [1/2, 1)
-    mantissa *= 512
+    mantissa *= 2 * CELLS
     np.copyto(cell, mantissa, casting="unsafe")
-    cell -= 256
+    cell -= CELLS
     LOGARITHMS.take(cell, out=log, mode="clip")
     np.copyto(cell, exponent)
     cell -= 31

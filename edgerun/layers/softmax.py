@@ -77,7 +77,7 @@ class Softmax(Exponentials, tag="softmax", frozen=True, kw_only=True):
 class LogSoftmax(Exponentials, tag="log-softmax", frozen=True, kw_only=True):
     """y = max(((2**(s-1) - d * md - L * ml) >> s) + zero_point, -128)
 
-    d = max x - x, and L = ln(sum exponentials[d]) in Q12 from a table of 256 logarithms.
+    d = max x - x, and L = ln(sum exponentials[d]) in Q12 from a table of 1024 logarithms.
     """
 
     multipliers: tuple[Annotated[int, Meta(ge=0, lt=1 << 24)], Annotated[int, Meta(ge=0, lt=1 << 24)]]  # md and ml

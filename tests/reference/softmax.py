@@ -27,8 +27,8 @@ def softmax(spec: Softmax, table: Sequence[int], x: Sequence[int]) -> list[int]:
 def logarithm(total: int) -> int:
     """ln(total / 2**30) in Q12."""
     k = total.bit_length() - 1
-    cell = (total << 8 >> k) - 256
-    return (k - 30) * round(math.log(2) * 4096) + round(4096 * math.log1p((cell + 0.5) / 256))
+    cell = (total << 10 >> k) - 1024
+    return (k - 30) * round(math.log(2) * 4096) + round(4096 * math.log1p((cell + 0.5) / 1024))
 
 
 def log_softmax(spec: LogSoftmax, table: Sequence[int], x: Sequence[int]) -> list[int]:
