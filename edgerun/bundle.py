@@ -165,10 +165,31 @@ def pack(
     bodies.sort(key=lambda body: body[0])
     head, body = _assemble(bodies, arrays=len(arrays))
     message = signed_message(head, hashlib.sha256(bodies[0][1]).digest())
-    signatures = [SIGNATURE.pack(*signer(message)) for signer in sign]
-    data = head + body + struct.pack("<H", len(signatures)) + b"".join(signatures)
+    data = head + body + _signature_block([signer(message) for signer in sign])
     read_bundle(data)
     return data
+
+
+def countersign(data: bytes, sign: Sequence[Signer]) -> bytes:
+    """The bytes of a bundle with more signatures on it: same id, same content, those it had kept.
+
+    Raises BundleError if it is no whole bundle, if a key has signed it already, or if it would have more than 8.
+    """
+    bundle = read_bundle(data)
+    _, _, length, head = _parse_header(memoryview(data))
+    message = signed_message(head, bundle.sections[0].sha256)
+    kept = _parse_signatures(memoryview(data)[length:])
+    new = [signer(message) for signer in sign]
+    for kid, _signature in new:
+        if kid in kept:
+            raise BundleError(f"key {kid.hex()} has signed it already")
+    signed = data[:length] + _signature_block([*kept.items(), *new])
+    read_bundle(signed)
+    return signed
+
+
+def _signature_block(signatures: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return struct.pack("<H", len(signatures)) + b"".join(SIGNATURE.pack(*signature) for signature in signatures)
 
 
 def _in_order(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -40,6 +39,7 @@ from exporters import data, measure
 from exporters.calibrate import METHODS, MINMAX, Calibration
 from exporters.data import Samples
 from exporters.explain import explain
+from exporters.files import write
 from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
@@ -473,13 +473,3 @@ def signer(key: str) -> Signer:
     except ModuleNotFoundError:
         raise MissingExtra("export --sign", "sign", "cryptography") from None
     return file_signer(key)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -10,9 +10,10 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from edgerun.bundle import Signer
+from edgerun.bundle import Signer, countersign, open_bundle
 from edgerun.errors import Refused
 from edgerun.keys import key_id, read_private_key, read_public_key
+from exporters.files import write
 
 PRIVATE_SUFFIX: Final = ".key"
 PUBLIC_SUFFIX: Final = ".pub"
@@ -21,13 +22,18 @@ PUBLIC_MODE: Final = 0o644
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show | sign")
     new = verbs.add_parser("new", help="make NAME.key (keep it, tell nobody) and NAME.pub (for devices)")
     new.add_argument("name", metavar="NAME", help="where to write, without the suffix")
     show = verbs.add_parser("show", help="print key ids")
     show.add_argument("files", metavar="FILE", nargs="+", help="files that end in .pub or .key")
+    sign = verbs.add_parser("sign", help="put more signatures on a bundle: its id and content stay")
+    sign.add_argument("bundle", type=Path, metavar="MODEL.edgb")
+    sign.add_argument("keys", metavar="KEY.key", nargs="+")
     parser.epilog = (
-        "example:\n  edgerun keys new release\n  edgerun export model.onnx --calibrate data.npz --sign release.key"
+        "example:\n  edgerun keys new release\n"
+        "  edgerun export model.onnx --calibrate data.npz --sign release.key -o model.edgb\n"
+        "  edgerun keys sign model.edgb safety.key"
     )
 
 
@@ -35,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     if args.verb == "new":
         key_file, public_file = new_key(Path(args.name))
         print(f"{show_key(public_file)}\n{key_file} is secret: whoever has it signs in your name")
+    elif args.verb == "sign":
+        write(args.bundle, countersign(args.bundle.read_bytes(), [file_signer(key) for key in args.keys]))
+        print(f"{args.bundle} is signed by {', '.join(open_bundle(args.bundle).key_ids)}")
     else:
         for file in args.files:
             print(show_key(Path(file)))

@@ -414,7 +414,7 @@ WRONG_MANIFESTS = {
     "not utf-8": (rewritten(b'"two-layers"', b'"\xff\xfe"'), "manifest: "),
     "deep nesting": (sealed(b'{"name":' + b"[" * 100_000), "manifest: "),
     "unknown field": (rewritten(b'"seq":0', b'"seq\\n":0'), "unknown field `seq.?`"),
-    "unknown layer": (rewritten(b'"type":"dense"', b'"type":"conv"'), r"Invalid value 'conv' - at `\$.layers\[0\]"),
+    "unknown layer": (rewritten(b'"type":"dense"', b'"type":"cube"'), r"Invalid value 'cube' - at `\$.layers\[0\]"),
     "newer runtime": (rewritten(b'"min_runtime":"0.1.0"', b'"min_runtime":"9.0.0"'), "min_runtime 9.0.0 is newer"),
     "newer, with its fields": (sealed(b'{"min_runtime":"0.2.0","soul":1}'), "min_runtime 0.2.0 is newer"),
     "no version": (rewritten(b'"min_runtime":"0.1.0"', b'"min_runtime":"new"'), "not of the form 1.2.3"),

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edgerun.errors import Refused
+from edgerun.bundle import open_bundle, read_bundle
+from edgerun.errors import BundleError, Refused
 from edgerun.keys import key_id, read_private_key, read_public_key, trusted_keys
 from exporters import keys
 
@@ -93,3 +94,35 @@ def test_files_that_hold_no_such_key_are_refused(tmp_path: Path) -> None:
             read_public_key(file)
     with pytest.raises(Refused, match=r"me.pub holds no Ed25519 private key in PEM"):
         read_private_key(public_file)
+
+
+# ------------------------------------------------------------------ more signatures
+
+
+def test_a_second_signature_changes_neither_id_nor_content(tmp_path: Path, mlp_bundle: Path) -> None:
+    bundle, before = tmp_path / "model.edgb", mlp_bundle.read_bytes()
+    bundle.write_bytes(before)
+    for name in ("release", "safety"):
+        keys.new_key(tmp_path / name)
+    assert keys_command("sign", str(bundle), str(tmp_path / "release.key")) == 0
+    assert keys_command("sign", str(bundle), str(tmp_path / "safety.key")) == 0
+    for name in ("release", "safety"):
+        trusted = open_bundle(bundle, trust=trusted_keys([tmp_path / f"{name}.pub"]))
+        assert len(trusted.signed_by) == 1
+        assert trusted.id == read_bundle(before).id
+    assert bundle.read_bytes()[: len(before) - 2] == before[:-2]  # all but the signature count, which was 0
+
+
+def test_a_key_signs_once_and_a_damaged_bundle_not_at_all(tmp_path: Path, mlp_bundle: Path) -> None:
+    bundle = tmp_path / "model.edgb"
+    bundle.write_bytes(mlp_bundle.read_bytes())
+    keys.new_key(tmp_path / "release")
+    keys_command("sign", str(bundle), str(tmp_path / "release.key"))
+    signed = bundle.read_bytes()
+    with pytest.raises(BundleError, match="has signed it already"):
+        keys_command("sign", str(bundle), str(tmp_path / "release.key"))
+    assert bundle.read_bytes() == signed
+    bundle.write_bytes(signed[:500] + bytes([signed[500] ^ 1]) + signed[501:])
+    keys.new_key(tmp_path / "other")
+    with pytest.raises(BundleError):
+        keys_command("sign", str(bundle), str(tmp_path / "other.key"))
