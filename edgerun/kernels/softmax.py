@@ -83,9 +83,9 @@ def softmax(y: F32, e: I64, total: I64, multiplier: int, shift: int, zero_point:
 
 
 def logarithm(log: I64, total: I64, mantissa: F64, exponent: I32, cell: I64) -> None:
-    """log <- (k - 30) ln 2 + LOGARITHMS[the 10 bits after the first] = ln(total / 2**30) in Q12, total from 2**30 to 2**50.
+    """log <- (k - 30) ln 2 + LOGARITHMS[the 10 bits after the first] = ln(total / 2**30) in Q12
 
-    k = floor(log2 total). A float64 holds the sum, and `frexp` takes it apart exactly.
+    k = floor(log2 total), total in [2**30, 2**50]. A float64 holds the sum, and `frexp` takes it apart exactly.
 
     log, cell  (..., 1)  written / scratch     total, mantissa, exponent  (..., 1)  read / scratch / scratch
     """
