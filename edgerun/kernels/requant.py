@@ -24,7 +24,7 @@ def requant_folded(y: F32, offset: F32, low: float, high: float) -> None:
     """
     y += offset
     np.floor(y, out=y)
-    np.clip(y, low, high, out=y)
+    y.clip(low, high, out=y)
 
 
 def requant_scaled(y: F32, sums: F32 | F64, scale: F64, offset: F64, low: float, high: float, wide: F64) -> None:
@@ -42,7 +42,7 @@ def requant_scaled(y: F32, sums: F32 | F64, scale: F64, offset: F64, low: float,
     wide += offset
     np.floor(wide, out=wide)
     np.copyto(y, wide, casting="same_kind")
-    np.clip(y, low, high, out=y)
+    y.clip(low, high, out=y)
 
 
 def requant_wide(
@@ -59,4 +59,4 @@ def requant_wide(
     whole >>= shift
     whole += zero_point
     np.copyto(y, whole, casting="same_kind")
-    np.clip(y, low, high, out=y)
+    y.clip(low, high, out=y)

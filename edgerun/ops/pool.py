@@ -27,7 +27,7 @@ class MaxPoolRun(LayerRun):
 
     def step(self, *sources: F32) -> None:
         self._pooling.step(sources[0])
-        np.clip(self.out, self.spec.qmin, self.spec.qmax, out=self.out)
+        self.out.clip(self.spec.qmin, self.spec.qmax, out=self.out)
 
 
 class AveragePoolRun(LayerRun):
