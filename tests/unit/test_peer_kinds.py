@@ -21,7 +21,7 @@ GAMMA, BETA = (RNG.normal(mean, 0.3, 10).astype(np.float32) for mean in (1, 0))
 
 
 def single(scale: float, zero_point: int) -> Affine:
-    """A map whose scale a file can hold. Round numbers would make ties, which a peer's float32 decides by its own error."""
+    """A map whose scale a file can hold. Round numbers make ties, which a peer's float32 decides by its own error."""
     return Affine(float(np.float32(scale)), zero_point)
 
 
