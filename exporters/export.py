@@ -53,7 +53,7 @@ from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
 DEFAULT_BOARDS: Final = ("nucleo-f446", "rpi-zero-2w")
-FORMATS: Final = (".onnx", ".nir")
+FORMATS: Final = (".onnx", ".tflite", ".nir")
 UNLABELLED_SHARE: Final = 5  # every so many-th part of samples without labels is kept apart
 HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
 
@@ -172,6 +172,10 @@ def load_model(path: Path, options: Options) -> FloatNet:
         from exporters.onnx_import import load_onnx
 
         net = load_onnx(path)
+    elif suffix == ".tflite":
+        from exporters.tflite_import import load_tflite
+
+        net = load_tflite(path)
     elif suffix == ".nir":
         from exporters.nir_import import NirOptions, load_nir
 
@@ -362,7 +366,7 @@ def describe(
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL.{onnx,nir}", help="a trained model")
+    parser.add_argument("model", type=Path, metavar="MODEL.{onnx,tflite,nir}", help="a trained model")
     parser.add_argument(
         "--calibrate",
         type=Path,
