@@ -13,13 +13,13 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I64
+from edgerun.arrays import I64
 from edgerun.errors import ModelError
 from edgerun.packing import best_packing, pack_array
 from exporters.data import Samples
 from exporters.float_net import FloatNet
-from exporters.nodes.grid import grid_steps, on_grid
-from exporters.sensitivity import bit_layers, traces
+from exporters.nodes.grid import grid_steps, integers, nearest
+from exporters.sensitivity import Weights, bit_layers, traces
 
 WIDTHS: Final = (2, 4, 8)
 
@@ -37,23 +37,22 @@ def choose_bits(
     if not weights:
         raise ModelError("no layer's bits are free to choose")
     found = traces(net, samples) if trace is None else trace
-    costs = [[damage(weight, found[name], bits) for bits in WIDTHS] for name, weight in weights.items()]
-    sizes = [[stored_bytes(weight, bits) for bits in WIDTHS] for weight in weights.values()]
+    costs = [[damage(parts, found[name], bits) for bits in WIDTHS] for name, parts in weights.items()]
+    sizes = [[stored_bytes(parts, bits) for bits in WIDTHS] for parts in weights.values()]
     chosen = allocate(costs, sizes, budget_bytes)
     return {name: WIDTHS[k] for name, k in zip(weights, chosen, strict=True)}
 
 
-def damage(weight: F32 | F64, trace: float, bits: int) -> float:
+def damage(weights: Weights, trace: float, bits: int) -> float:
     """trace / n * |Q(W) - W|**2: twice what rounding to so many bits is expected to add to the loss, at least 0."""
-    error = on_grid(weight, grid_steps(weight, bits), bits) - weight
-    return max(trace, 0.0) * float(np.square(error).mean())
+    error = sum(float(np.square(nearest(weight, bits) - weight).sum()) for weight in weights.values())
+    return max(trace, 0.0) / sum(weight.size for weight in weights.values()) * error
 
 
-def stored_bytes(weight: F32 | F64, bits: int) -> int:
-    """What the weights take in a bundle, rounded to so many bits and packed as is best."""
-    steps = grid_steps(weight, bits).reshape(-1, *(1 for _ in weight.shape[1:]))
-    integers = np.rint(on_grid(weight, steps.reshape(-1), bits) / np.where(steps > 0, steps, 1.0)).astype(np.int8)
-    return len(pack_array("weight", integers, best_packing(integers)))
+def stored_bytes(weights: Weights, bits: int) -> int:
+    """What the weights of a layer take in a bundle, rounded to so many bits and packed as is best."""
+    rounded = [integers(weight, grid_steps(weight, bits), bits).astype(np.int8) for weight in weights.values()]
+    return sum(len(pack_array("weight", values, best_packing(values))) for values in rounded)
 
 
 def allocate(costs: Sequence[Sequence[float]], sizes: Sequence[Sequence[int]], budget: int) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -21,24 +21,26 @@ from edgerun.errors import DataError, ModelError
 from edgerun.layers.base import INPUT
 from exporters.data import Samples
 from exporters.float_net import FloatNet
-from exporters.nodes import FloatDense, FloatLayer, FloatSoftmax
-from exporters.nodes.conv import Filters
+from exporters.nodes import FloatLayer, FloatSoftmax
+
+Weights: TypeAlias = Mapping[str, F32 | F64]
 
 STEP: Final = 0.02
 """Of a weight's root mean square. Answers are float32, so L has noise near 1e-7: at 1e-3, the step for float64, noise
 would be as large as the second difference of a well trained layer; here it is a hundredth of it."""
 
+PARTS: Final = ("weight", "recurrent")
 PROBES: Final = 100  # at most
 PROBES_LEAST: Final = 8
 SETTLED: Final = 1e-3  # change of the mean, relative, that ends it
 
 
-def bit_layers(net: FloatNet) -> dict[str, F32 | F64]:
-    """The weights of every layer whose bits are free: dense and convolving ones, no scale of which the file fixes."""
+def bit_layers(net: FloatNet) -> dict[str, Weights]:
+    """The weights, by field, of every layer whose bits are free: those that have `bits`, no scale fixed by the file."""
     return {
-        layer.name: layer.weight
+        layer.name: {part: weight for part in PARTS if (weight := getattr(layer, part, None)) is not None}
         for layer in net.layers
-        if isinstance(layer, FloatDense | Filters) and layer.weight_scale is None
+        if hasattr(layer, "bits") and getattr(layer, "weight_scale", None) is None
     }
 
 
@@ -83,26 +85,32 @@ def traces(net: FloatNet, samples: Samples, *, probes: int = PROBES, seed: int =
     loss = second_pass(net, net.moments(some.x), some.y)
     rng = np.random.default_rng(seed)
 
-    def draws(name: str, weight: F64) -> Iterable[float]:
-        middle, h = loss(name, weight), STEP * math.sqrt(float(np.square(weight).mean()))
+    def draws(name: str, weights: Weights) -> Iterable[float]:
+        middle, h = loss(name, weights), STEP * root_mean_square(weights)
         while h > 0:
-            v = rng.choice((-1.0, 1.0), weight.shape)
-            yield (loss(name, weight + h * v) - 2 * middle + loss(name, weight - h * v)) / h**2
+            step = {part: h * rng.choice((-1.0, 1.0), weight.shape) for part, weight in weights.items()}
+            ahead = loss(name, {part: weight + step[part] for part, weight in weights.items()})
+            behind = loss(name, {part: weight - step[part] for part, weight in weights.items()})
+            yield (ahead - 2 * middle + behind) / h**2
 
-    return {
-        name: settled_mean(draws(name, weight.astype(np.float64)), probes) for name, weight in bit_layers(net).items()
-    }
+    return {name: settled_mean(draws(name, weights), probes) for name, weights in bit_layers(net).items()}
 
 
-def second_pass(net: FloatNet, moments: F32, y: I64) -> Callable[[str, F64], float]:
+def root_mean_square(weights: Weights) -> float:
+    squares = sum(float(np.square(weight.astype(np.float64)).sum()) for weight in weights.values())
+    return math.sqrt(squares / sum(weight.size for weight in weights.values()))
+
+
+def second_pass(net: FloatNet, moments: F32, y: I64) -> Callable[[str, Weights], float]:
     """The loss as a function of one layer's weights; layers that do not depend on it are not run again."""
     if len(moments) != 1:
         raise ModelError("second differences need a net without time steps; one with them needs the extra 'train'")
     answer, wiring = answer_layer(net), net.wiring()
     still = run(wiring, {INPUT: moments[0]}, {})
 
-    def loss(name: str, weight: F64) -> float:
-        changed = replace(net.layer(name), weight=weight)  # type: ignore[call-arg]  # bit_layers
+    def loss(name: str, weights: Weights) -> float:
+        fields: dict[str, Any] = dict(weights)
+        changed = replace(net.layer(name), **fields)
         return cross_entropy(run(wiring, still, {name: changed})[answer], y)
 
     return loss

@@ -28,11 +28,20 @@ def grid_steps(weight: F32 | F64, bits: int) -> F64:
     return best
 
 
+def integers(weight: F32 | F64, steps: F64, bits: int) -> F64:
+    """clip(rint(w / step), +-(2**(bits-1) - 1)), whole numbers; 0 where a channel's step is 0."""
+    column = along_channels(steps, weight)
+    return np.asarray(np.clip(np.rint(weight / np.where(column > 0, column, 1.0)), -top(bits), top(bits)), np.float64)
+
+
 def on_grid(weight: F32 | F64, steps: F64, bits: int) -> F64:
-    """Q(w) = step * clip(rint(w / step), +-(2**(bits-1) - 1)), in real units; same shape as the weight."""
-    column = steps.reshape(-1, *(1 for _ in weight.shape[1:]))
-    safe = np.where(column > 0, column, 1.0)
-    return np.asarray(np.clip(np.rint(weight / safe), -top(bits), top(bits)) * column, np.float64)
+    """Q(w) = step * integer, in real units; same shape as the weight."""
+    return integers(weight, steps, bits) * along_channels(steps, weight)
+
+
+def along_channels(steps: F64, weight: F32 | F64) -> F64:
+    """One number a channel, in the shape that meets the weight's."""
+    return steps.reshape(-1, *(1 for _ in weight.shape[1:]))
 
 
 def nearest(weight: F32 | F64, bits: int) -> F64:

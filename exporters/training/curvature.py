@@ -14,7 +14,7 @@ from torch.nn import functional
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.sensitivity import PROBES, PROBES_LEAST, SETTLED, labelled
-from exporters.training.torch_net import parameters, torch_answers
+from exporters.training.torch_net import parameters, real_moments, torch_answers
 
 BATCH = 64
 
@@ -47,7 +47,7 @@ def draws(net: FloatNet, samples: Samples, probes: int, seed: int) -> Iterator[d
         found = dict.fromkeys((name.rpartition(".")[0] for name in names), 0.0)
         for rows in parts:
             some = samples.take(rows)
-            answers = torch_answers(net, values, torch.tensor(net.moments(some.x)))
+            answers = torch_answers(net, values, real_moments(net, some.x))
             loss = functional.cross_entropy(answers, torch.tensor(some.y))
             slopes = torch.autograd.grad(loss, weights, create_graph=True)
             along = sum((slope * direction).sum() for slope, direction in zip(slopes, v, strict=True))

@@ -19,17 +19,26 @@ from exporters.float_net import FloatNet
 from exporters.nodes import FloatLayer
 from exporters.nodes.grid import grid_steps, on_grid
 from exporters.sensitivity import bit_layers
-from exporters.training.torch_net import Parameters, Tensor, parameters, torch_answers
+from exporters.training.torch_net import TRAINED, Parameters, Tensor, parameters, real_moments, torch_answers
 
 RATE = 3e-4
 BATCH = 64
+SCALES = {"weight": "weight_scale", "recurrent": "recurrent_scale"}
 
 
 def finetune(
-    net: FloatNet, samples: Samples, bits: Mapping[str, int], *, epochs: int = 3, rate: float = RATE, seed: int = 0
+    net: FloatNet,
+    samples: Samples,
+    bits: Mapping[str, int],
+    *,
+    epochs: int = 3,
+    rate: float = RATE,
+    seed: int = 0,
+    teacher: FloatNet | None = None,
 ) -> FloatNet:
     """The same net with weights on their grids, and biases that go with them, after so many passes over the samples.
 
+    teacher  whose answers are learned; the net's own where none is named
     bits  by layer, for those whose bits are free; others keep their weights and learn biases only. Zeros stay zeros
 
     Adam, its rate falling to 0 along a cosine. The steps of the grids are found anew before each pass and after the
@@ -37,30 +46,35 @@ def finetune(
     """
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
-    teacher, values = parameters(net, gradients=False), parameters(net)
-    free = {name: width for name, width in bits.items() if name in bit_layers(net)}
-    trained = [value for name, value in values.items() if name.endswith("bias") or name.rpartition(".")[0] in free]
-    there = {name: torch.from_numpy(bit_layers(net)[name] != 0) for name in free}
+    wise = teacher or net
+    known, values = parameters(wise, gradients=False), parameters(net)
+    free = {
+        f"{name}.{part}": (bits[name], torch.from_numpy(weight != 0))
+        for name, parts in bit_layers(net).items()
+        if name in bits
+        for part, weight in parts.items()
+    }
+    trained = [value for name, value in values.items() if name.endswith("bias") or name in free]
     batches = -(-len(samples) // BATCH)
     optimiser = torch.optim.Adam(trained, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
     for _ in range(epochs):
-        steps = {name: grid_steps(values[f"{name}.weight"].detach().numpy(), width) for name, width in free.items()}
+        steps = {name: grid_steps(values[name].detach().numpy(), width) for name, (width, _) in free.items()}
         for rows in np.array_split(order.permutation(len(samples)), batches):
-            moments = torch.tensor(net.moments(samples.x[rows]))
+            moments = real_moments(net, samples.x[rows])
             with torch.no_grad():
-                wanted = torch.log_softmax(torch_answers(net, teacher, moments), dim=-1)
+                wanted = torch.log_softmax(torch_answers(wise, known, moments), dim=-1)
             rounded = dict(values) | {
-                f"{name}.weight": straight_through(values[f"{name}.weight"], steps[name], free[name]) for name in free
+                name: straight_through(values[name], steps[name], width) for name, (width, _) in free.items()
             }
             found = torch.log_softmax(torch_answers(net, rounded, moments), dim=-1)
             optimiser.zero_grad()
             functional.kl_div(found, wanted, reduction="batchmean", log_target=True).backward()
-            for name, mask in there.items():
-                values[f"{name}.weight"].grad *= mask
+            for name, (_, there) in free.items():
+                values[name].grad *= there
             optimiser.step()
             schedule.step()
-    return replace(net, layers=tuple(tuned(layer, values, free.get(layer.name)) for layer in net.layers))
+    return replace(net, layers=tuple(tuned(net, layer, values, bits) for layer in net.layers))
 
 
 def straight_through(weight: Tensor, steps: F64, bits: int) -> Tensor:
@@ -69,15 +83,12 @@ def straight_through(weight: Tensor, steps: F64, bits: int) -> Tensor:
     return weight + (torch.from_numpy(rounded) - weight).detach()
 
 
-def tuned(layer: FloatLayer, values: Parameters, bits: int | None) -> FloatLayer:
-    """The layer with its new weights on their grid and its new biases."""
-    changes = {
-        part: values[f"{layer.name}.{part}"].detach().numpy()
-        for part in ("bias", "recurrent_bias")
-        if f"{layer.name}.{part}" in values
+def tuned(net: FloatNet, layer: FloatLayer, values: Parameters, bits: Mapping[str, int]) -> FloatLayer:
+    """The layer with its new weights on their grids and its new biases."""
+    found = {
+        part: values[f"{layer.name}.{part}"].detach().numpy() for part in TRAINED if f"{layer.name}.{part}" in values
     }
-    if bits is not None:
-        weight = values[f"{layer.name}.weight"].detach().numpy()
-        steps = grid_steps(weight, bits)
-        changes |= {"weight": on_grid(weight, steps, bits), "weight_scale": np.where(steps > 0, steps, 1.0)}
-    return replace(layer, **changes)
+    for part in bit_layers(net).get(layer.name, {}) if layer.name in bits else ():
+        steps = grid_steps(found[part], bits[layer.name])
+        found |= {part: on_grid(found[part], steps, bits[layer.name]), SCALES[part]: np.where(steps > 0, steps, 1.0)}
+    return replace(layer, **found)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from edgerun.arrays import AnyArray
 from edgerun.errors import ModelError
 from edgerun.layers.base import INPUT
 from exporters.float_net import FloatNet
@@ -59,6 +60,13 @@ def parameters(net: FloatNet, *, gradients: bool = True) -> dict[str, Tensor]:
         for part in TRAINED
         if (value := getattr(layer, part, None)) is not None
     }
+
+
+def real_moments(net: FloatNet, x: AnyArray) -> Tensor:
+    """What the layers see of real samples, (steps, N, step size). Raises ModelError for a phase-rate code."""
+    if net.spiking:
+        raise ModelError(f"{net.name}: a phase-rate code makes spikes from integers, there is no gradient through it")
+    return torch.tensor(net.moments(x))
 
 
 def torch_answers(net: FloatNet, values: Parameters, moments: Tensor) -> Tensor:

@@ -127,18 +127,20 @@ def test_quantising_gives_the_integers_that_were_reckoned_with() -> None:
     small, some = net(), samples()
     bits = {"eye": 4, "wide": 2, "last": 8}
     twin = quantise_net(small, some, bits=bits)
-    for name, weight in bit_layers(small).items():
+    for name, weights in bit_layers(small).items():
         integers = twin.tensors[f"{name}.weight"]
         assert np.abs(integers).max() <= top(bits[name])
-        assert len(pack_array(name, integers, best_packing(integers))) == stored_bytes(weight, bits[name])
+        assert len(pack_array(name, integers, best_packing(integers))) == stored_bytes(weights, bits[name])
 
 
 def test_fewer_bits_do_more_damage() -> None:
-    weight = RNG.normal(size=(20, 30))
-    two, four, eight = (damage(weight, 3.0, bits) for bits in WIDTHS)
+    weight, recurrent = RNG.normal(size=(20, 30)), RNG.normal(size=(20, 20))
+    parts = {"weight": weight, "recurrent": recurrent}
+    two, four, eight = (damage(parts, 3.0, bits) for bits in WIDTHS)
     assert two > 4 * four > 16 * eight > 0
-    assert four == pytest.approx(3.0 * np.square(nearest(weight, 4) - weight).mean())
-    assert damage(weight, -1.0, 2) == 0
+    error = sum(np.square(nearest(part, 4) - part).sum() for part in parts.values())
+    assert four == pytest.approx(3.0 / 1000 * error)
+    assert damage(parts, -1.0, 2) == 0
 
 
 def test_a_net_without_free_bits_is_refused() -> None:

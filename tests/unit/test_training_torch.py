@@ -11,7 +11,7 @@ import pytest
 
 from edgerun.errors import ModelError
 from edgerun.packing import top
-from edgerun.spec import Constant, Frames
+from edgerun.spec import Constant, Frames, PhaseRate
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import (
@@ -35,13 +35,15 @@ from exporters.nodes import (
     FloatUnary,
 )
 from exporters.nodes.grid import nearest
-from exporters.sensitivity import bit_layers
+from exporters.prune import by_chance, density_of, largest, magnitude, thinned
+from exporters.sensitivity import bit_layers, cross_entropy
 from exporters.twin import quantise_net
 
 torch = pytest.importorskip("torch", reason="pip install 'edgerun[train]'")
 
-from exporters.training import curvature  # noqa: E402
+from exporters.training import curvature, ntt  # noqa: E402
 from exporters.training.finetune import finetune  # noqa: E402
+from exporters.training.supervised import train  # noqa: E402
 from exporters.training.torch_net import KINDS, UNARY, parameters, torch_answers  # noqa: E402
 
 RNG = np.random.default_rng(3)
@@ -240,9 +242,9 @@ def test_finetuning_mends_what_two_bits_break() -> None:
         return float((wanted * np.log(wanted / chances(candidate, fresh))).sum(axis=1).mean())
 
     unlabelled = Samples(x, np.full(400, -1))
-    tuned = finetune(net, unlabelled, bits, epochs=20, rate=3e-3)
+    tuned = finetune(net, unlabelled, bits, epochs=10, rate=6e-3)
     assert gap(tuned) < 0.5 * gap(coarse)
-    again = finetune(net, unlabelled, bits, epochs=20, rate=3e-3)
+    again = finetune(net, unlabelled, bits, epochs=10, rate=6e-3)
     np.testing.assert_array_equal(chances(again, fresh), chances(tuned, fresh))
 
 
@@ -256,6 +258,85 @@ def test_tuned_weights_become_the_same_integers() -> None:
         integers = twin.tensors[f"{name}.weight"]
         assert np.abs(integers).max() <= top(bits)
         np.testing.assert_allclose(integers * layer.weight_scale[:, None], layer.weight, rtol=1e-12)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_recurrent_weights_are_tuned_on_both_sides(kind: str) -> None:
+    net = recurrent_net(kind, False, False)
+    some = Samples(RNG.normal(size=(80, 6, 3)), RNG.integers(0, 3, 80))
+    assert set(bit_layers(net)["cell"]) == {"weight", "recurrent"}
+    tuned = finetune(net, some, {"cell": 4, "last": 8}, epochs=2)
+    twin = quantise_net(tuned, some)
+    cell: Any = tuned.layer("cell")
+    for part, scale in (("weight", cell.weight_scale), ("recurrent", cell.recurrent_scale)):
+        integers = twin.tensors[f"cell.{part}"]
+        assert np.abs(integers).max() <= 7
+        np.testing.assert_allclose(integers * scale[:, None], getattr(cell, part), rtol=1e-12)
+    plain = quantise_net(net, some, bits={"cell": 4})
+    assert max(np.abs(plain.tensors[f"cell.{part}"]).max() for part in ("weight", "recurrent")) == 7
+
+
+def test_a_rate_code_is_refused() -> None:
+    net = replace(spiking_net("zero", False, False), input_shape=(5,), encoder=PhaseRate(steps=4, full_scale=16))
+    with pytest.raises(ModelError, match="a phase-rate code makes spikes from integers"):
+        curvature.traces(net, Samples(np.ones((4, 5)), np.zeros(4, np.int64)))
+
+
+def test_zeros_stay_zeros() -> None:
+    net, some = thinned(smooth_net(), lambda weight: largest(weight, 0.3)), smooth_samples()
+    for after in (train(net, some, epochs=3, rate=0.01), finetune(net, some, {"first": 8, "last": 8}, epochs=3)):
+        for before, layer in zip(net.layers, after.layers, strict=True):
+            if isinstance(before, FloatDense) and isinstance(layer, FloatDense):
+                assert not layer.weight[before.weight == 0].any()
+                assert (layer.weight != before.weight).any()
+
+
+def test_training_learns_labels() -> None:
+    net, some = by_chance(smooth_net(), 0.5), smooth_samples()
+
+    def loss(candidate: FloatNet) -> float:
+        return cross_entropy(forward(candidate, candidate.moments(some.x)).readings["last"], some.y)
+
+    assert loss(train(net, some, epochs=100, rate=0.1)) < 0.5 * loss(net)
+
+
+# ------------------------------------------------------------------ neural tangent transfer
+
+
+def test_the_kernel_is_that_of_all_jacobians() -> None:
+    net = ntt.fresh((6, 5, 4, 3), 0)
+    tensors = [torch.tensor(part) for layer in ntt.chain(net) for part in (layer.weight, layer.bias)]
+    x = torch.tensor(normal(8, 6))
+
+    def outputs(*given: Any) -> Any:
+        return ntt.outputs_and_kernel(given, x)[0]
+
+    jacobian = torch.cat(
+        [j.reshape(8, 3, -1) for j in torch.autograd.functional.jacobian(outputs, tuple(tensors))], dim=2
+    )
+    found, kernel = ntt.outputs_and_kernel(tensors, x)
+    wanted = torch.einsum("iap,jbp->ijab", jacobian[:4], jacobian[4:])
+    torch.testing.assert_close(kernel, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, torch.tensor(forward(net, net.moments(x.numpy())).readings["dense3"]))
+
+
+def test_transfer_brings_a_sparse_net_nearer_to_its_teacher() -> None:
+    net, x = ntt.fresh((12, 40, 30, 3), 1), normal(200, 12)
+    how = ntt.Transfer(iterations=500, batch=32, refresh=50, rate=3e-3, kernel_weight=0.3, decay=0)
+    student = ntt.transfer(net, x, 0.2, how)
+    assert density_of(student) <= 0.2 + 1e-3
+    tensors = [
+        [torch.tensor(part) for layer in ntt.chain(n) for part in (layer.weight, layer.bias)]
+        for n in (net, magnitude(net, 0.2), student)
+    ]
+    (f, k), (before_f, before_k), (after_f, after_k) = (ntt.outputs_and_kernel(t, torch.tensor(x)) for t in tensors)
+    assert (after_k - k).square().mean() < 0.5 * (before_k - k).square().mean()
+    assert (after_f - f).square().mean() < 0.5 * (before_f - f).square().mean()
+
+
+def test_only_chains_of_dense_layers_are_transferred() -> None:
+    with pytest.raises(ModelError, match="tiny is no chain of dense layers with ReLUs"):
+        ntt.transfer(smooth_net(), X, 0.1)
 
 
 def test_layers_without_bits_keep_their_weights() -> None:
