@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from edgerun.errors import SpecError
+from edgerun.layers import Integrators
 from edgerun.layers.base import I8_BOUNDS, I32_BOUNDS, INPUT
+from edgerun.layers.spiking import SPIKING
 from edgerun.spec import Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
 
 RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar", INPUT)
@@ -84,7 +86,7 @@ def _check_head(manifest: Manifest) -> None:
     head = manifest.head
     if head.kind != "prototypes" and (head.features or head.whiten):
         raise SpecError(f"a head of kind {head.kind} reads the last layer: it takes neither features nor whiten")
-    if head.kind == "prototypes" and isinstance(manifest.layer(head.features or ""), Readout):
+    if head.kind == "prototypes" and isinstance(manifest.layer(head.features or ""), Readout | Integrators):
         raise SpecError(f"head features {head.features!r} is a readout; prototypes read a dense or a lif layer")
 
 
@@ -133,4 +135,4 @@ def layer_reaches(manifest: Manifest) -> dict[str, tuple[tuple[int, ...], int]]:
 def feature_reach(manifest: Manifest) -> int:
     """The largest |z| of a prototype head's features: a layer's output, or spike counts over the window."""
     layer = manifest.layer(manifest.head.features or "")
-    return manifest.steps if isinstance(layer, Lif) else layer_reaches(manifest)[layer.name][1]
+    return manifest.steps if isinstance(layer, SPIKING) else layer_reaches(manifest)[layer.name][1]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import msgspec
 import numpy as np
@@ -48,6 +48,7 @@ from exporters.learning import learning_plan
 from exporters.nodes import Reset
 from exporters.page import page
 from exporters.report import Accuracy, Report, render
+from exporters.slim import EPOCHS, Bits, Diet, Slim, slim
 from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, widen_readout
 
 SELFTEST_ROWS: Final = 16
@@ -71,10 +72,11 @@ class Options:
     seq: int = 0
     device_class: str = "any"
     calibration: Calibration | None = None
+    diet: Diet = field(default_factory=Diet)
     reset: Reset | None = None
     reset_delay: bool | None = None
     readout: Literal["last"] | None = None
-    encoder: Literal["phase-rate"] | None = None
+    encoder: Literal["phase-rate", "frames", "constant"] | None = None
     steps: int | None = None
     full_scale: int | None = None
     input_scale: float | None = None
@@ -134,7 +136,8 @@ def export(
     names = class_names(net, samples, options)
     samples = data.relabel(calibration.name, samples, names)
     kept, held = split(calibration.name, samples, options)
-    twin = quantised(net, samples.take(kept), options.calibration)
+    thin = slim(net, samples.take(kept), options.diet)
+    twin = replace(quantised(thin, samples.take(kept), options.calibration), origin=net)
     twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
 
     trial, apart = samples.take(held), len(kept) < len(samples)
@@ -155,14 +158,16 @@ def export(
     )
     bundle = read_bundle(packed)
     report = describe(model, bundle, twin, samples.take(held), accuracy, notes)
-    return Exported(packed, report if boards is None else explain(report, bundle, twin, trial, boards))
+    return Exported(packed, report if boards is None else explain(report, bundle, twin, trial, boards, thin.plot))
 
 
-def quantised(net: FloatNet, samples: Samples, how: Calibration | None) -> Twin:
+def quantised(thin: Slim, samples: Samples, how: Calibration | None) -> Twin:
     """Integers for all layers: by the calibration named, else by whichever keeps the answers nearest to the floats'."""
-    if how is not None or net.spiking or is_fixed(net):
-        return quantise_net(net, samples, how or MINMAX)
-    return improve(net, samples, {})
+    if how is not None or thin.net.spiking or is_fixed(thin.net):
+        twin = quantise_net(thin.net, samples, how or MINMAX, thin.bits)
+    else:
+        twin = improve(thin.net, samples, thin.bits)
+    return replace(twin, notes=(*thin.notes, *twin.notes))
 
 
 def load_model(path: Path, options: Options) -> FloatNet:
@@ -420,11 +425,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--percentile", type=float, metavar="P", help="ranges that hold P per cent of the values, 90 to 100"
     )
+    bytes_ = parser.add_argument_group("fewer bytes")
+    bytes_.add_argument(
+        "--bits", choices=get_args(Bits), default="8", help="of a weight; auto: few where the loss minds it least"
+    )
+    bytes_.add_argument("--flash", type=float, metavar="KB", help="what all weights may take, with --bits auto")
+    bytes_.add_argument("--prune", type=float, metavar="SHARE", help="keep this share of each layer's weights")
+    bytes_.add_argument(
+        "--finetune",
+        type=int,
+        metavar="EPOCHS",
+        help=f"train what is left; {EPOCHS} where torch is there, needs no labels",
+    )
     spiking = parser.add_argument_group("what a NIR file may leave open (its own metadata comes first)")
     spiking.add_argument("--reset", choices=("subtract", "zero", "none"), help="what a spike does to the membrane")
     spiking.add_argument("--reset-delay", type=int, choices=(0, 1), help="1: the reset acts one step after the spike")
     spiking.add_argument("--readout", choices=("last",), help="the last LIF layer is a readout that does not spike")
-    spiking.add_argument("--encoder", choices=("phase-rate",), help="how inputs become spikes")
+    spiking.add_argument(
+        "--encoder", choices=("phase-rate", "frames", "constant"), help="how inputs arrive, step by step"
+    )
     spiking.add_argument("--steps", type=int, metavar="N", help="time steps of one sample")
     spiking.add_argument("--full-scale", type=int, metavar="N", help="the input value that spikes in every step")
     spiking.add_argument("--input-scale", type=float, metavar="X", help="what one step of the input stands for")
@@ -448,7 +467,8 @@ def run(args: argparse.Namespace) -> int:
 
 def options_of(args: argparse.Namespace) -> Options:
     """Arguments as Options. Raises DataError for numbers out of range."""
-    given = {name: getattr(args, name) for name in Options.__slots__}
+    given: dict[str, Any] = {name: getattr(args, name, None) for name in Options.__slots__}
+    given["diet"] = Diet(bits=args.bits, flash_kb=args.flash, prune=args.prune, finetune=args.finetune)
     given["calibration"] = calibration_of(args.calibration, args.percentile)
     if args.classes is not None:
         given["classes"] = tuple(name.strip() for name in args.classes.split(","))

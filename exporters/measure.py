@@ -13,6 +13,7 @@ from edgerun.arrays import F32, F64, I16, I32, I64, AnyArray
 from edgerun.errors import ModelError
 from edgerun.graph import layer_reaches
 from edgerun.layers.base import INPUT, Certificate
+from edgerun.layers.spiking import SPIKING
 from edgerun.network import Network
 from edgerun.ops import DenseRun
 from edgerun.spec import ClassTable, Dense, Layer, Lif, Manifest, Readout
@@ -98,7 +99,8 @@ def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: 
 
 
 def own_scores(twin: Twin, samples: Samples) -> F32:
-    return forward(twin.net, twin.moments(samples)).readings[twin.net.layers[-1].name]
+    """Answers (N, outputs) of the float net as it came."""
+    return forward(twin.origin or twin.net, twin.moments(samples)).readings[twin.net.layers[-1].name]
 
 
 # ------------------------------------------------------------------ layer by layer
@@ -170,7 +172,7 @@ def layer_gaps(twin: Twin, samples: Samples) -> dict[str, Gap]:
     else: what a head would read at the end of the window.
     """
     network = Network(bare_manifest(twin), twin.tensors, (len(samples),))
-    trains: dict[str, list[F32]] = {part.layer.name: [] for part in twin.parts if isinstance(part.layer, Lif)}
+    trains: dict[str, list[F32]] = {part.layer.name: [] for part in twin.parts if isinstance(part.layer, SPIKING)}
 
     def watch(layer: FloatLayer, out: F32) -> None:
         if layer.name in trains:
@@ -213,7 +215,7 @@ def feature_reach(twin: Twin, name: str) -> int:
     """The largest |z| that layer `name` can give: a layer's output, or spike counts over the window."""
     manifest = bare_manifest(twin)
     layer = manifest.layer(name)
-    return manifest.steps if isinstance(layer, Lif) else layer_reaches(manifest)[name][1]
+    return manifest.steps if isinstance(layer, SPIKING) else layer_reaches(manifest)[name][1]
 
 
 def run_dense(part: Quantised, z: I64) -> I64:

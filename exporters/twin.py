@@ -14,14 +14,17 @@ from edgerun import encode
 from edgerun.arrays import F32, I16, AnyArray, Tensors
 from edgerun.encode import PhaseCoder
 from edgerun.errors import ModelError
+from edgerun.layers import Integrators
 from edgerun.layers.base import INPUT
-from edgerun.spec import InputSpec, Layer, Lif, PhaseRate, Readout
+from edgerun.layers.spiking import SPIKING
+from edgerun.spec import InputSpec, Layer, PhaseRate, Readout
 from exporters import calibrate
 from exporters.calibrate import MINMAX, Calibration
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import Affine, FloatDense, FloatLayer, Quantised, Range
 from exporters.nodes.conv import Filters
+from exporters.nodes.recurrent import FloatRecurrent
 
 InputDType: TypeAlias = Literal["int8", "uint8"]
 
@@ -34,7 +37,8 @@ REACH_SAMPLES: Final = 512  # for the reach of membranes and readouts
 class Twin:
     """A float net and its layers in integers, in order; `parts` may end earlier. `notes` are for the report.
 
-    maps  by layer, and for "input", what one integer stands for
+    maps    by layer, and for "input", what one integer stands for
+    origin  the float net as it came, where `net` has been pruned, rounded or equalised since: whose answers count
     """
 
     net: FloatNet
@@ -42,6 +46,7 @@ class Twin:
     parts: tuple[Quantised, ...]
     notes: tuple[str, ...] = ()
     maps: Mapping[str, Affine] = field(default_factory=dict)
+    origin: FloatNet | None = None
 
     @property
     def tensors(self) -> Tensors:
@@ -98,7 +103,7 @@ def with_bits(layer: FloatLayer, bits: int) -> FloatLayer:
     """The layer with weights of so many bits. Raises ModelError where it has no such weights."""
     if bits == 8:
         return layer
-    if not isinstance(layer, FloatDense | Filters):
+    if not isinstance(layer, FloatDense | Filters | FloatRecurrent):
         raise ModelError(f"layer {layer.name}: has no weights of {bits} bits")
     return replace(layer, bits=bits)
 
@@ -184,13 +189,15 @@ def feature_layer(twin: Twin, wanted: str | None) -> str:
 
     Raises ModelError where the named one does not exist or is a readout.
     """
-    candidates: list[str] = [part.layer.name for part in twin.parts if not isinstance(part.layer, Readout)]
+    candidates: list[str] = [
+        part.layer.name for part in twin.parts if not isinstance(part.layer, Readout | Integrators)
+    ]
     if wanted is not None:
         if wanted not in candidates:
             raise ModelError(f"--features {wanted!r} is none of {', '.join(candidates)}")
         return wanted
     hidden = [name for name in candidates if name != twin.parts[-1].layer.name]
-    spikes = [part.layer.name for part in twin.parts if isinstance(part.layer, Lif)]
+    spikes = [part.layer.name for part in twin.parts if isinstance(part.layer, SPIKING)]
     return (spikes or hidden or candidates)[-1]
 
 

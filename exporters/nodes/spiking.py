@@ -63,7 +63,7 @@ class FloatLif(StatefulLayer):
     reset: Reset = "zero"
     reset_delay: bool = False
 
-    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lif,)
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lif, DenseSum, Cells)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -98,13 +98,35 @@ class FloatLif(StatefulLayer):
         """Spike counts of the window."""
         return state["counts"]
 
+    def in_two(self, x: Affine, reach: Range) -> tuple[Quantised, ...]:
+        """The synapse and the neurons, each with an exponent of its own."""
+        synapse = FloatDenseSum(f"{self.name}.sum", self.weight, sources=self.sources)
+        cells = FloatCells(
+            self.name,
+            self.shape,
+            self.bias,
+            self.threshold,
+            self.reset,
+            beta=self.beta,
+            recurrent=self.recurrent,
+            reset_delay=self.reset_delay,
+            sources=(synapse.name,),
+        )
+        first = synapse.quantise((x,), reach)
+        return (*first, *cells.quantise((first[-1].output,), reach))
+
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         """Weights and bias divided by each neuron's threshold, which becomes 4096; one weight exponent for the layer.
 
         The input's scale is folded into its weights, its zero point into the bias. Where all thresholds are zero, the
         smallest membrane above zero spikes, and a step's largest drive becomes four.
+
+        Recurrent neurons that read analog values become a `DenseSum`, `<name>.sum`, and `Cells`: spikes that come back
+        and values of another scale would share one exponent badly.
         """
         x = sources[0]
+        if self.recurrent is not None and x.scale != 1:
+            return self.in_two(x, reach)
         if above_zero(self.name, self.threshold):
             unit = self.threshold.astype(np.float64)
         else:
@@ -274,13 +296,14 @@ class FloatConvSum(FloatConv):
 @dataclass(frozen=True, slots=True)
 class FloatSumPool(FloatLayer):
     """The sum of each window of spikes or sums, or, where `mean`, its average, padding counted. Integers always add:
-    the count goes into the scale."""
+    the count goes into the scale.    peak  the largest |integer| that it reads, where that is no sum"""
 
     input_shape: tuple[int, int, int]
     kernel: Pair
     stride: Pair
     padding: Sides = (0, 0, 0, 0)
     mean: bool = True
+    peak: int = 1
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (SumPool,)
 
@@ -317,7 +340,7 @@ class FloatSumPool(FloatLayer):
             stride=self.stride,
             padding=self.padding,
         )
-        bound = math.prod(self.kernel) * (x.bound if isinstance(x, Sums) else 1)
+        bound = math.prod(self.kernel) * (x.bound if isinstance(x, Sums) else self.peak)
         return (Quantised(layer, {}, Sums(x.scale / self.count, 0, bound)),)
 
 

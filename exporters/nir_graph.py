@@ -1,0 +1,173 @@
+"""A NIR file as a flat graph: read with limits on time and memory, subgraphs dissolved."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import nir
+import numpy as np
+
+from edgerun.arrays import F64, AnyArray
+from edgerun.errors import ModelError
+from exporters.data import first_line
+
+DT: Final = 1e-4
+MAX_BYTES: Final = 1 << 30
+READ_SECONDS: Final = 10  # of processor time
+READ_BYTES: Final = 8 << 30
+REHEARSAL: Final = """
+import resource, sys
+path, seconds, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import nir
+nir.read(path, type_check=False)
+"""
+HDF5: Final = b"\x89HDF\r\n\x1a\n"
+PORTS: Final = (nir.Input, nir.Output)
+FOREIGN: Final = (
+    OSError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
+
+Facts: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """A graph without nesting. `notes` collects what was assumed."""
+
+    file: str
+    nodes: dict[str, Any]  # by full name, "lif.w_rec"
+    facts: dict[str, Facts]  # metadata, a subgraph's inherited by its nodes
+    sources: dict[str, list[str]]  # where each node's input comes from
+    dt: float
+    exponential: bool  # decays are exp(-dt/tau), not 1 - dt/tau
+    notes: list[str] = field(default_factory=list)
+
+    def upstream(self, name: str, passed: frozenset[str] = frozenset()) -> Iterator[str]:
+        """Nodes whose values arrive at `name`, wires followed back; an Input without a source stands for the data."""
+        for source in self.sources[name]:
+            through = is_wire(self.nodes[source]) and self.sources[source] and source not in passed
+            yield from self.upstream(source, passed | {source}) if through else (source,)
+
+
+def parse(path: Path) -> Any:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ModelError(f"{path.name}: {size} bytes, the limit is {MAX_BYTES}")
+    with path.open("rb") as file:
+        if file.read(len(HDF5)) != HDF5:
+            raise ModelError(f"{path.name}: is no NIR file (no HDF5 signature)")
+    rehearse(path)
+    try:
+        graph = nir.read(path, type_check=False)
+    except FOREIGN as err:
+        raise ModelError(f"{path.name}: is no sound NIR file ({first_line(err)})") from None
+    if not isinstance(graph, nir.NIRGraph) or not graph.nodes:
+        raise ModelError(f"{path.name}: holds no graph")
+    return graph
+
+
+def rehearse(path: Path) -> None:
+    """Read the file once in a child process: over damaged bytes the HDF5 library can hang, crash or eat all memory.
+
+    Raises ModelError if that happens; what the library merely refuses is left to the real reading.
+    """
+    command = [sys.executable, "-c", REHEARSAL, str(path), str(READ_SECONDS), str(READ_BYTES)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=2 * READ_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path.name}: is no sound NIR file (reading it does not end)") from None
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise ModelError(f"{path.name}: is no sound NIR file (reading it ends in {name} within {READ_SECONDS} s)")
+
+
+def flat(file: str, graph: Any) -> Wiring:
+    """Subgraphs dissolved: an edge to one goes to its Input, an edge from one comes from its Output."""
+    nodes: dict[str, Any] = {}
+    facts: dict[str, Facts] = {}
+    edges: list[tuple[str, str]] = []
+
+    def visit(inner: Any, prefix: str, inherited: Facts) -> None:
+        for name, node in inner.nodes.items():
+            known = {**inherited, **facts_of(node)}
+            if isinstance(node, nir.NIRGraph):
+                visit(node, f"{prefix}{name}.", known)
+            else:
+                nodes[prefix + name], facts[prefix + name] = node, known
+        for a, b in inner.edges:
+            for end in (a, b):
+                if end not in inner.nodes:
+                    raise ModelError(f"edge {prefix}{a} -> {prefix}{b}: there is no node {end!r}")
+            edges.extend(
+                (x, y) for x in ports(inner, prefix, a, nir.Output) for y in ports(inner, prefix, b, nir.Input)
+            )
+
+    visit(graph, "", {})
+    sources = {name: [a for a, b in edges if b == name] for name in nodes}
+    known = facts_of(graph)
+    decay = known.get("decay", "euler")
+    if not isinstance(decay, str) or decay not in ("euler", "exponential"):
+        raise ModelError(f"{file}: decay {first_line(decay)!r} is neither 'euler' nor 'exponential'")
+    return Wiring(file, nodes, facts, sources, positive("graph", known, "dt", DT), decay == "exponential")
+
+
+def is_wire(node: Any) -> bool:
+    """Whether a node hands values over as they are: a port, or a delay of nothing."""
+    return isinstance(node, PORTS) or (isinstance(node, nir.Delay) and not np.any(real("delay", node.delay)))
+
+
+def ports(graph: Any, prefix: str, name: str, kind: type) -> list[str]:
+    """The flat names that one end of an edge stands for."""
+    node = graph.nodes[name]
+    if not isinstance(node, nir.NIRGraph):
+        return [prefix + name]
+    return [f"{prefix}{name}.{inner}" for inner, port in node.nodes.items() if isinstance(port, kind)]
+
+
+def facts_of(node: Any) -> Facts:
+    metadata = getattr(node, "metadata", None)
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def real(what: str, value: Any) -> F64:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ModelError(f"{what}: a {type(value).__name__} is no number") from None
+
+
+def parameter(name: str, node: Any, field_name: str, n: int) -> F64:
+    """A neuron parameter as (n,); one value stands for all."""
+    value = real(f"{name}: {field_name}", getattr(node, field_name))
+    flat_value = value.reshape(-1)
+    if flat_value.size not in (1, n):
+        raise ModelError(f"{name}: {field_name} has shape {value.shape}, the layer has {n} units")
+    if np.isnan(flat_value).any():
+        raise ModelError(f"{name}: {field_name} has values that are not numbers")
+    return np.broadcast_to(flat_value, (n,)).astype(np.float64)
+
+
+def positive(where: str, facts: Facts, key: str, default: float) -> float:
+    value: AnyArray | float = facts.get(key, default)
+    if np.ndim(value) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value < 0:
+        raise ModelError(f"{where}: metadata {key} {first_line(value)} is no positive number")
+    return float(value)
