@@ -259,6 +259,9 @@ def finish(file: str, graph: Graph, shape: Shape) -> FloatNet:
         end = replace(end, source=last.sources[0])
     else:
         end = graph.plainly(end)
+        last = graph.layers.get(end.source)
+        if last is not None and end.affine is not None:
+            graph.layers[last.name] = replace(last, output=end.affine)
     return FloatNet(
         name=file_name(file),
         input_shape=shape,

@@ -26,6 +26,9 @@ from exporters.onnx.graph import Graph, Node, Unsupported, Value, shared, spread
 
 Operator: TypeAlias = Callable[[Graph, Node], Value | tuple[Value, ...]]
 
+Bounded: TypeAlias = FloatDense | FloatConv | FloatDepthwise | FloatPool | FloatAdd | FloatMul
+"""Layers that hold a clip themselves."""
+
 ONE: Final = np.ones(())
 NONE: Final = np.zeros(())
 
@@ -238,8 +241,7 @@ def clipped(graph: Graph, node: Node, x: Value, low: float, high: float) -> Valu
     if low == -math.inf and high == math.inf:
         return x
     layer = graph.layers.get(x.source)
-    bounded = FloatDense | FloatConv | FloatDepthwise | FloatPool | FloatAdd | FloatMul
-    if x.alone and isinstance(layer, bounded) and layer.output is None:
+    if x.alone and isinstance(layer, Bounded) and layer.output is None:
         within = tuple(min(max(end, low), high) for end in (layer.low, layer.high))
         graph.layers[x.source] = replace(layer, low=within[0], high=within[1])
         return x

@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 
 from edgerun.arrays import F64, AnyArray
-from edgerun.layers.base import INPUT
-from exporters.nodes import Affine, FloatUnary, StatefulLayer
+from edgerun.layers.base import I8_BOUNDS
+from exporters.nodes import Affine, FloatLayer, FloatUnary, StatefulLayer
 from exporters.onnx import elementwise
 from exporters.onnx.dense import gemm, matmul
-from exporters.onnx.elementwise import Operator
+from exporters.onnx.elementwise import Bounded, Operator
 from exporters.onnx.graph import Graph, Node, Unsupported, Value, shared
 from exporters.onnx.moves import joined
 from exporters.onnx.windows import average_pool, conv, global_pool, softmax
@@ -53,18 +53,26 @@ def quantised(graph: Graph, node: Node, x: Value, to: Affine, *, sole: bool = Fa
 
     `sole`: all that read it quantise it so.
     """
-    if x.affine == to:
-        return replace(x, integers=True)
-    if x.source == INPUT and graph.input is None:
+    layer = graph.layers.get(x.source)
+    if to in (x.affine, layer.output if layer else graph.input):
+        return replace(x, affine=to, integers=True)
+    if layer is None and graph.input is None:
         graph.input = to
         return replace(x, affine=to, integers=True)
-    layer = graph.layers.get(x.source)
     if x.affine is None and (x.alone or sole) and layer and not layer.output and not isinstance(layer, StatefulLayer):
-        graph.layers[x.source] = replace(layer, output=to)
+        graph.layers[x.source] = saturated(replace(layer, output=to), to)
         return replace(x, affine=to, integers=True)
     name = graph.name(node)
     made = FloatUnary(name, x.physical, "identity", sources=(x.source,), output=to)
     return replace(graph.add(made, x.shape, x.lies), affine=to, integers=True)
+
+
+def saturated(layer: FloatLayer, to: Affine) -> FloatLayer:
+    """The same, clipped in float too at the ends of int8: quantisers drop a ReLU where that already does its work."""
+    if not isinstance(layer, Bounded):
+        return layer
+    least, most = (to.scale * (end - to.zero_point) for end in I8_BOUNDS)
+    return replace(layer, low=min(max(layer.low, least), most), high=max(min(layer.high, most), least))
 
 
 def quantize_linear(graph: Graph, node: Node) -> Value:

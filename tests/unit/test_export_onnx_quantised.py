@@ -1,0 +1,470 @@
+"""Models that are quantised already: our integers beside those that ONNX Runtime makes of the same file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from edgerun.arrays import F32, F64
+from edgerun.errors import ModelError
+from edgerun.spec import Direct
+from exporters import measure
+from exporters.data import Samples
+from exporters.float_net import FloatNet, forward
+from exporters.nodes import Affine, FloatConv, FloatDense, FloatTranspose
+from exporters.twin import quantise_net
+
+onnx = pytest.importorskip("onnx", reason="pip install 'edgerun[export]'")
+pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
+
+from onnx import TensorProto  # noqa: E402
+from onnx_graphs import graph, node, saved  # noqa: E402
+from onnxruntime import quantization  # noqa: E402
+from onnxruntime.quantization import QuantFormat, QuantType  # noqa: E402
+
+from exporters.onnx.quantised import QUANTISED  # noqa: E402
+from exporters.onnx_import import load_onnx, onnx_scores  # noqa: E402
+
+MODELS = Path(__file__).parents[2] / "benchmarks" / "export" / "models"
+MICROSOFT = "com.microsoft"
+RNG = np.random.default_rng(7)
+
+
+class Gap(NamedTuple):
+    """How far integers are from the peer's: share of values off by one, largest difference, share of argmaxes."""
+
+    off_by_one: float
+    largest: int
+    decisions: float
+
+
+def integers(net: FloatNet, x: F32) -> tuple[Affine, F64]:
+    """What the last layer's integers stand for, and those integers (N, outputs), by the network that devices run."""
+    samples = Samples(x=x, y=np.zeros(len(x), np.int64), names=())
+    twin = quantise_net(net, samples)
+    q = measure.scores(measure.bare_manifest(twin), twin.tensors, twin.inputs(samples))
+    return twin.maps[net.layers[-1].name], q.astype(np.float64)
+
+
+def gap(path: Path, x: F32) -> Gap:
+    net = load_onnx(path)
+    scale, ours = integers(net, x)
+    theirs = np.clip(np.rint(onnx_scores(path, x) / scale.scale) + scale.zero_point, -128, 127)
+    apart = np.abs(ours - theirs)
+    decisions = float((ours.argmax(axis=1) != theirs.argmax(axis=1)).mean())
+    return Gap(float((apart == 1).mean()), int(apart.max()), decisions)
+
+
+# ------------------------------------------------------------------ files that ONNX Runtime quantised
+
+
+class Rows(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
+    def __init__(self, x: F32) -> None:
+        self.rows: Iterator[dict[str, F32]] = iter([{"x": row[None]} for row in x])
+
+    def get_next(self) -> dict[str, F32] | None:
+        return next(self.rows, None)
+
+
+def quantised_file(folder: Path, name: str, x: F32, form: QuantFormat, kind: QuantType, *, channels: bool) -> Path:
+    logging.getLogger().setLevel(logging.ERROR)
+    path = folder / f"{name}.onnx"
+    quantization.quantize_static(
+        str(MODELS / f"{name}.onnx"),
+        str(path),
+        Rows(x),
+        quant_format=form,
+        activation_type=kind,
+        weight_type=QuantType.QInt8,
+        per_channel=channels,
+    )
+    return path
+
+
+FILES = [
+    ("mnist_mlp", QuantFormat.QDQ, QuantType.QUInt8, False),
+    ("mnist_mlp", QuantFormat.QOperator, QuantType.QInt8, True),
+    ("fashion_cnn", QuantFormat.QDQ, QuantType.QInt8, True),
+    ("kws_dscnn", QuantFormat.QDQ, QuantType.QUInt8, True),
+    ("kws_dscnn", QuantFormat.QOperator, QuantType.QUInt8, False),
+    ("speech_conv1d", QuantFormat.QDQ, QuantType.QInt8, False),
+    ("resnet8", QuantFormat.QOperator, QuantType.QInt8, True),
+]
+
+
+@pytest.mark.parametrize(("name", "form", "kind", "channels"), FILES)
+def test_files_that_onnx_runtime_quantised_give_its_integers(
+    tmp_path: Path, name: str, form: QuantFormat, kind: QuantType, channels: bool
+) -> None:
+    """At most one step apart, and no other decision."""
+    plain = load_onnx(MODELS / f"{name}.onnx")
+    x = np.random.default_rng(1).normal(size=(64, *plain.input_shape)).astype(np.float32)
+    path = quantised_file(tmp_path, name, x[:16], form, kind, channels=channels)
+    net = load_onnx(path)
+    fixed = [layer.name for layer in net.layers if layer.output is None and "transpose" not in layer.name]
+    assert not fixed
+    assert net.input is not None
+    found = gap(path, x)
+    print(f"{name} {form} {kind} {'per channel' if channels else 'per tensor'}: {found}")
+    assert found.off_by_one < 0.06
+    assert found.largest <= 1
+    assert found.decisions == 0
+    # The float twin saturates where the file does, so it stays close as well.
+    ours = forward(net, net.moments(x)).readings[net.layers[-1].name]
+    step = net.layers[-1].output
+    assert step is not None
+    assert np.abs(ours - onnx_scores(path, x)).max() < 8 * step.scale
+
+
+def test_weights_of_a_file_come_back_as_they_were(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(16, 784)).astype(np.float32)
+    path = quantised_file(tmp_path, "mnist_mlp", x, QuantFormat.QDQ, QuantType.QInt8, channels=True)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    weights = [array for name, array in stored.items() if name.endswith("weight_quantized")]
+    layers = [layer for layer in load_onnx(path).layers if isinstance(layer, FloatDense)]
+    assert len(layers) == len(weights) == 3
+    for layer in layers:
+        assert layer.weight_scale is not None
+        back = np.rint(layer.weight / layer.weight_scale[:, None])
+        assert any(back.shape == w.shape and (back == w).all() for w in weights)
+
+
+def test_a_file_with_dynamic_scales_is_calibrated(tmp_path: Path) -> None:
+    w, v, b = (RNG.normal(size=shape).astype(np.float32) for shape in ((784, 40), (40, 10), (40,)))
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]),
+        node("Add", ["m", "b"], ["a"]),
+        node("Relu", ["a"], ["r"]),
+        node("MatMul", ["r", "v"], ["y"]),
+    ]
+    plain, path = saved(tmp_path, graph(nodes, {"w": w, "v": v, "b": b}, ("n", 784))), tmp_path / "dynamic.onnx"
+    quantization.quantize_dynamic(str(plain), str(path), weight_type=QuantType.QInt8, per_channel=True)
+    assert "MatMulInteger" in {item.op_type for item in onnx.load(path).graph.node}
+    net = load_onnx(path)
+    assert [type(layer).__name__ for layer in net.layers] == ["FloatDense"] * 2
+    assert net.notes == ("scales that the file finds anew for each sample are fixed by calibration",)
+    assert all(isinstance(layer, FloatDense) and layer.weight_scale is not None for layer in net.layers)
+    x = np.random.default_rng(1).normal(size=(64, 784)).astype(np.float32)
+    scale, ours = integers(net, x)
+    theirs = onnx_scores(path, x)
+    assert np.abs((ours - scale.zero_point) * scale.scale - theirs).max() < 0.06 * np.abs(theirs).max()
+
+
+# ------------------------------------------------------------------ files by hand
+
+
+def f32(value: float) -> Any:
+    return np.float32(value)
+
+
+def scales(dtype: type, **maps: tuple[float, int]) -> dict[str, Any]:
+    """Constants `a` and `az`, scale and zero point of each map."""
+    return {
+        name: value
+        for key, (scale, zero) in maps.items()
+        for name, value in ((key, f32(scale)), (f"{key}z", dtype(zero)))
+    }
+
+
+def int8(*shape: int) -> Any:
+    return RNG.integers(-127, 128, shape).astype(np.int8)
+
+
+def around(*nodes: Any, dtype: type = np.uint8, domain: str = "") -> list[Any]:
+    """The nodes between a quantised input `i` and a dequantised output of `o`."""
+    return [
+        node("QuantizeLinear", ["x", "xs", "xsz"], ["i"], domain=domain),
+        *nodes,
+        node("DequantizeLinear", ["o", "ys", "ysz"], ["y"], domain=domain),
+    ]
+
+
+ENDS = {"xs": (0.03, 128), "ys": (0.05, 120)}
+W = {"ws": f32(0.01), "wz": np.int8(0)}
+CONV: dict[str, Any] = {"w": int8(4, 3, 3, 3), "bias": RNG.integers(-9999, 9999, 4).astype(np.int32)}
+X_MAP, Y_MAP = ["xs", "xsz"], ["ys", "ysz"]
+
+
+def microsoft(op: str, inputs: list[str], outputs: list[str], **more: Any) -> Any:
+    return node(op, inputs, outputs, domain=MICROSOFT, **more)
+
+
+class Case(NamedTuple):
+    nodes: Sequence[Any]
+    constants: dict[str, Any]
+    shape: Sequence[int] = (1, 3, 6, 5)
+    layers: str = ""
+
+
+U8 = scales(np.uint8, **ENDS)
+CASES: dict[str, Case] = {
+    "QLinearConv": Case(
+        around(node("QLinearConv", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP, "bias"], ["o"], pads=[1, 1, 1, 1])),
+        U8 | W | CONV | {"ys": f32(0.3)},
+    ),
+    "QLinearConv, a scale a channel, depthwise": Case(
+        around(node("QLinearConv", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"], group=3)),
+        U8 | {"w": int8(3, 1, 3, 3), "ws": np.float32([0.01, 0.02, 0.03]), "wz": np.zeros(3, np.int8)},
+    ),
+    "QLinearMatMul": Case(
+        around(node("QLinearMatMul", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"])), U8 | W | {"w": int8(8, 3)}, (1, 8)
+    ),
+    "QGemm": Case(
+        around(microsoft("QGemm", ["i", *X_MAP, "w", "ws", "wz", "c", *Y_MAP], ["o"], transB=1)),
+        U8 | W | {"w": int8(4, 8), "c": RNG.integers(-999, 999, 4).astype(np.int32)}, (1, 8), "Dense",
+    ),
+    "QGemm without an output map": Case(
+        [
+            node("QuantizeLinear", ["x", *X_MAP], ["i"]),
+            microsoft("QGemm", ["i", *X_MAP, "w", "ws", "wz", "c"], ["y"], transB=1),
+        ],
+        U8 | W | {"w": int8(4, 8), "c": RNG.integers(-999, 999, 4).astype(np.int32)}, (1, 8), "Dense",
+    ),
+    "QLinearAdd": Case(
+        around(microsoft("QLinearAdd", ["i", *X_MAP, "i", *X_MAP, *Y_MAP], ["o"])), U8, layers="Add"
+    ),
+    "QLinearMul": Case(
+        around(microsoft("QLinearMul", ["i", *X_MAP, "i", *X_MAP, *Y_MAP], ["o"])), U8, layers="Mul"
+    ),
+    "QLinearMul by a constant": Case(
+        around(microsoft("QLinearMul", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"])),
+        scales(np.int8, xs=(0.03, 3), ys=(0.05, -4)) | W | {"w": np.int8([100])},
+    ),
+    "QLinearSigmoid": Case(
+        around(microsoft("QLinearSigmoid", ["i", *X_MAP, *Y_MAP], ["o"])), U8 | {"ys": f32(1 / 256), "ysz": np.uint8(0)}
+    ),
+    "QLinearLeakyRelu": Case(
+        around(microsoft("QLinearLeakyRelu", ["i", *X_MAP, *Y_MAP], ["o"], alpha=0.2)), U8, layers="Unary"
+    ),
+    "QLinearAveragePool": Case(
+        around(microsoft("QLinearAveragePool", ["i", *X_MAP, *Y_MAP], ["o"], kernel_shape=[2, 2], strides=[2, 1])), U8
+    ),
+    "QLinearGlobalAveragePool": Case(
+        around(microsoft("QLinearGlobalAveragePool", ["i", *X_MAP, *Y_MAP], ["o"])), U8, layers="Pool"
+    ),
+    "QLinearSoftmax": Case(
+        around(microsoft("QLinearSoftmax", ["i", *X_MAP, *Y_MAP], ["o"], axis=-1, opset=13)),
+        U8 | {"ys": f32(1 / 256), "ysz": np.uint8(0)}, (1, 8), "Softmax",
+    ),
+    "QLinearConcat": Case(
+        around(
+            microsoft("QLinearSigmoid", ["i", *X_MAP, "ps", "psz"], ["p"]),
+            microsoft("QLinearConcat", [*Y_MAP, "i", *X_MAP, "p", "ps", "psz"], ["o"], axis=1),
+        ),
+        U8 | scales(np.uint8, ps=(1 / 256, 0)),
+    ),
+    "pools and moves of integers": Case(
+        around(
+            node("MaxPool", ["i"], ["m"], kernel_shape=[2, 2]), node("Transpose", ["m"], ["t"], perm=[0, 2, 3, 1]),
+            node("Reshape", ["t", "s"], ["r"]), node("Slice", ["r", "one", "nine", "one"], ["q"]),
+            node("QLinearMatMul", ["q", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"]),
+        ),
+        U8 | W | {"s": np.int64([1, -1]), "one": np.int64([1]), "nine": np.int64([9]), "w": int8(8, 3)},
+    ),
+    "MatMulInteger of fixed scales": Case(
+        [
+            node("QuantizeLinear", ["x", *X_MAP], ["i"]), node("MatMulInteger", ["i", "w", "xsz", "wz"], ["m"]),
+            node("Cast", ["m"], ["f"], to=TensorProto.FLOAT), node("Mul", ["f", "both"], ["g"]),
+            node("Add", ["g", "b"], ["y"]),
+        ],
+        U8 | {"wz": np.int8(0), "w": int8(8, 3), "both": f32(0.03 * 0.01), "b": np.float32([1, 2, 3])}, (1, 8), "Dense",
+    ),
+    "ConvInteger": Case(
+        [
+            node("QuantizeLinear", ["x", *X_MAP], ["i"]), node("ConvInteger", ["i", "w", "xsz"], ["m"]),
+            node("Cast", ["m"], ["f"], to=TensorProto.FLOAT), node("Mul", ["f", "both"], ["y"]),
+        ],
+        U8 | {"w": int8(4, 3, 3, 3), "both": f32(0.03 * 0.01)},
+    ),
+    "DynamicQuantizeMatMul": Case(
+        [microsoft("DynamicQuantizeMatMul", ["x", "w", "ws", "wz", "b"], ["y"])],
+        W | {"w": int8(8, 3), "b": np.float32([1, 2, 3])}, (1, 8), "Dense",
+    ),
+    "QDQ of another domain": Case(
+        around(
+            microsoft("DequantizeLinear", ["i", *X_MAP], ["d"]), node("Tanh", ["d"], ["t"]),
+            microsoft("QuantizeLinear", ["t", *Y_MAP], ["o"]), domain=MICROSOFT,
+        ),
+        U8 | {"ys": f32(1 / 128)}, layers="Unary",
+    ),
+    "QDQ, weights quantised in the file": Case(
+        around(
+            node("DequantizeLinear", ["i", *X_MAP], ["d"]), node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=1),
+            node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=1), node("MatMul", ["d", "wd"], ["m"]),
+            node("QuantizeLinear", ["m", *Y_MAP], ["o"]),
+        ),
+        U8 | {
+            "w": RNG.normal(size=(8, 3)).astype(np.float32), "ws": np.float32([0.02, 0.03, 0.04]),
+            "wz": np.zeros(3, np.int8),
+        },
+        (1, 8), "Dense",
+    ),
+    "QDQ, a float node between": Case(
+        around(
+            node("DequantizeLinear", ["i", *X_MAP], ["d"]), node("Conv", ["d", "w"], ["c"]),
+            node("HardSwish", ["c"], ["h"]), node("QuantizeLinear", ["h", *Y_MAP], ["o"]),
+        ),
+        U8 | {"w": RNG.normal(size=(4, 3, 3, 3)).astype(np.float32), "ys": f32(0.15)},
+        layers="Transpose Conv Unary Transpose",
+    ),
+    "QDQ, two readers that quantise alike": Case(
+        around(
+            node("DequantizeLinear", ["i", *X_MAP], ["d"]), node("Tanh", ["d"], ["t"]),
+            node("QuantizeLinear", ["t", *Y_MAP], ["a"]), node("QuantizeLinear", ["t", *Y_MAP], ["b"]),
+            node("DequantizeLinear", ["a", *Y_MAP], ["ad"]), node("DequantizeLinear", ["b", *Y_MAP], ["bd"]),
+            node("Add", ["ad", "bd"], ["s"]), node("QuantizeLinear", ["s", *Y_MAP], ["o"]),
+        ),
+        U8 | {"ys": f32(1 / 64)}, layers="Unary Add",
+    ),
+    "QDQ, one map after another": Case(
+        around(
+            node("DequantizeLinear", ["i", *X_MAP], ["d"]), node("Relu", ["d"], ["r"]),
+            node("QuantizeLinear", ["r", "rs", "rsz"], ["q"]), node("DequantizeLinear", ["q", "rs", "rsz"], ["e"]),
+            node("QuantizeLinear", ["e", *Y_MAP], ["o"]),
+        ),
+        U8 | scales(np.uint8, rs=(0.02, 0)), layers="Unary Unary",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_quantised_operators_give_onnx_runtimes_integers(tmp_path: Path, case: Case) -> None:
+    """At most one step apart; where the file leaves the last map open, one step and a half of our own."""
+    path = saved(tmp_path, graph(case.nodes, case.constants, case.shape))
+    x = np.random.default_rng(3).normal(size=(32, *case.shape[1:])).astype(np.float32)
+    net = load_onnx(path)
+    scale, ours = integers(net, x)
+    theirs = onnx_scores(path, x)
+    apart = np.abs(np.rint(theirs / scale.scale) + scale.zero_point - ours)
+    print(f"{(apart == 1).mean():.4f} off by one, at most {apart.max():.0f}")
+    assert apart.max() <= (1 if net.layers[-1].output else 2)
+    within = all(layer.output for layer in net.layers if not isinstance(layer, FloatTranspose))
+    assert (apart > 0).mean() < (0.05 if within else 0.6)
+    if case.layers:
+        assert " ".join(type(layer).__name__.removeprefix("Float") for layer in net.layers) == case.layers
+
+
+def test_no_quantised_operator_goes_untried() -> None:
+    tried = {item.op_type for case in CASES.values() for item in case.nodes}
+    assert set(QUANTISED) - tried == {"DynamicQuantizeLinear"}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_a_model_may_read_and_give_integers(tmp_path: Path, dtype: type) -> None:
+    kind = TensorProto.UINT8 if dtype is np.uint8 else TensorProto.INT8
+    maps = scales(dtype, xs=(0.02, 100), ys=(0.4, 90))
+    nodes = [node("QLinearConv", ["x", *X_MAP, "w", "ws", "wz", *Y_MAP, "bias"], ["y"])]
+    path = saved(tmp_path, graph(nodes, maps | W | CONV, (1, 3, 6, 5), kind=kind, out=kind))
+    net = load_onnx(path)
+    base = 128 if dtype is np.uint8 else 0
+    assert net.encoder == Direct(offset=base)
+    assert net.input == Affine(float(f32(0.02)), 100 - base)
+    q = np.random.default_rng(3).integers(0, 256, (32, 3, 6, 5)) - (128 - base)
+    found = gap(path, ((q - 100) * f32(0.02)).astype(np.float32))
+    assert found.largest <= 1
+    assert found.off_by_one < 0.01
+
+
+def test_an_image_of_bytes_may_be_scaled_in_the_model(tmp_path: Path) -> None:
+    nodes = [
+        node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        node("Div", ["f", "top"], ["d"]),
+        node("Sub", ["d", "mean"], ["s"]),
+        node("Gemm", ["s", "w"], ["y"]),
+    ]
+    constants = {"top": f32(255), "mean": f32(0.5), "w": RNG.normal(size=(8, 3)).astype(np.float32)}
+    path = saved(tmp_path, graph(nodes, constants, (1, 8), kind=TensorProto.UINT8))
+    net = load_onnx(path)
+    assert net.input == Affine(1.0, -128)
+    x = np.random.default_rng(3).integers(0, 256, (16, 8)).astype(np.float32)
+    ours = forward(net, net.moments(x)).readings[net.layers[-1].name]
+    np.testing.assert_allclose(ours, onnx_scores(path, x), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_beyond_int8_are_rounded_anew_and_noted(tmp_path: Path) -> None:
+    """uint8 weights around 128 are int8 weights; around 60 they are not."""
+    nodes = around(node("QLinearMatMul", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"]))
+    weight = RNG.integers(1, 256, (8, 3)).astype(np.uint8)
+    weight[0] = 255
+    for zero, notes in ((128, 0), (60, 1)):
+        constants = U8 | {"w": weight, "ws": f32(0.01), "wz": np.uint8(zero)}
+        net = load_onnx(saved(tmp_path, graph(nodes, constants, (1, 8))))
+        (layer,) = net.layers
+        assert isinstance(layer, FloatDense)
+        assert (layer.weight_scale is None) == bool(notes)
+        assert len(net.notes) == notes
+        np.testing.assert_allclose(layer.weight, (weight.T.astype(np.float64) - zero) * f32(0.01))
+        assert gap(saved(tmp_path, graph(nodes, constants, (1, 8))), X8).largest <= 1 + notes
+
+
+X8 = np.random.default_rng(3).normal(size=(32, 8)).astype(np.float32)
+REFUSED: dict[str, tuple[Sequence[Any], dict[str, Any], str]] = {
+    "16 bits": (
+        around(node("Identity", ["i"], ["o"])), {**U8, "xs": f32(1), "xsz": np.uint16(0)}, "quantises to uint16",
+    ),
+    "a scale a channel": (
+        around(node("Identity", ["i"], ["o"])), {**U8, "xs": np.ones(8, np.float32), "xsz": np.zeros(8, np.uint8)},
+        "QuantizeLinear: has a scale for each channel",
+    ),
+    "no scale": (around(node("Identity", ["i"], ["o"])), {**U8, "xs": f32(0)}, "scale 0.0 is not positive"),
+    "another map": (
+        [node("QuantizeLinear", ["x", *X_MAP], ["i"]), node("DequantizeLinear", ["i", *Y_MAP], ["y"])], U8,
+        "DequantizeLinear: reads 'i' as Affine",
+    ),
+    "float arithmetic on integers": (
+        around(node("Concat", ["i", "i"], ["o"], axis=1)), U8, "Concat: computes with the integers of 'i'"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "constants", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_int8_cannot_hold_is_refused(
+    tmp_path: Path, nodes: Sequence[Any], constants: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        load_onnx(saved(tmp_path, graph(nodes, constants, (1, 8))))
+
+
+def test_four_bit_weights_are_taken_in_eight(tmp_path: Path) -> None:
+    proto = onnx.load_from_string(
+        graph(
+            around(
+                node("DequantizeLinear", ["i", *X_MAP], ["d"]),
+                node("DequantizeLinear", ["w", "ws"], ["wd"]),
+                node("MatMul", ["d", "wd"], ["m"]),
+                node("QuantizeLinear", ["m", *Y_MAP], ["o"]),
+            ),
+            U8 | {"ws": f32(0.1)},
+            (1, 8),
+        )
+    )
+    values = RNG.integers(-8, 8, 24)
+    proto.graph.initializer.append(onnx.helper.make_tensor("w", TensorProto.INT4, (8, 3), values))
+    path = saved(tmp_path, proto.SerializeToString())
+    (layer,) = load_onnx(path).layers
+    assert isinstance(layer, FloatDense)
+    assert layer.weight_scale is not None
+    np.testing.assert_array_equal(np.rint(layer.weight / layer.weight_scale[:, None]).T.reshape(-1), values)
+    assert gap(path, X8).largest <= 1
+
+
+def test_a_convolution_keeps_its_map_beside_a_pool(tmp_path: Path) -> None:
+    """A max pool between a layer and what quantises it gets the map; the layer before is calibrated."""
+    nodes = around(
+        node("DequantizeLinear", ["i", *X_MAP], ["d"]),
+        node("Conv", ["d", "w"], ["c"]),
+        node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2]),
+        node("QuantizeLinear", ["p", *Y_MAP], ["o"]),
+    )
+    constants = U8 | {"w": RNG.normal(size=(4, 3, 3, 3)).astype(np.float32), "ys": f32(0.15)}
+    path = saved(tmp_path, graph(nodes, constants, (1, 3, 6, 5)))
+    net = load_onnx(path)
+    conv = next(layer for layer in net.layers if isinstance(layer, FloatConv))
+    assert conv.output is None
+    x = np.random.default_rng(3).normal(size=(16, 3, 6, 5)).astype(np.float32)
+    assert gap(path, x).largest <= 2
