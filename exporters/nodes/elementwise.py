@@ -230,7 +230,8 @@ class FloatAdd(FloatLayer):
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         """Multipliers of sa / sy and sb / sy over one shift; the offset takes both zero points exactly to the output's.
 
-        A source whose scale is under 2**-25 of the other's gets multiplier 0: all it could add is 2**-18 of the other's step.
+        A source whose scale is under 2**-25 of the other's gets multiplier 0: all it could add is 2**-18 of a step
+        of the other.
         Raises ModelError where the larger ratio is not in [2**-21, 2**23).
         """
         y = self.output_map(reach)
