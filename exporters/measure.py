@@ -24,11 +24,11 @@ from exporters.report import Accuracy, LayerReport
 from exporters.twin import BLOCK, Twin, in_blocks
 
 DISAGREE: Final = 0.01
-"""Share of samples that may go to another class than by ONNX Runtime: ties and rounding, not another net."""
+"""Share of samples that may go to another class than by the file's runtime: ties and rounding, not another net."""
 SAME: Final = 1e-3
-"""Share of their spread that the import's values may be off ONNX Runtime's (rms)."""
+"""Share of their spread that the import's values may be off that runtime's (rms)."""
 ROUNDED: Final = 0.25
-"""The same where ONNX Runtime computes in int8 itself, and the import in floats."""
+"""The same where that runtime computes in int8 itself, and the import in floats."""
 
 
 def scores(manifest: Manifest, tensors: Mapping[str, AnyArray], q: I16) -> I32:
@@ -77,25 +77,38 @@ def accuracy(
 
 
 def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: bool) -> F32:
-    """Answers (N, outputs) of the float model: of ONNX Runtime for its files, else the float twin's own.
+    """Answers (N, outputs) of the model as it was: of ONNX Runtime or LiteRT for their files, else of the float twin.
 
-    Raises ModelError where ONNX Runtime and the twin disagree: on the winner, or, where the values count, on those.
+    LiteRT is asked where it is installed. Raises ModelError where the peer and the twin disagree: on the winner, or,
+    where the values count or LiteRT computes in int8 itself, on those.
     """
-    if path.suffix.lower() != ".onnx":
+    found = runtime_scores(path, twin.real(samples).astype(np.float32))
+    if found is None:
         return ours
-    from exporters.onnx_import import onnx_scores
-
-    theirs = onnx_scores(path, twin.real(samples).astype(np.float32))
+    peer, theirs = found
     if theirs.shape != ours.shape:
-        raise ModelError(f"{path.name}: ONNX Runtime gives {theirs.shape[1]} outputs, the import {ours.shape[1]}")
-    if values and (gap := spread_error(ours.astype(np.float64), theirs)) > (
-        SAME if twin.net.input is None else ROUNDED
-    ):
-        raise ModelError(f"{path.name}: the import is {gap:.2%} of their spread off ONNX Runtime's values")
+        raise ModelError(f"{path.name}: {peer} gives {theirs.shape[1]} outputs, the import {ours.shape[1]}")
+    rounded = twin.net.input is not None
+    values = values or (rounded and peer == "LiteRT")
+    if values and (gap := spread_error(ours.astype(np.float64), theirs)) > (ROUNDED if rounded else SAME):
+        raise ModelError(f"{path.name}: the import is {gap:.2%} of their spread off {peer}'s values")
     apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum())
     if not values and apart > DISAGREE * len(ours):
-        raise ModelError(f"{path.name}: the import and ONNX Runtime disagree on {apart} of {len(ours)} samples")
+        raise ModelError(f"{path.name}: the import and {peer} disagree on {apart} of {len(ours)} samples")
     return theirs
+
+
+def runtime_scores(path: Path, x: F32) -> tuple[str, F32] | None:
+    """The name and the answers of the runtime that a file is made for; None where there is none here."""
+    if path.suffix.lower() == ".onnx":
+        from exporters.onnx_import import onnx_scores
+
+        return "ONNX Runtime", onnx_scores(path, x)
+    if path.suffix.lower() == ".tflite":
+        from exporters.tflite_import import has_litert, litert_scores
+
+        return ("LiteRT", litert_scores(path, x)) if has_litert() else None
+    return None
 
 
 def own_scores(twin: Twin, samples: Samples) -> F32:

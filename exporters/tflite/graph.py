@@ -30,6 +30,18 @@ UINT8_BASE: Final = 128
 """What uint8 values lose to become int8."""
 
 
+SHORT: Final[Mapping[str, str]] = {
+    "FULLY_CONNECTED": "dense",
+    "BATCH_MATMUL": "dense",
+    "CONV_2D": "conv",
+    "DEPTHWISE_CONV_2D": "depthwise",
+    "MAX_POOL_2D": "max-pool",
+    "AVERAGE_POOL_2D": "average-pool",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "lstm",
+}
+"""What layers are called whose tensor has no layer's name."""
+
+
 class Unsupported(Exception):
     """One operator that has no counterpart here; collected, so that one message can list all."""
 
@@ -187,7 +199,7 @@ class Graph:
         """A layer name: the file's name of the layer that the tensor belongs to, else the operator's; never twice."""
         parts = self.model.tensors[op.outputs[0]].name.partition(";")[0].split("/")
         stem = plain(parts[1]) if len(parts) > 2 else ""
-        stem = (stem if stem and stem not in (*RESERVED_NAMES, "whiten") else op.code.lower()) + suffix
+        stem = (stem if stem and stem not in (*RESERVED_NAMES, "whiten") else SHORT.get(op.code, op.code.lower())) + suffix
         name, k = stem, 2
         while name in self.layers:
             name, k = f"{stem}-{k}", k + 1
