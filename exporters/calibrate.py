@@ -60,7 +60,8 @@ def reach(values: AnyArray, how: Calibration = MINMAX) -> Range:
     best = whole
     for end in ("high", "low", "high"):  # each end in turn, the other as it is
         trials = [
-            replace(whole, **{"high": best.high, "low": best.low, end: share * getattr(whole, end)}) for share in SHARES
+            replace(whole, **{"high": best.high, "low": best.low, end: float(share * getattr(whole, end))})
+            for share in SHARES
         ]
         with np.errstate(over="ignore"):
             costs = [cost(counts.astype(np.float64), centres, trial) for trial in trials]

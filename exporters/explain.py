@@ -12,7 +12,7 @@ from edgerun.boards import BOARDS, price
 from edgerun.bundle import Bundle
 from edgerun.price import layer_ops
 from exporters import measure
-from exporters.blame import blame
+from exporters.blame import Blame, blame
 from exporters.data import Samples
 from exporters.float_net import forward
 from exporters.nodes import FloatLayer
@@ -22,7 +22,9 @@ from exporters.twin import Twin, in_blocks
 EXPLAINED = 64  # samples that the net is run over once a layer
 
 
-def explain(report: Report, bundle: Bundle, twin: Twin, samples: Samples, boards: Sequence[str]) -> Report:
+def explain(
+    report: Report, bundle: Bundle, twin: Twin, samples: Samples, boards: Sequence[str], plot: str = ""
+) -> Report:
     """The report with its explanation. `samples` are those that no scale was made from."""
     some = samples.take(np.linspace(0, len(samples) - 1, min(len(samples), EXPLAINED)).astype(np.int64))
     shares = blame(twin, some)
@@ -43,7 +45,7 @@ def explain(report: Report, bundle: Bundle, twin: Twin, samples: Samples, boards
             held=held(part.output.scale, part.output.zero_point),
             outside=outside.get(part.layer.name, 0.0),
             error_share=by_name[part.layer.name].error if part.layer.name in by_name else 0.0,
-            accuracy_share=by_name[part.layer.name].accuracy if part.layer.name in by_name else 0.0,
+            accuracy_share=accuracy_share(by_name.get(part.layer.name)),
             energy_uj={board: price(BOARDS[board], ops[part.layer.name])[0] for board in boards},
         )
         for part in twin.parts
@@ -59,8 +61,14 @@ def explain(report: Report, bundle: Bundle, twin: Twin, samples: Samples, boards
         classes=bundle.manifest.classes.names,
         confusion_float=confusion(samples.y, answers, known),
         confusion_integer=confusion(samples.y, integers, known),
+        bits_plot=plot,
     )
     return msgspec.structs.replace(report, explanation=explanation)
+
+
+def accuracy_share(found: Blame | None) -> float:
+    """Of one layer; 0 where it has none, or nothing is labelled."""
+    return 0.0 if found is None or np.isnan(found.accuracy) else found.accuracy
 
 
 def held(scale: float, zero_point: int) -> tuple[float, float]:
@@ -88,7 +96,9 @@ def beyond(twin: Twin, samples: Samples) -> dict[str, float]:
 
 
 def confusion(y: I64, answers: AnyArray, classes: int) -> tuple[tuple[int, ...], ...]:
-    """Counts of labelled samples by true class (row) and answer (column)."""
+    """Counts of labelled samples by true class (row) and answer (column); empty without classes."""
+    if not classes:
+        return ()
     table = np.zeros((classes, classes), np.int64)
     labelled = y >= 0
     np.add.at(table, (y[labelled], answers[labelled, :classes].argmax(axis=1)), 1)

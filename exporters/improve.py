@@ -182,7 +182,7 @@ def equalisable(net: FloatNet) -> list[tuple[str, str]]:
             readers.setdefault(source, []).append(layer.name)
     pairs = []
     for layer in net.layers:
-        if not isinstance(layer, WEIGHTED) or not scalable(layer):
+        if not isinstance(layer, WEIGHTED) or not scalable(layer) or layer.weight_scale is not None:
             continue
         after = only_reader(net, readers, layer.name)
         while isinstance(after, FloatPool) and scalable(after):

@@ -99,6 +99,9 @@ def blame_words(layer: LayerStory) -> str:
 
 
 def cost_section(found: Explanation) -> Iterable[str]:
+    if found.bits_plot:
+        yield "<h2>Bits</h2><p>How much the loss minds a change of each layer, and what it got.</p>"
+        yield f'<div class="wide">{found.bits_plot}</div>'
     yield "<h2>Bytes</h2><p>What each layer's tensors take in the bundle.</p>"
     yield bars([(layer.name, layer.bytes, f"{layer.bytes:,}") for layer in found.layers], "--a")
     for board in found.layers[0].energy_uj if found.layers else ():

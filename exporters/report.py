@@ -65,6 +65,7 @@ class Explanation(Record, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     confusion_float: tuple[tuple[int, ...], ...]
     confusion_integer: tuple[tuple[int, ...], ...]
+    bits_plot: str = ""  # SVG: sensitivity and bits of every layer, where bits were chosen
 
 
 class Report(Record, frozen=True, kw_only=True):

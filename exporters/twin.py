@@ -54,7 +54,10 @@ class Twin:
 
     def inputs(self, samples: Samples) -> I16:
         """Quantised inputs (N, size), by the device's own rounding."""
-        return np.stack([encode.quantise(self.input, x) for x in samples.x])
+        rows: I16 = np.zeros((len(samples), self.input.size), np.int16)
+        for row, x in zip(rows, samples.x, strict=True):
+            row[...] = encode.quantise(self.input, x)
+        return rows
 
     def stored(self, samples: Samples) -> AnyArray:
         """Quantised inputs (N, *shape) in the input's dtype, as a bundle keeps them."""
