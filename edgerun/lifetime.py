@@ -318,5 +318,5 @@ def _ratio(correct: int, of: int) -> float:
 
 def _rows(x: Any) -> I16:
     """(n, size) int16 of samples in the bundle's own dtype."""
-    rows: I16 = np.asarray(x).reshape(len(x), -1).astype(np.int16)
+    rows: I16 = np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.int16)
     return rows

@@ -106,9 +106,7 @@ def accuracy_line(accuracy: Accuracy) -> str:
         return f"accuracy: integer {accuracy.integer:.2%}, float {twin}, {where}"
     error = "" if accuracy.output_error is None else f"{accuracy.output_error:.2%} of their spread off the floats (rms)"
     if accuracy.agreement is not None:
-        return (
-            f"no labels: integers and floats name the same class in {accuracy.agreement:.2%}, outputs {error}, {where}"
-        )
+        return f"no labels: the same class as in floats in {accuracy.agreement:.2%}, outputs {error}, {where}"
     return f"values: {error}, {where}"
 
 

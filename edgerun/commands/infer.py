@@ -79,10 +79,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output.exists() and args.data.exists() and args.output.samefile(args.data):
         raise Refused(f"-o {args.output} is the file of samples itself")
+    if not args.output.parent.is_dir():
+        raise Refused(f"-o {args.output}: there is no folder {args.output.parent}")
     bundle = open_bundle(args.bundle)
     arrays = read_arrays(args.data)
     found = windows(args.data.name, arrays, bundle.manifest.input, args.window)
-    truth = labels(args.data.name, arrays, len(found), bundle.manifest.classes.names)
+    classes = bundle.manifest.classes.names
+    truth = labels(args.data.name, arrays, len(found), classes) if classes else []
     began = time.monotonic()
     answers = infer(bundle, found, args.data.name, progress(sys.stderr.isatty() and not args.json))
     seconds = time.monotonic() - began
