@@ -198,7 +198,8 @@ def channels_of(layer: Weighted) -> int:
 
 
 def scalable(layer: Weighted | FloatPool) -> bool:
-    return layer.low in (0.0, -np.inf) and layer.high == np.inf and layer.output is None
+    fixed = layer.output is not None or (not isinstance(layer, FloatPool) and layer.weight_scale is not None)
+    return layer.low in (0.0, -np.inf) and layer.high == np.inf and not fixed
 
 
 def only_reader(net: FloatNet, readers: Mapping[str, list[str]], name: str) -> FloatLayer | None:
