@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -73,12 +74,8 @@ def passed_on(found: Layers, layer: FloatLayer, readers: Mapping[str, int]) -> s
     before = found.get(source)
     if isinstance(layer, FloatUnary) and layer.function == "identity":
         return source
-    if isinstance(layer, FloatTranspose):
-        if unmoved(layer.input_shape, layer.perm):
-            return source
-        if isinstance(before, FloatTranspose) and before.output is None:
-            both = moves(before)[moves(layer)]
-            return before.sources[0] if (both == np.arange(len(both))).all() else None
+    if isinstance(layer, FloatTranspose) and unmoved(layer.input_shape, layer.perm):
+        return source
     if isinstance(layer, FloatSlice) and isinstance(before, FloatGru | FloatLstm) and readers[source] == 1:
         last = 0 if before.reverse else before.steps - 1
         whole = layer.input_shape == (before.steps, before.hidden) and layer.stop[1] - layer.start[1] == before.hidden
@@ -108,10 +105,56 @@ def absorbed(found: Layers, layer: FloatLayer) -> FloatLayer:
         weight = np.empty_like(layer.weight)
         weight[:, moves(before)] = layer.weight
         return replace(layer, weight=weight, sources=before.sources)
-    if isinstance(layer, FloatTranspose) and layer.input_shape == before.shape:
-        perm = tuple(before.perm[axis] for axis in layer.perm)
-        return replace(layer, input_shape=before.input_shape, perm=perm, sources=before.sources)
+    if isinstance(layer, FloatTranspose) and (groups := grouped(strided(before), layer.input_shape)) is not None:
+        axes = merged([axis for k in layer.perm for axis in groups[k]])
+        shape = tuple(axis.size for axis in sorted(axes, key=lambda axis: -axis.stride))
+        perm = tuple(sorted(axes, key=lambda axis: -axis.stride).index(axis) for axis in axes)
+        return replace(layer, input_shape=shape, perm=perm, sources=before.sources)
     return layer
+
+
+class Axis(NamedTuple):
+    """One axis of a transposed value: how many, and how far apart in the vector that is read."""
+
+    size: int
+    stride: int
+
+
+def strided(layer: FloatTranspose) -> list[Axis]:
+    """The output's axes, outermost first."""
+    strides = [math.prod(layer.input_shape[axis + 1 :]) for axis in range(len(layer.input_shape))]
+    return [Axis(layer.input_shape[axis], strides[axis]) for axis in layer.perm]
+
+
+def grouped(axes: list[Axis], shape: tuple[int, ...]) -> list[list[Axis]] | None:
+    """The same axes, cut so that each group is one axis of `shape`; None where they cannot be."""
+    rest, groups = axes[::-1], []
+    for size in shape:
+        group = []
+        while size > 1:
+            axis = rest.pop()
+            if max(size, axis.size) % min(size, axis.size):
+                return None
+            if axis.size > size:
+                inner = axis.size // size
+                rest.append(Axis(inner, axis.stride))
+                axis = Axis(size, axis.stride * inner)
+            group.append(axis)
+            size //= axis.size
+        groups.append(group)
+    return groups
+
+
+def merged(axes: list[Axis]) -> list[Axis]:
+    """Axes that lie one inside the other as one, those of size 1 left out."""
+    found = [Axis(1, 0)]
+    for axis in axes:
+        if axis.size == 1:
+            continue
+        if found[-1].stride == axis.size * axis.stride:
+            axis = Axis(found.pop().size * axis.size, axis.stride)
+        found.append(axis)
+    return found[1:] or [Axis(1, 1)]
 
 
 # ------------------------------------------------------------------ functions in many nodes
@@ -126,7 +169,7 @@ def one_function(found: Layers, layer: FloatLayer) -> FloatLayer:
         return layer
     best = layer
     for root in roots(found, layer):
-        y = evaluated(found, layer, root, DEPTH)
+        y = evaluated(found, layer, root)
         if y is not None and (name := named(y)) is not None:
             best = FloatUnary(layer.name, layer.shape, name, sources=(root,), output=layer.output)
     return best
@@ -156,7 +199,7 @@ def single_valued(layer: FloatLayer, end: FloatLayer) -> bool:
     return isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] == layer.shapes[1]
 
 
-def evaluated(found: Layers, layer: FloatLayer, root: str, depth: int) -> F64 | None:
+def evaluated(found: Layers, layer: FloatLayer, root: str, depth: int = DEPTH) -> F64 | None:
     """The layer at `PROBES` as a function of `root`; None where it is not one."""
     if isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] != layer.shapes[1]:
         return None

@@ -32,7 +32,7 @@ from exporters.onnx.quantised import UINT8_BASE, fold_quantised
 
 MAX_BYTES: Final = 1 << 30
 MAX_NODES: Final = 1 << 16
-OPSET_FIRST: Final = 10
+OPSET_FIRST: Final = 7
 FREE_ROOM: Final = 1 << 22  # constant values that any file may have computed
 ROOM_PER_BYTE: Final = 8
 FOREIGN: Final = (DecodeError, onnx.checker.ValidationError, *MALFORMED)
@@ -160,14 +160,16 @@ def input_shape(file: str, graph: Graph, entry: Any) -> Shape:
 
 def first_width(graph: Graph, name: str) -> int:
     """How many features the first matrix or linear model takes; 0 where that cannot be seen."""
-    for node in graph.readers.get(name, ()):
+    while readers := graph.readers.get(name):
+        node = readers[0]
         if node.op in ("MatMul", "Gemm") and node.inputs[1] in graph.constants:
             shape = graph.constants[node.inputs[1]].shape
             return shape[1 if node.info.get("transB") else 0] if len(shape) == 2 else 0
         if node.op == "Scaler":
             return len(node.info.get("offset", ()))
-        if node.op in ("Cast", "Identity"):
-            return first_width(graph, node.outputs[0])
+        if node.op not in ("Cast", "Identity"):
+            break
+        name = node.outputs[0]
     return 0
 
 
@@ -239,13 +241,20 @@ def take(graph: Graph, node: Node) -> None:
         return
     if operator is None:
         raise Unsupported("" if not node.domain else f"of domain {node.domain}")
-    if any(name and name not in graph.constants and name not in graph.values for name in node.inputs):
+    if any(missing(graph, name) for name in node.inputs):
         return
     found = operator(graph, node)
     for name, value in zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False):
         if name:
             checked_shape(value.shape)
             graph.values[name] = replace(value, alone=value.alone and len(graph.readers.get(name, ())) == 1)
+
+
+def missing(graph: Graph, name: str) -> bool:
+    """Whether the node that should give a tensor was refused."""
+    if not name or name in graph.constants or name in graph.values or name in graph.parts:
+        return False
+    return name not in graph.makers or graph.makers[name].op != "Greater"
 
 
 def finish(file: str, graph: Graph, shape: Shape) -> FloatNet:
@@ -255,7 +264,7 @@ def finish(file: str, graph: Graph, shape: Shape) -> FloatNet:
     end = graph.values[graph.answer]
     last = graph.layers.get(end.source)
     if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == end.size:
-        graph.notes.append(f"{last.name} at the end is left out: it does not change the order of the scores")
+        graph.notes.append(f"softmax {last.name} at the end is left out: it does not change the order of the scores")
         end = replace(end, source=last.sources[0])
     else:
         end = graph.plainly(end)
@@ -284,24 +293,25 @@ def onnx_scores(path: Path, x: F32) -> F32:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        data, name = with_answer(path)
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         entry = session.get_inputs()[0]
         shape = [dim if isinstance(dim, int) else -1 for dim in entry.shape[1:]]
         batch = as_read(path, entry.type, x.reshape(len(x), *shape))
         rows = [batch] if entry.shape[0] != 1 else [batch[k : k + 1] for k in range(len(batch))]
-        name = output_name(path, [out.name for out in session.get_outputs()])
         scores = np.concatenate([session.run([name], {entry.name: row})[0] for row in rows])
     except (*RUNTIME, ValueError) as err:
         raise ModelError(f"{path.name}: ONNX Runtime cannot run it ({first_line(err)})") from None
     return as_real(path, scores.reshape(len(x), -1))
 
 
-def output_name(path: Path, outputs: Sequence[str]) -> str:
-    """Which output the import answers with, where there are several."""
-    if len(outputs) == 1:
-        return outputs[0]
-    graph, _, _ = start(path.name, parse(path))
-    return graph.answer
+def with_answer(path: Path) -> tuple[bytes, str]:
+    """The file with the tensor that the import answers with among its outputs, and that tensor's name."""
+    model = parse(path)
+    graph, _, _ = start(path.name, model)
+    if graph.answer not in [value.name for value in model.graph.output]:
+        model.graph.output.add(name=graph.answer)
+    return bytes(model.SerializeToString()), graph.answer
 
 
 def as_read(path: Path, kind: str, x: F32) -> AnyArray:

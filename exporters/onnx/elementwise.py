@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from edgerun.arrays import F32, F64, AnyArray
+from edgerun.layers.base import INPUT
+from exporters.layout import evaluated, named
 from exporters.nodes import (
     FloatAdd,
     FloatConv,
@@ -22,12 +24,15 @@ from exporters.nodes import (
     FloatPool,
     FloatUnary,
 )
-from exporters.onnx.graph import Graph, Node, Unsupported, Value, shared, spread
+from exporters.onnx.graph import Graph, Node, Unsupported, Value, reshaped, shared
 
 Operator: TypeAlias = Callable[[Graph, Node], Value | tuple[Value, ...]]
 
 Bounded: TypeAlias = FloatDense | FloatConv | FloatDepthwise | FloatPool | FloatAdd | FloatMul
 """Layers that hold a clip themselves."""
+
+SOFT: Final = 15.0
+"""From here on softplus(x) is x, to seven digits."""
 
 ONE: Final = np.ones(())
 NONE: Final = np.zeros(())
@@ -38,7 +43,7 @@ NONE: Final = np.zeros(())
 def affine(graph: Graph, node: Node, x: Value, gain: AnyArray, shift: AnyArray) -> Value:
     """gain * x + shift: inside the layer that makes x, else one function, else a depthwise layer of 1 x 1."""
     x = x.ranked(max(len(x.shape), gain.ndim, shift.ndim))
-    a, b = spread(gain, x), spread(shift, x)
+    a, b = graph.spread(gain, x), graph.spread(shift, x)
     if (a == 1).all() and not b.any():
         return x
     layer = graph.layers.get(x.source)
@@ -221,6 +226,24 @@ def layer_normalization(graph: Graph, node: Node) -> Value:
     return normalised(graph, node, x, axis, graph.constant(node, 1), graph.maybe(node, 2), node.real("epsilon", 1e-5))
 
 
+def group_normalization(graph: Graph, node: Node) -> Value:
+    """Layer normalisation of each group of channels, then a gain and a shift a channel (before opset 21: a group).
+
+    InstanceNormalization is a group for each channel.
+    """
+    x, gain, shift = graph.value(node), graph.constant(node, 1), graph.constant(node, 2)
+    if len(x.shape) < 3 or x.shape[0] != 1:
+        raise Unsupported(f"on a value of shape {x.shape}")
+    channels = x.shape[1]
+    groups = channels if node.op == "InstanceNormalization" else node.integer("num_groups", 0)
+    if groups < 1 or channels % groups or gain.size != shift.size or gain.size not in (groups, channels):
+        raise Unsupported(f"{groups} groups and {gain.size} gains for {channels} channels")
+    rows = reshaped(graph, x, (groups, x.size // groups))
+    y = reshaped(graph, normalised(graph, node, rows, 1, None, None, node.real("epsilon", 1e-5)), x.shape)
+    each, along = channels // gain.size, (-1,) + (1,) * (len(x.shape) - 2)
+    return affine(graph, node, y, *(np.repeat(part.reshape(-1), each).reshape(along) for part in (gain, shift)))
+
+
 def sum_all(graph: Graph, node: Node) -> Value:
     """Sum of any number of values and constants."""
     held = [graph.value(node, k) for k in range(len(node.inputs)) if graph.is_value(node, k)]
@@ -329,6 +352,26 @@ def prelu(graph: Graph, node: Node) -> Value:
     return total(graph, node, function(graph, node, x, "relu"), below)
 
 
+def compared(graph: Graph, node: Node) -> tuple[Value, ...]:
+    """Gives nothing: `where` looks at it itself."""
+    if any(reader.op != "Where" for reader in graph.readers.get(node.outputs[0], ())):
+        raise Unsupported("gives truth values")
+    return ()
+
+
+def where(graph: Graph, node: Node) -> Value:
+    """Only x > 20 ? x : log(1 + exp(x)), as torch writes softplus: the second, which is x there as well."""
+    test = graph.makers.get(node.inputs[0])
+    if test is None or test.op != "Greater" or not (graph.is_value(node, 1) and graph.is_value(node, 2)):
+        raise Unsupported("chooses between values")
+    x, y = graph.value(node, 1), graph.value(node, 2)
+    far = graph.value(test).source == x.source and float(graph.constant(test, 1).reshape(())) >= SOFT
+    soft = evaluated(graph.layers, graph.layers[y.source], x.source) if y.source != INPUT else None
+    if not far or soft is None or named(soft) != "softplus":
+        raise Unsupported("chooses between values")
+    return y
+
+
 ELEMENTWISE: Final = MappingProxyType(
     {
         "Add": add,
@@ -371,6 +414,10 @@ ELEMENTWISE: Final = MappingProxyType(
         "ThresholdedRelu": unary("thresholded-relu", ("alpha", 1.0)),
         "Shrink": unary("shrink", ("bias", 0.0), ("lambd", 0.5)),
         "PRelu": prelu,
+        "Greater": compared,
+        "Where": where,
         "LayerNormalization": layer_normalization,
+        "InstanceNormalization": group_normalization,
+        "GroupNormalization": group_normalization,
     }
 )

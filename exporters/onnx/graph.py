@@ -26,6 +26,9 @@ VALUES_MAX: Final = 1 << 24
 """Values in one tensor between layers."""
 
 
+EFFORT: Final = 1 << 28
+
+
 class Unsupported(Exception):
     """One node that has no counterpart here; collected, so that one message can list all."""
 
@@ -129,11 +132,13 @@ class Graph:
     """The state of one import.
 
     constants  arrays by tensor name     steps    what one integer of a dequantised constant stands for, same rank
-    values     by tensor name            layers   by name, in running order, each with its sources
+    values     by tensor name            parts    sequences of values, by name
+    layers     by name, in running order, each with its sources
     readers    nodes that read a tensor; the answer is read once more
     makers     the node that makes a tensor
     input      the quantisation of the input, where the file fixes it, and `offset` if its integers are uint8
     room       how many values folded constants may still take
+    effort     over how many values constants may still be spread
     turned     the transpose layers, by source, shape and perm
     counts     how often a stem has been numbered
     answer     the tensor that the import ends in
@@ -146,9 +151,11 @@ class Graph:
     constants: dict[str, AnyArray] = field(default_factory=dict)
     steps: dict[str, F64] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
+    parts: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     layers: dict[str, FloatLayer] = field(default_factory=dict)
     input: Affine | None = None
     offset: int = 0
+    effort: int = EFFORT
     turned: dict[tuple[str, Shape, Shape], str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -158,6 +165,23 @@ class Graph:
         self.room -= max(size, 0)
         if self.room < 0:
             raise Unsupported(f"makes {size} constant values, too many for this file")
+
+    def spread(self, array: AnyArray, value: Value) -> F64:
+        """A constant broadcast over a value and laid as the value lies, flat; one number where all are the same.
+
+        Raises Unsupported where broadcasting makes more values of it, or where all that was spread so far is too much.
+        """
+        shape = np.broadcast_shapes(array.shape, value.shape)
+        if shape != value.shape:
+            raise Unsupported(f"a constant of shape {array.shape} makes more of a value of shape {value.shape}")
+        real = array.astype(np.float64)
+        if real.size == 1:
+            return real.reshape(-1)
+        self.effort -= value.size
+        if self.effort < 0:
+            raise Unsupported(f"takes constants for {value.size} values, more than an import works on")
+        laid = np.broadcast_to(real, shape).transpose(value.lies).reshape(-1)
+        return laid[:1] if (laid == laid[0]).all() else laid
 
     def constant(self, node: Node, k: int) -> AnyArray:
         if not node.has(k):
@@ -291,18 +315,3 @@ def checked_shape(shape: Sequence[int]) -> Shape:
     if any(n < 1 for n in shape) or math.prod(shape) > VALUES_MAX:
         raise ModelError(f"shape {tuple(shape)} is not of 1 to {VALUES_MAX} values")
     return tuple(shape)
-
-
-def spread(array: AnyArray, value: Value) -> F64:
-    """A constant broadcast over a value and laid as the value lies, flat; one number where it is the same everywhere.
-
-    Raises Unsupported where broadcasting makes more values of it.
-    """
-    shape = np.broadcast_shapes(array.shape, value.shape)
-    if shape != value.shape:
-        raise Unsupported(f"a constant of shape {array.shape} makes more of a value of shape {value.shape}")
-    real = array.astype(np.float64)
-    if real.size == 1:
-        return real.reshape(-1)
-    laid = np.broadcast_to(real, shape).transpose(value.lies).reshape(-1)
-    return laid[:1] if (laid == laid[0]).all() else laid

@@ -117,6 +117,31 @@ def split(graph: Graph, node: Node) -> tuple[Value, ...]:
     return tuple(part(graph, node, x, {axis: range(a, b)}) for a, b in itertools.pairwise(ends))
 
 
+def split_to_sequence(graph: Graph, node: Node) -> tuple[Value, ...]:
+    """Parts that `sequence_at` takes by number; as torch writes a split that it has not simplified."""
+    x = graph.held(node)
+    axis = x.axis(node.integer("axis", 0))
+    given = graph.maybe(node, 1)
+    size, n = (1 if given is None else int(given.reshape(-1)[0])), x.shape[axis]
+    sizes = (
+        [int(k) for k in given] if given is not None and given.ndim else [min(size, n - k) for k in range(0, n, size)]
+    )
+    if sum(sizes) != n or min(sizes) < 1 or not node.integer("keepdims", 1):
+        raise Unsupported(f"splits {n} into {sizes[:8]}")
+    starts = np.cumsum((0, *sizes)).tolist()
+    graph.parts[node.outputs[0]] = tuple(
+        part(graph, node, shared(x), {axis: range(a, b)}) for a, b in itertools.pairwise(starts)
+    )
+    return ()
+
+
+def sequence_at(graph: Graph, node: Node) -> Value:
+    parts, k = graph.parts.get(node.inputs[0], ()), int(graph.constant(node, 1).reshape(()))
+    if not -len(parts) <= k < len(parts):
+        raise Unsupported(f"part {k} of {len(parts)}")
+    return shared(parts[k])
+
+
 def gather(graph: Graph, node: Node) -> Value:
     """Constant positions at equal distances; a single one without an axis takes the axis away."""
     x, index = graph.held(node), graph.constant(node, 1)
@@ -196,6 +221,8 @@ MOVES: Final[Mapping[str, Operator]] = MappingProxyType(
         "Expand": expand,
         "Slice": slice_,
         "Split": split,
+        "SplitToSequence": split_to_sequence,
+        "SequenceAt": sequence_at,
         "Gather": gather,
         "Pad": pad,
         "Concat": concat,

@@ -75,7 +75,9 @@ LEARNED: Final[Mapping[str, Operator]] = MappingProxyType(
 
 OPERATORS: Final[Mapping[str, Mapping[str, Operator]]] = MappingProxyType(
     {
-        "": MappingProxyType({**MOVES, **DENSE, **ELEMENTWISE, **WINDOWS, **RECURRENT, **QUANTISED}),
+        "": MappingProxyType(
+            {**MOVES, **DENSE, **ELEMENTWISE, **WINDOWS, **RECURRENT, **QUANTISED, "LpNormalization": normalizer}
+        ),
         "com.microsoft": MappingProxyType({**QUANTISED, **{op: ELEMENTWISE[op] for op in ("Gelu", "QuickGelu")}}),
         "ai.onnx.ml": LEARNED,
     }

@@ -203,6 +203,13 @@ FUNCTIONS: dict[str, Case] = {
         },
         layers="Unary",
     ),
+    "softplus by parts": Case(
+        [
+            node("Greater", ["x", "far"], ["g"]), node("Exp", ["x"], ["e"]), node("Add", ["e", "one"], ["a"]),
+            node("Log", ["a"], ["l"]), node("Where", ["g", "x", "l"], ["y"]),
+        ],
+        {"far": np.float32(20), "one": np.float32(1)}, layers="Unary",
+    ),
     "mish": Case(
         [node("Softplus", ["x"], ["s"]), node("Tanh", ["s"], ["t"]), node("Mul", ["t", "x"], ["y"])], layers="Unary"
     ),
@@ -275,6 +282,10 @@ NORMS: dict[str, Case] = {
     "layer norm": Case(one("LayerNormalization", "g", "b"), {"g": some(5), "b": some(5)}, layers="LayerNorm"),
     "layer norm without shift": Case(one("LayerNormalization", "g", epsilon=0.1), {"g": some(5)}),
     "layer norm over three axes": Case(one("LayerNormalization", "g", axis=1), {"g": some(3, 6, 5)}),
+    "instance norm": Case(one("InstanceNormalization", "g", "b"), {"g": some(3), "b": some(3)}),
+    "group norm": Case(
+        one("GroupNormalization", "g", "b", num_groups=2), {"g": some(6), "b": some(6)}, (1, 6, 4, 3)
+    ),
     "layer norm, written out": Case(
         [
             node("ReduceMean", ["x"], ["m"], axes=[-1]), node("Sub", ["x", "m"], ["d"]),
@@ -325,6 +336,13 @@ MOVES: dict[str, Case] = {
     ),
     "split by number": Case(
         [node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), node("Sub", ["a", "b"], ["y"])], {}, (1, 4, 5)
+    ),
+    "split to a sequence": Case(
+        [
+            node("SplitToSequence", ["x", "s"], ["q"], axis=1), node("SequenceAt", ["q", "zero"], ["a"]),
+            node("SequenceAt", ["q", "last"], ["b"]), node("Sub", ["a", "b"], ["y"]),
+        ],
+        {"s": np.int64(2), "zero": np.int64(0), "last": np.int64(-1)}, (1, 4, 5), "Slice Slice Add",
     ),
     "pad": Case(one("Pad", "p", "v"), {"p": ints(0, 0, 1, 2, 0, 1, 0, 3), "v": np.float32(0.5)}, layers="Pad"),
     "pad, axes": Case(
@@ -444,9 +462,9 @@ def test_the_import_computes_what_onnx_runtime_computes(tmp_path: Path, case: Ca
 
 
 def test_no_operator_goes_untried() -> None:
-    """scikit-learn's and the quantised ones have files of their own."""
+    """scikit-learn's and the quantised ones have files of their own, and CastLike is in torch's plain export."""
     tried = {item.op_type for case in CASES.values() for item in case.nodes}
-    assert set(OPERATORS[""]) - set(QUANTISED) - tried == {"CastLike", "Swish"} - tried
+    assert set(OPERATORS[""]) - set(QUANTISED) - tried == {"CastLike", "LpNormalization"}
 
 
 TWO = {"w": some(3, 3), "v": some(4, 4)}
@@ -495,6 +513,11 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "training": (
         Case(one("BatchNormalization", "s", "s", "s", "s", training_mode=1), {"s": some(3)}), "in training mode",
     ),
+    "a choice": (
+        Case([node("Greater", ["x", "c"], ["g"]), node("Where", ["g", "c", "x"], ["y"])], {"c": some(1)}),
+        "Where: chooses between values",
+    ),
+    "truth": (Case([node("Greater", ["x", "c"], ["g"]), node("Cast", ["g"], ["y"], to=1)], {"c": some(1)}), "truth"),
     "another domain": (Case([node("Attention", ["x"], ["y"], domain=MICROSOFT)]), "Attention: of domain com.microsoft"),
 }  # fmt: skip
 
