@@ -29,6 +29,8 @@ SAME: Final = 1e-3
 """Share of their spread that the import's values may be off that runtime's (rms)."""
 ROUNDED: Final = 0.25
 """The same where that runtime computes in int8 itself, and the import in floats."""
+STEPS: Final = 0.1
+"""The same where both compute in int8."""
 
 
 def scores(manifest: Manifest, tensors: Mapping[str, AnyArray], q: I16) -> I32:
@@ -80,7 +82,7 @@ def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: 
     """Answers (N, outputs) of the model as it was: of ONNX Runtime or LiteRT for their files, else of the float twin.
 
     LiteRT is asked where it is installed. Raises ModelError where the peer and the twin disagree: on the winner, or,
-    where the values count or LiteRT computes in int8 itself, on those.
+    where the values count, on those. A .tflite file of integers is held to the twin's integers, which saturate alike.
     """
     found = runtime_scores(path, twin.real(samples).astype(np.float32))
     if found is None:
@@ -88,14 +90,23 @@ def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: 
     peer, theirs = found
     if theirs.shape != ours.shape:
         raise ModelError(f"{path.name}: {peer} gives {theirs.shape[1]} outputs, the import {ours.shape[1]}")
-    rounded = twin.net.input is not None
-    values = values or (rounded and peer == "LiteRT")
-    if values and (gap := spread_error(ours.astype(np.float64), theirs)) > (ROUNDED if rounded else SAME):
+    limit = SAME if twin.net.input is None else ROUNDED
+    if twin.net.input is not None and peer == "LiteRT":
+        if twin.parts[-1].layer.name != twin.net.layers[-1].name:
+            return theirs
+        ours, values, limit = integer_answers(twin, samples), True, STEPS
+    if values and (gap := spread_error(ours.astype(np.float64), theirs)) > limit:
         raise ModelError(f"{path.name}: the import is {gap:.2%} of their spread off {peer}'s values")
     apart = int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum())
     if not values and apart > DISAGREE * len(ours):
         raise ModelError(f"{path.name}: the import and {peer} disagree on {apart} of {len(ours)} samples")
     return theirs
+
+
+def integer_answers(twin: Twin, samples: Samples) -> F32:
+    """Answers (N, outputs) of the integer layers, as real numbers."""
+    got = scores(bare_manifest(twin), twin.tensors, twin.inputs(samples))
+    return real(got, twin.parts[-1].output).astype(np.float32)
 
 
 def runtime_scores(path: Path, x: F32) -> tuple[str, F32] | None:

@@ -38,6 +38,7 @@ from exporters.tflite_reader import TfliteModel, TfliteOp, read_tflite
 OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType({**MOVES, **WINDOWS, **ELEMENTWISE})
 MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, SpecError)
 """What numpy, options and layers raise over numbers that make no sense together."""
+LAYERS_MAX: Final = 256
 LISTED: Final = 20
 """Refused operators that a message names."""
 ROOM: Final = 1 << 16
@@ -47,7 +48,13 @@ GROWTH: Final = 8
 
 def load_tflite(path: Path) -> FloatNet:
     """Import a model file. Raises ModelError, one line: no sound file, or all operators that are not supported."""
-    return net_of(path.name, read_tflite(path))
+    net = net_of(path.name, read_tflite(path))
+    if len(net.layers) > LAYERS_MAX:
+        raise ModelError(
+            f"{path.name}: {len(net.layers)} layers, a bundle takes {LAYERS_MAX}; if loops are unrolled in it, export "
+            "the recurrent layer as ONNX instead"
+        )
+    return net
 
 
 def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
@@ -160,10 +167,11 @@ def litert_scores(path: Path, x: AnyArray) -> F32:
 
     Integers at either end are rounded and read by the file's own scales.
     """
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     try:
-        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate writes to standard error
+        interpreter = Interpreter(str(path), experimental_op_resolver_type=resolver, num_threads=1)
         interpreter.allocate_tensors()
         entry, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         rows = []

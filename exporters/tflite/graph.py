@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
@@ -133,6 +134,7 @@ class Graph:
     makers             the operator that writes a tensor
     room               how many values made constants may still take
     input              the quantisation of the input, where the file fixes it
+    taken              how often a layer's name was wanted again
     """
 
     model: TfliteModel
@@ -143,6 +145,7 @@ class Graph:
     values: dict[int, Value] = field(default_factory=dict)
     layers: dict[str, FloatLayer] = field(default_factory=dict)
     input: Affine | None = None
+    taken: Counter[str] = field(default_factory=Counter)
 
     def take(self, size: int) -> None:
         """Note what a made constant needs. Raises Unsupported where that is out of proportion to the file."""
@@ -199,10 +202,12 @@ class Graph:
         """A layer name: the file's name of the layer that the tensor belongs to, else the operator's; never twice."""
         parts = self.model.tensors[op.outputs[0]].name.partition(";")[0].split("/")
         stem = plain(parts[1]) if len(parts) > 2 else ""
-        stem = (stem if stem and stem not in (*RESERVED_NAMES, "whiten") else SHORT.get(op.code, op.code.lower())) + suffix
-        name, k = stem, 2
+        if not stem or stem in (*RESERVED_NAMES, "whiten"):
+            stem = SHORT.get(op.code, op.code.lower())
+        name = stem + suffix
         while name in self.layers:
-            name, k = f"{stem}-{k}", k + 1
+            self.taken[stem] += 1
+            name = f"{stem}-{self.taken[stem]}{suffix}"
         return name
 
     def add(self, layer: FloatLayer, shape: Sequence[int]) -> Value:

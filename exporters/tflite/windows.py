@@ -228,15 +228,10 @@ def reduction(graph: Graph, op: TfliteOp) -> Value:
         shape = [1 if axis in axes else n for axis, n in enumerate(x.shape)]
     if op.code == "REDUCE_MAX":
         moved(graph, op, x)
-    wide = sorted(axis for axis in axes if x.shape[axis] != 1)
-    inside = [axis for axis in kept if wide and wide[0] < axis < wide[-1] and x.shape[axis] != 1]
-    first = wide[0] if wide else 0
-    if inside:
-        front = [axis for axis in kept if axis < first]
-        x = turned(graph, op, x, (*front, *sorted(axes), *(axis for axis in kept if axis > first)))
-        before = math.prod(x.shape[: len(front)])
-    else:
-        before = math.prod(n for axis, n in enumerate(x.shape) if axis < first)
+    first = min((axis for axis in axes if x.shape[axis] != 1), default=0)
+    front = [axis for axis in kept if axis < first]
+    x = turned(graph, op, x, (*front, *sorted(axes), *(axis for axis in kept if axis >= first)))
+    before = math.prod(x.shape[: len(front)])
     count = math.prod(x.shape) // max(1, math.prod(shape))
     after = x.size // (before * count)
     y, source = graph.fixed(op), (x.source,)
