@@ -54,7 +54,7 @@ def reach(values: AnyArray, how: Calibration = MINMAX) -> Range:
     if how.method == "percentile":
         low, high = np.percentile(values.astype(np.float64), [100.0 - how.percentile, how.percentile])
         return Range(min(float(low), 0.0), max(float(high), 0.0))
-    counts, edges = np.histogram(values.reshape(-1), BINS, (whole.low, whole.high))
+    counts, edges = np.histogram(values.reshape(-1).astype(np.float64), BINS, (whole.low, whole.high))
     centres = edges[1:] / 2 + edges[:-1] / 2
     cost = squared_error if how.method == "mse" else divergence
     best = whole
@@ -63,9 +63,9 @@ def reach(values: AnyArray, how: Calibration = MINMAX) -> Range:
             replace(whole, **{"high": best.high, "low": best.low, end: float(share * getattr(whole, end))})
             for share in SHARES
         ]
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             costs = [cost(counts.astype(np.float64), centres, trial) for trial in trials]
-        best = trials[int(np.argmin(costs))]
+        best = trials[int(np.argmin(np.nan_to_num(costs, nan=np.inf)))]
     return best
 
 

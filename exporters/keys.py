@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show = verbs.add_parser("show", help="print key ids")
     show.add_argument("files", metavar="FILE", nargs="+", help="files that end in .pub or .key")
     sign = verbs.add_parser("sign", help="put more signatures on a bundle: its id and content stay")
-    sign.add_argument("bundle", type=Path, metavar="MODEL.edgb")
-    sign.add_argument("keys", metavar="KEY.key", nargs="+")
+    sign.add_argument("bundle", type=Path, metavar="MODEL.edgb", help="a bundle file, changed in place")
+    sign.add_argument("keys", metavar="KEY.key", nargs="+", help="private keys that have not signed it yet")
     parser.epilog = (
         "example:\n  edgerun keys new release\n"
         "  edgerun export model.onnx --calibrate data.npz --sign release.key -o model.edgb\n"

@@ -177,7 +177,7 @@ def refused(capsys: Capture, files: Path, model: Path | str, *extra: str, data: 
 
 
 ARGUMENTS: dict[str, tuple[str, list[str], str]] = {
-    "format": ("golden_spikes.npz", [], "golden_spikes.npz: format .npz is none of .onnx, .nir"),
+    "format": ("golden_spikes.npz", [], "golden_spikes.npz: format .npz is none of .onnx, .tflite, .nir"),
     "missing": ("nothing.onnx", [], "nothing.onnx: No such file"),
     "steps": ("digits_rsnn.nir", ["--steps", "0"], "--steps 0 is under 1"),
     "features": ("digits_mlp.onnx", ["--learn", "prototypes", "--features", "fc9"], "'fc9' is none of fc1, fc2"),
