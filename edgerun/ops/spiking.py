@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -219,8 +220,8 @@ class ConvSumRun(LayerRun):
         weight = tensors[f"{spec.name}.weight"].astype(np.float32).reshape(spec.filters, -1)
         self._weights = np.ascontiguousarray(weight.T)
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
-        self._places = self.out.reshape(*batch, -1, spec.filters)
-        self._offset: F32 = self._weights.sum(axis=0, dtype=np.float32) * np.float32(spec.zero_point)
+        offset = self._weights.sum(axis=0, dtype=np.float32) * np.float32(spec.zero_point)
+        self._offset: F32 = np.tile(offset, math.prod(spec.outputs_size))
         self._image = Padded(spec, batch, spec.zero_point, np.float32)
         self._blocks = blocks(self._image.windows(), self.out.reshape(-1, *spec.shape))
 
@@ -228,7 +229,7 @@ class ConvSumRun(LayerRun):
         self._image.load(sources[0])
         for sums, seen, columns in self._blocks:
             conv_sums(sums, seen, columns, self._weights)
-        self._places -= self._offset
+        self.out -= self._offset
 
 
 class SumPoolRun(LayerRun):
