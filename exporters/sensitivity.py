@@ -36,7 +36,10 @@ SETTLED: Final = 1e-3  # change of the mean, relative, that ends it
 
 
 def bit_layers(net: FloatNet) -> dict[str, Weights]:
-    """The weights, by field, of every layer whose bits are free: those that have `bits`, no scale fixed by the file."""
+    """The weights, by field, of every layer whose bits are free: those that have `bits`, no scale fixed by the file.
+
+    Spiking layers have one power of two as their step, not one step a channel; what is reckoned here is the latter.
+    """
     return {
         layer.name: {part: weight for part in PARTS if (weight := getattr(layer, part, None)) is not None}
         for layer in net.layers

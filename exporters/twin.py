@@ -22,9 +22,10 @@ from exporters import calibrate
 from exporters.calibrate import MINMAX, Calibration
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
-from exporters.nodes import Affine, FloatDense, FloatLayer, Quantised, Range
+from exporters.nodes import Affine, FloatDense, FloatLayer, FloatLif, FloatReadout, Quantised, Range
 from exporters.nodes.conv import Filters
 from exporters.nodes.recurrent import FloatRecurrent
+from exporters.nodes.spiking import FloatDenseSum
 
 InputDType: TypeAlias = Literal["int8", "uint8"]
 
@@ -103,10 +104,13 @@ def quantise_net(
 
 
 def with_bits(layer: FloatLayer, bits: int) -> FloatLayer:
-    """The layer with weights of so many bits. Raises ModelError where it has no such weights."""
+    """The layer with weights of so many bits. Raises ModelError where it has no such weights.
+
+    Fewer than 8 bits of a plastic layer shape its factory weights: it learns in 16-bit shadows and runs on 8 bits.
+    """
     if bits == 8:
         return layer
-    if not isinstance(layer, FloatDense | Filters | FloatRecurrent):
+    if not isinstance(layer, FloatDense | Filters | FloatRecurrent | FloatLif | FloatReadout | FloatDenseSum):
         raise ModelError(f"layer {layer.name}: has no weights of {bits} bits")
     return replace(layer, bits=bits)
 

@@ -33,10 +33,10 @@ from edgerun.layers import (
 from edgerun.layers.spiking import Reading
 from edgerun.layers.spiking import Reset as Reset
 from edgerun.layers.window import Pair, Sides, output_size
+from edgerun.packing import top
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, State, StatefulLayer
 from exporters.nodes.conv import FloatConv, image_windows
 
-WEIGHT_TOP: Final = 127
 DRIVE_LIMIT: Final = 1 << 30
 EXPONENT_MAX: Final = 20
 READOUT_REACH: Final = 64.0  # half of what Q7.24 holds: the rest is room for learning
@@ -62,6 +62,7 @@ class FloatLif(StatefulLayer):
     threshold: F32
     reset: Reset = "zero"
     reset_delay: bool = False
+    bits: int = 8  # of an integer weight, 2 to 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lif, DenseSum, Cells)
 
@@ -99,8 +100,8 @@ class FloatLif(StatefulLayer):
         return state["counts"]
 
     def in_two(self, x: Affine, reach: Range) -> tuple[Quantised, ...]:
-        """The synapse and the neurons, each with an exponent of its own."""
-        synapse = FloatDenseSum(f"{self.name}.sum", self.weight, sources=self.sources)
+        """The synapse and the neurons, each with an exponent of its own; weights of the recurrence have 8 bits."""
+        synapse = FloatDenseSum(f"{self.name}.sum", self.weight, bits=self.bits, sources=self.sources)
         cells = FloatCells(
             self.name,
             self.shape,
@@ -136,7 +137,7 @@ class FloatLif(StatefulLayer):
         parts = [self.weight * x.scale / per_threshold]
         if self.recurrent is not None:
             parts.append(self.recurrent / per_threshold)
-        exponent, integers, clipped = power_of_two(parts)
+        exponent, integers, clipped = power_of_two(parts, self.bits)
         offset = x.zero_point * 2.0**-exponent * integers[0].sum(axis=1)
         name = self.name
         tensors: Tensors = {
@@ -167,6 +168,7 @@ class FloatReadout(StatefulLayer):
     weight: F32
     bias: F32
     kappa: F32
+    bits: int = 8  # of an integer weight, 2 to 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Readout,)
 
@@ -197,7 +199,7 @@ class FloatReadout(StatefulLayer):
         while np.any((np.abs(weight).sum(axis=1) + np.abs(bias)) * 2.0**-halvings * Q24 >= 0.99 * DRIVE_LIMIT):
             halvings += 1
         shrink = 2.0**-halvings
-        exponent, (integers,), clipped = power_of_two([weight * shrink])
+        exponent, (integers,), clipped = power_of_two([weight * shrink], self.bits)
         name = self.name
         offset = x.zero_point * 2.0**-exponent * integers.sum(axis=1)
         layer = Readout(
@@ -234,6 +236,7 @@ class FloatDenseSum(FloatLayer):
     gain: float = 1.0
     peak: int = 128
     exponent: int | None = None
+    bits: int = 8  # of an integer weight, 2 to 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (DenseSum,)
 
@@ -250,7 +253,7 @@ class FloatDenseSum(FloatLayer):
 
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         x = sources[0]
-        integers, sums, clipped = summed(self.weight, x, self.gain, self.peak, self.exponent)
+        integers, sums, clipped = summed(self.weight, x, self.gain, self.peak, self.exponent, self.bits)
         layer = DenseSum(
             name=self.name,
             sources=self.sources,
@@ -277,7 +280,7 @@ class FloatConvSum(FloatConv):
         if np.any(self.bias):
             raise ModelError(f"layer {self.name}: the bias of a convolution before neurons belongs to the neurons")
         x = sources[0]
-        integers, sums, clipped = summed(self.weight, x, self.gain, self.peak, self.exponent)
+        integers, sums, clipped = summed(self.weight, x, self.gain, self.peak, self.exponent, self.bits)
         layer = ConvSum(
             name=self.name,
             sources=self.sources,
@@ -713,34 +716,37 @@ def above_zero(name: str, threshold: F32) -> bool:
     return False
 
 
-def summed(weight: F32 | F64, x: Affine, gain: float, peak: int, exponent: int | None) -> tuple[F64, Sums, float]:
+def summed(
+    weight: F32 | F64, x: Affine, gain: float, peak: int, exponent: int | None, bits: int
+) -> tuple[F64, Sums, float]:
     """Integer weights of a synapse, the map of its sums, and the share of weights that saturate.
 
     weight  (n, ...)  real; the input's scale and the gain are folded in
     """
     wanted = weight.astype(np.float64) * (x.scale * gain)
-    best, (integers,), clipped = power_of_two([wanted])
+    best, (integers,), clipped = power_of_two([wanted], bits)
     if exponent is not None:
-        best, integers = exponent, rounded(wanted, exponent)
+        best, integers = exponent, rounded(wanted, exponent, bits)
     total = np.abs(integers).reshape(len(integers), -1).sum(axis=1).max()
     bound = max(1, int(total) * (peak + abs(x.zero_point)))
     return integers, Sums(2.0**-best / gain, 0, bound), clipped
 
 
-def power_of_two(parts: list[F64]) -> tuple[int, list[F64], float]:
-    """The exponent f in [0, 20] with the least squared error of clip(round(w 2**f), +-127) 2**-f, the finer of equals.
+def power_of_two(parts: list[F64], bits: int = 8) -> tuple[int, list[F64], float]:
+    """The exponent f in [0, 20] with the least squared error of clip(round(w 2**f), +-top) 2**-f, the finer of equals;
+    top is 127 for weights of 8 bits, 7 for 4, 1 for 2.
 
     It weighs clipping a few large weights against resolving all the others. Returns f, the integers, the clipped share.
     """
     w = np.concatenate([part.reshape(-1) for part in parts])
-    errors = [float(np.square(rounded(w, f) * 2.0**-f - w).sum()) for f in range(EXPONENT_MAX + 1)]
+    errors = [float(np.square(rounded(w, f, bits) * 2.0**-f - w).sum()) for f in range(EXPONENT_MAX + 1)]
     best = max(f for f, error in enumerate(errors) if error <= min(errors))
-    clipped = float((np.abs(np.rint(w * 2.0**best)) > WEIGHT_TOP).mean())
-    return best, [rounded(part, best) for part in parts], clipped
+    clipped = float((np.abs(np.rint(w * 2.0**best)) > top(bits)).mean())
+    return best, [rounded(part, best, bits) for part in parts], clipped
 
 
-def rounded(w: F64, f: int) -> F64:
-    return np.clip(np.rint(w * 2.0**f), -WEIGHT_TOP, WEIGHT_TOP)
+def rounded(w: F64, f: int, bits: int) -> F64:
+    return np.clip(np.rint(w * 2.0**f), -top(bits), top(bits))
 
 
 def pre_major(weight: F64) -> I8:

@@ -39,7 +39,8 @@ def finetune(
     """The same net with weights on their grids, and biases that go with them, after so many passes over the samples.
 
     teacher  whose answers are learned; the net's own where none is named
-    bits  by layer, for those whose bits are free; others keep their weights and learn biases only. Zeros stay zeros
+    bits  by layer, for those whose bits are free; others keep their weights and learn biases only, as do spiking
+          layers, whose grid has one step. Zeros stay zeros
 
     Adam, its rate falling to 0 along a cosine. The steps of the grids are found anew before each pass and after the
     last; the layers that come back name them as their `weight_scale`, so that quantising finds the same integers.
@@ -51,7 +52,7 @@ def finetune(
     free = {
         f"{name}.{part}": (bits[name], torch.from_numpy(weight != 0))
         for name, parts in bit_layers(net).items()
-        if name in bits
+        if name in bits and hasattr(net.layer(name), "weight_scale")
         for part, weight in parts.items()
     }
     trained = [value for name, value in values.items() if name.endswith("bias") or name in free]
@@ -88,7 +89,8 @@ def tuned(net: FloatNet, layer: FloatLayer, values: Parameters, bits: Mapping[st
     found = {
         part: values[f"{layer.name}.{part}"].detach().numpy() for part in TRAINED if f"{layer.name}.{part}" in values
     }
-    for part in bit_layers(net).get(layer.name, {}) if layer.name in bits else ():
+    grids = layer.name in bits and hasattr(layer, "weight_scale")
+    for part in bit_layers(net).get(layer.name, {}) if grids else ():
         steps = grid_steps(found[part], bits[layer.name])
         found |= {part: on_grid(found[part], steps, bits[layer.name]), SCALES[part]: np.where(steps > 0, steps, 1.0)}
     return replace(layer, **found)

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from edgerun.arrays import F64
 from edgerun.errors import ModelError
 from edgerun.packing import best_packing, pack_array, top
+from edgerun.spec import Frames
 from exporters.allocate import WIDTHS, allocate, choose_bits, damage, stored_bytes
 from exporters.data import Samples
 from exporters.float_net import FloatNet
-from exporters.nodes import FloatConv, FloatDense, FloatUnary
+from exporters.nodes import FloatConv, FloatDense, FloatLif, FloatReadout, FloatUnary
 from exporters.nodes.grid import grid_steps, nearest, on_grid
+from exporters.nodes.spiking import FloatConvSum
 from exporters.sensitivity import bit_layers
 from exporters.twin import quantise_net
 
@@ -131,6 +133,23 @@ def test_quantising_gives_the_integers_that_were_reckoned_with() -> None:
         integers = twin.tensors[f"{name}.weight"]
         assert np.abs(integers).max() <= top(bits[name])
         assert len(pack_array(name, integers, best_packing(integers))) == stored_bytes(weights, bits[name])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_spiking_weights_take_few_bits_too(bits: int) -> None:
+    ones = np.ones(12, np.float32)
+    weight, back = (RNG.normal(size=shape).astype(np.float32) for shape in ((12, 5), (12, 12)))
+    lif = FloatLif("cells", weight, back, ones, 0.9 * ones, ones)
+    out = FloatReadout("out", RNG.normal(size=(3, 12)).astype(np.float32), ones[:3], 0.9 * ones[:3])
+    image = FloatConvSum("eye", (1, 1, 5), RNG.normal(size=(7, 1, 1, 5)).astype(np.float32), np.zeros(7, np.float32))
+    for net in (FloatNet("spikes", (4, 5), (lif, out), encoder=Frames()), FloatNet("sums", (1, 1, 5), (image,))):
+        names = list(bit_layers(net))
+        assert names == [layer.name for layer in net.layers]
+        shape = net.input_shape
+        some = Samples(RNG.integers(0, 2, (40, *shape)).astype(np.float64), RNG.integers(0, 3, 40))
+        twin = quantise_net(net, some, bits=dict.fromkeys(names, bits))
+        weights = [array for name, array in twin.tensors.items() if array.dtype == np.int8]
+        assert top(bits) // 2 < max(int(np.abs(array).max()) for array in weights) <= top(bits)
 
 
 def test_fewer_bits_do_more_damage() -> None:

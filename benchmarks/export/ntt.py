@@ -1,0 +1,97 @@
+"""Sparse MNIST nets 784-300-100-10 whose masks were made without a label: neural tangent transfer beside a random mask
+and the largest weights of the same random start, all trained alike with labels afterwards.
+
+    python benchmarks/export/ntt.py [--seeds 0 1 2] [--density 0.03] [--iterations 8000] [--epochs 30] [-o FILE.json]
+
+Needs EDGERUN_DATA and the extra train; about six minutes a seed on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import data
+import numpy as np
+import torch
+
+from edgerun.packing import sparse_bytes
+from exporters.data import Samples
+from exporters.float_net import FloatNet, forward
+from exporters.nodes.grid import grid_steps, integers
+from exporters.prune import by_chance, density_of, magnitude
+from exporters.sensitivity import bit_layers
+from exporters.training import ntt
+from exporters.training.supervised import train
+
+SIZES: Final = (784, 300, 100, 10)
+RATE: Final = 3e-3
+
+
+def samples_of(part: data.Part) -> Samples:
+    return Samples(part.x, part.y)
+
+
+def accuracy(net: FloatNet, test: Samples) -> float:
+    answers = forward(net, net.moments(test.x)).readings[net.layers[-1].name]
+    return float((answers.argmax(axis=1) == test.y).mean())
+
+
+def packed_bytes(net: FloatNet) -> int:
+    """Of all weights, at 8 bits, as a bundle stores them."""
+    return sum(
+        sparse_bytes(integers(weight, grid_steps(weight, 8), 8).astype(np.int8))
+        for parts in bit_layers(net).values()
+        for weight in parts.values()
+    )
+
+
+def one_seed(seed: int, args: argparse.Namespace, learn: Samples, test: Samples) -> dict[str, Any]:
+    whole = ntt.fresh(SIZES, seed)
+    how = ntt.Transfer(iterations=args.iterations)
+    makers = {
+        "ntt": lambda: ntt.transfer(whole, learn.x, args.density, how, seed),
+        "random": lambda: by_chance(whole, args.density, seed),
+        "magnitude": lambda: magnitude(whole, args.density),
+    }
+    found: dict[str, Any] = {"seed": seed}
+    for name, make in makers.items():
+        began = time.perf_counter()
+        sparse = make()
+        made = time.perf_counter() - began
+        trained = train(sparse, learn, epochs=args.epochs, rate=RATE, seed=seed)
+        found[name] = {
+            "accuracy": accuracy(trained, test),
+            "density": density_of(trained),
+            "packed_bytes": packed_bytes(trained),
+            "seconds_of_mask": round(made, 1),
+        }
+        print(f"seed {seed} {name:10} {found[name]}", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--density", type=float, default=0.03)
+    parser.add_argument("--iterations", type=int, default=8000)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    learn, test = (samples_of(part) for part in data.pictures("mnist.npz", 60_000, 10_000, data.flat))
+    found = {
+        "density": args.density,
+        "iterations": args.iterations,
+        "epochs": args.epochs,
+        "runs": [one_seed(seed, args, learn, test) for seed in args.seeds],
+    }
+    if args.output:
+        args.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
