@@ -30,6 +30,7 @@ from edgerun.network import Network
 from exporters import measure
 from exporters.data import Samples
 from exporters.export import Options, load_model, quantised
+from exporters.slim import Slim
 from exporters.twin import Twin
 
 HERE: Final = Path(__file__).parent
@@ -81,7 +82,7 @@ def gap(a: AnyArray, b: AnyArray) -> Gap:
 def twin_of(path: Path, calibration: data.Part) -> Twin:
     net = load_model(path, Options())
     samples = Samples(calibration.x.reshape(len(calibration), *net.input_shape), calibration.y)
-    return quantised(net, samples, None)
+    return quantised(Slim(net), samples, None)
 
 
 def our_integers(twin: Twin, x: F32) -> I64:

@@ -61,7 +61,7 @@ def onnx_int8(path: Path, x: F32, folder: Path) -> Path:
     """The model as ONNX Runtime's own static quantisation makes it of these samples: QDQ, int8, per channel, MinMax."""
     made, clean = folder / f"{path.stem}_qdq.onnx", folder / f"{path.stem}_clean.onnx"
     entry = onnx_session(path).get_inputs()[0].name
-    quant_pre_process(str(path), str(clean))
+    quant_pre_process(str(path), str(clean), skip_symbolic_shape=True)
     quantize_static(
         str(clean),
         str(made),
