@@ -26,6 +26,7 @@ from edgerun.arrays import I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
 from edgerun.errors import DataError, Refused
+from edgerun.graph import score_width
 from edgerun.network import Network
 from edgerun.samples import Fit, Windows, labels, read_arrays, windows
 from edgerun.spec import InputSpec
@@ -116,14 +117,13 @@ def infer(bundle: Bundle, found: Windows, name: str, tell: Callable[[int, int], 
     manifest, count = bundle.manifest, len(found)
     shape = manifest.output.shape if manifest.output else None
     network = Network(manifest, bundle.tensors, (min(BLOCK, count),))
-    rows: list[I32] = []
+    y: I32 = np.zeros((count, score_width(manifest)), np.int32)
     for first in range(0, count, BLOCK):
         last = min(first + BLOCK, count)
         if last - first != network.batch[0]:
             network = network.batched(last - first)
-        rows.append(network.scores(quantised(manifest.input, found.take(first, last), name, first)))
+        y[first:last] = network.scores(quantised(manifest.input, found.take(first, last), name, first))
         tell(last, count)
-    y = np.concatenate(rows)
     known = len(manifest.classes.names)
     label = y[:, :known].argmax(axis=1).astype(np.int32) if known else None
     return Answers(y.reshape(count, *shape) if shape else y, label)
