@@ -33,7 +33,7 @@ from edgerun.errors import BundleError, MissingExtra, SpecError
 from edgerun.graph import check_graph, feature_reach, learns, score_width, wanted_tensors
 from edgerun.layers.base import Certificate
 from edgerun.packing import check_length, pack_array, unpack_array
-from edgerun.spec import DType, Manifest, Packing, TensorSpec, decode_manifest, encode_manifest
+from edgerun.spec import MAX_TENSORS, DType, Manifest, Packing, TensorSpec, decode_manifest, encode_manifest
 
 MAGIC: Final = b"EDGB"
 VERSION: Final = 1
@@ -46,8 +46,8 @@ SIGNED_PREFIX: Final = b"edgerun-bundle-v1"
 
 MAX_FILE_BYTES: Final = 256 << 20
 MAX_ARRAY_BYTES: Final = 256 << 20  # of all arrays together, unpacked
-MAX_TEXT_BYTES: Final = 1 << 20  # manifest, licence
-MAX_SECTIONS: Final = 1026
+MAX_TEXT_BYTES: Final = 4 << 20  # manifest, licence
+MAX_SECTIONS: Final = MAX_TENSORS + 2
 MAX_SIGNATURES: Final = 8
 SELFTEST_ROWS: Final = (8, 32)
 PROBE_ARRAYS: Final = ("probe.x", "probe.label")
@@ -285,7 +285,7 @@ def read_bundle(
     try:
         return _decode(view, head, entries, device_class, signatures, signed_by)
     except SpecError as err:
-        raise BundleError(one_line(str(err))) from None
+        raise BundleError(str(err)) from None
 
 
 def _decode(
@@ -319,11 +319,6 @@ def _decode(
         key_ids=tuple(kid.hex() for kid in signatures),
         signed_by=signed_by,
     )
-
-
-def one_line(text: str) -> str:
-    """Text from a file, safe for a terminal: unprintable characters become question marks."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 # ------------------------------------------------------------------ the container
@@ -473,7 +468,7 @@ def _read_manifest(data: bytes, device_class: str | None) -> Manifest:
     if parse_version(gate.min_runtime) > parse_version(__version__):
         raise BundleError(f"min_runtime {gate.min_runtime} is newer than this runtime, {__version__}")
     if device_class is not None and gate.device_class not in ("any", device_class):
-        raise BundleError(f"device_class {one_line(gate.device_class)!r} is not this device's, {device_class!r}")
+        raise BundleError(f"device_class {gate.device_class!r} is not this device's, {device_class!r}")
     return decode_manifest(data)
 
 
@@ -481,7 +476,7 @@ def parse_version(text: str) -> tuple[int, int, int]:
     """(major, minor, patch) of "1.2.3". Raises BundleError."""
     match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", text, re.ASCII)
     if match is None:
-        raise BundleError(f"min_runtime {one_line(text[:64])!r} is not of the form 1.2.3")
+        raise BundleError(f"min_runtime {text[:64]!r} is not of the form 1.2.3")
     major, minor, patch = (int(part) for part in match.groups())
     return major, minor, patch
 
@@ -517,12 +512,13 @@ def _view_arrays(view: memoryview, sections: Iterable[Section], records: Iterabl
 
 
 def _compare_names(what: str, wanted: Sequence[str], found: Iterable[str]) -> None:
-    have = list(found)
+    have = dict.fromkeys(found)
     for name in wanted:
         if name not in have:
             raise BundleError(f"{what} {name} is missing")
+    asked = set(wanted)
     for name in have:
-        if name not in wanted:
+        if name not in asked:
             raise BundleError(f"{what} {name} belongs to no layer")
 
 

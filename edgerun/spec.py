@@ -7,7 +7,7 @@ rooms above never check again. Numbers follow the integer rules of `docs/arithme
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,9 @@ from edgerun.layers.base import Requant as Requant
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Packing: TypeAlias = Literal["plain", "int4", "int2", "sparse"]
 Level: TypeAlias = Literal["full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep"]
+
+MAX_LAYERS: Final = 4096
+MAX_TENSORS: Final = 1 << 14
 
 LEVELS: tuple[Level, ...] = ("full", "light", "sparse", "head", "infer", "quiet", "slow", "sleep")
 """The shedding ladder, from everything to nothing: plasticity goes before protection, protection before service.
@@ -317,14 +320,14 @@ class Manifest(Record, frozen=True, kw_only=True):
     min_runtime: str = "0.1.0"
     input: InputSpec
     encoder: Annotated[Encoder, Meta()] = Direct()
-    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=256)]
+    layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
     head: Head = Head()
     output: OutputSpec | None = None  # None where prototypes decide: their scores are no outputs of the model
     classes: ClassTable = ClassTable()
     learning: LearningPlan = LearningPlan()
     budget: Budget | None = None  # ceilings that an operator cannot raise
     seed: Annotated[int, Meta(ge=0)] = 1  # below 2**64
-    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=1024)] = ()
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)] = ()
     provenance: Provenance = Provenance()
 
     def __post_init__(self) -> None:
@@ -405,5 +408,5 @@ def decode_manifest(data: bytes) -> Manifest:
     """Raises SpecError naming the path of the first field that is wrong."""
     try:
         return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise SpecError(f"manifest: {err}") from None

@@ -23,10 +23,10 @@ import numpy as np
 from edgerun.arrays import F32, AnyArray
 from edgerun.errors import ModelError, SpecError
 from edgerun.layers.base import INPUT
-from edgerun.spec import Direct
+from edgerun.spec import MAX_LAYERS, Direct
 from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
-from exporters.layout import simplified
+from exporters.layout import needed, simplified
 from exporters.nodes import FloatSoftmax
 from exporters.tflite.constants import fold
 from exporters.tflite.elementwise import ELEMENTWISE
@@ -38,7 +38,8 @@ from exporters.tflite_reader import TfliteModel, TfliteOp, read_tflite
 OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType({**MOVES, **WINDOWS, **ELEMENTWISE})
 MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, SpecError)
 """What numpy, options and layers raise over numbers that make no sense together."""
-LAYERS_MAX: Final = 256
+SIMPLIFIED_MAX: Final = 1024
+"""Layers among which functions written out in many of them are looked for, which takes its time."""
 LISTED: Final = 20
 """Refused operators that a message names."""
 ROOM: Final = 1 << 16
@@ -49,9 +50,9 @@ GROWTH: Final = 8
 def load_tflite(path: Path) -> FloatNet:
     """Import a model file. Raises ModelError, one line: no sound file, or all operators that are not supported."""
     net = net_of(path.name, read_tflite(path))
-    if len(net.layers) > LAYERS_MAX:
+    if len(net.layers) > MAX_LAYERS:
         raise ModelError(
-            f"{path.name}: {len(net.layers)} layers, a bundle takes {LAYERS_MAX}; if loops are unrolled in it, export "
+            f"{path.name}: {len(net.layers)} layers, a bundle takes {MAX_LAYERS}; if loops are unrolled in it, export "
             "the recurrent layer as ONNX instead"
         )
     return net
@@ -66,7 +67,8 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
             "goes round through inputs and outputs belongs into the model, as a recurrent layer over all steps"
         )
     graph = opened(file, model)
-    walk(file, graph)
+    with np.errstate(all="ignore"):  # what is not finite is refused by name
+        walk(file, graph)
     name = repr(model.output_names[answer])
     value = graph.values.get(model.outputs[answer])
     if value is None or value.source == INPUT:
@@ -81,7 +83,9 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
     return FloatNet(
         file_name(file),
         entry.shape[1:] or (1,),
-        simplified(graph.layers, source),
+        simplified(graph.layers, source)
+        if len(graph.layers) <= SIMPLIFIED_MAX
+        else tuple(needed(graph.layers, source)),
         Direct(offset=UINT8_BASE) if entry.dtype == "uint8" else Direct(),
         notes=tuple(notes),
         input=graph.input,
