@@ -417,6 +417,7 @@ class CellsRun(NeuronsRun):
             np.subtract(self._spikes, self._over, out=self._back)
             self._back *= self._threshold
             self.v -= self._back
+            np.minimum(self.v, spiking.I16_MAX, out=self.v)  # of a neuron that inhibition silenced at its rail
         elif self.spec.reset != "none":
             self._clear(self.fired, self.v, self.carry)
 

@@ -176,7 +176,7 @@ class SlowCells(SlowNeurons):
         if not spec.reset_delay:
             for j in range(self.n):
                 if spec.reset == "subtract":
-                    self.v[j] -= (fired[j] - above[j]) * self.threshold[j]
+                    self.v[j] = sat16(self.v[j] - (fired[j] - above[j]) * self.threshold[j])
                 elif spec.reset != "none" and fired[j]:
                     self.v[j] = self.carry[j] = 0
         self.note()

@@ -228,6 +228,19 @@ def test_hold_drops_what_arrives_in_the_step_after_a_spike_and_zero_keeps_it() -
     assert seen == {"zero": [1, 1, 1, 1], "hold": [1, 0, 1, 0]}
 
 
+def test_a_silenced_neuron_stays_at_its_rail() -> None:
+    """What the step's beginning took is given back to it, but a membrane holds no more than int16."""
+    spec = Cells(name="l", shape=(2,), weight_exponent=12, inhibition=True, reset_delay=False)
+    tensors: Tensors = {f"l.{f.part}": np.zeros(f.shape, f.dtype) for f in spec.fields()}
+    tensors["l.decay"][:], tensors["l.threshold"][:] = 1 << 15, 4096
+    run, want = OPS[Cells](spec, tensors, ()), slow.SlowCells(spec, tensors)
+    for _ in range(4):
+        run.step(np.full(2, 60000, np.float32))
+        want.step([60000, 60000])
+        assert run.state()["v"].tolist() == want.v
+    assert want.v[1] == 32767
+
+
 def test_no_synaptic_current_is_too_small() -> None:
     """A drive of a 64th of a membrane's step, kept up, moves it all the same."""
     spec = Cells(name="l", shape=(1,), weight_exponent=18, synaptic=True, reset="none")
