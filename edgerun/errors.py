@@ -13,14 +13,31 @@
         ├── BudgetError       a budget that the board cannot keep
         └── MissingExtra      an optional library is not installed
 
-A message names the field, the value and the bound, on one line.
+A message names the field, the value and the bound, on one line, whatever a hostile file calls its parts.
 """
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+WORD_MAX: Final = 120
+LONG_WORD: Final = re.compile(rf"\S{{{WORD_MAX + 1},}}")
+
+
+def one_line(text: str) -> str:
+    """Text from a file, safe for a terminal: unprintable characters become question marks."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class EdgeRunError(Exception):
     """The base of the tree; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """One printable line; of a word of more than `WORD_MAX` characters the beginning."""
+        return LONG_WORD.sub(lambda word: f"{word[0][:WORD_MAX]}...", one_line(super().__str__()))
 
 
 class CheckFailed(EdgeRunError):

@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from edgerun.bundle import Bundle, one_line, open_bundle
+from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.lanes import Node, draw
 from edgerun.commands.text import columns
 from edgerun.commands.verify import error_line
+from edgerun.errors import one_line
 from edgerun.graph import score_width
 from edgerun.layers.base import INPUT
 from edgerun.spec import Layer, Manifest, PhaseRate, TensorSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from edgerun.bundle import one_line
+from edgerun.errors import one_line
 
 INDENT = "  "
 
