@@ -6,18 +6,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FRESH := build/fresh
+OLDER := build/tflite-runtime
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test check lint types arrows stale-docs docs fuzz train screenshots bench-digits constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz train screenshots bench-digits constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+test-tflite-runtime: $(OLDER)/.installed  ## our integers beside those of older devices' runtime (Python 3.11)
+	$(OLDER)/bin/python -m pytest -q tests/unit/test_tflite_runtime.py
 
 check: lint types arrows stale-docs test  ## everything that CI asks
 
@@ -76,6 +80,11 @@ $(VENV)/.dev: $(VENV)/.demo
 $(VENV)/.train: $(VENV)/.demo
 	@echo "== installing what training needs (torch: some minutes)"
 	@$(PIP) --no-build-isolation --editable '.[train]'
+	@touch $@
+
+$(OLDER)/.installed: constraints-tflite.txt
+	@$(PYTHON) -m venv --clear $(OLDER)
+	@$(OLDER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@
 
 constraints:  ## resolve every version anew, from nothing

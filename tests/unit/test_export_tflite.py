@@ -632,6 +632,26 @@ def test_an_import_that_disagrees_with_litert_is_caught(name: str, why: str) -> 
                 measure.peer_scores(path, twin, samples, ours, values=False)
 
 
+@litert
+@pytest.mark.parametrize("name", ["mnist_mlp", "fashion_cnn", "kws_dscnn", "mobilenet_v1", "autoencoder"])
+def test_models_of_real_size_give_the_integers_of_litert(name: str) -> None:
+    """On noise, which reaches every value that the input can have."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = BENCH / "tflite" / f"{name}_int8.tflite"
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    entry, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    stored = np.random.default_rng(7).integers(-128, 128, (8, *entry["shape"])).astype(np.int8)
+    want = []
+    for row in stored:
+        interpreter.set_tensor(entry["index"], row)
+        interpreter.invoke()
+        want.append(interpreter.get_tensor(answer["index"]).reshape(-1))
+    _, got = quantised(read_tflite(path), 0, stored)
+    np.testing.assert_array_equal(got, np.stack(want))
+
+
 def test_a_bundle_answers_with_the_integers_of_the_file(tmp_path: Path) -> None:
     model, rng = golden("mlp_int8"), np.random.default_rng(0)
     stored = rng.integers(-128, 128, (200, 12))
