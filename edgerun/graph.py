@@ -10,8 +10,13 @@ from edgerun.layers.base import I8_BOUNDS, I32_BOUNDS, INPUT
 from edgerun.layers.spiking import SPIKING
 from edgerun.spec import Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
 
-RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar", INPUT)
-"""First parts of tensor names, or of sources, that mean something else than a layer."""
+RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar")
+"""First parts of tensor names that mean something else than a layer."""
+
+
+def is_reserved(name: str) -> bool:
+    """Whether no layer may be called so: its tensors would be taken for others, or it for the input."""
+    return name == INPUT or name.partition(".")[0] in RESERVED_NAMES
 
 
 class Wanted(NamedTuple):
@@ -73,8 +78,8 @@ def check_graph(manifest: Manifest) -> None:
     if len(set(names)) != len(names):
         raise SpecError("two layers ask for a tensor of the same name")
     for layer in _all_layers(manifest):
-        if layer.name.partition(".")[0] in RESERVED_NAMES:
-            raise SpecError(f"layer name {layer.name!r} begins with a reserved word")
+        if is_reserved(layer.name):
+            raise SpecError(f"layer name {layer.name!r} is or begins with a reserved word")
     known, outputs = len(manifest.classes.names), score_width(manifest)
     if manifest.head.kind != "values" and not known <= outputs <= manifest.classes.capacity:
         raise SpecError(f"{outputs} scores, but {known} class names and capacity {manifest.classes.capacity}")

@@ -20,7 +20,7 @@ from edgerun.arrays import I64, Tensors
 from edgerun.boards import BOARDS
 from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read_bundle
 from edgerun.errors import DataError, MissingExtra, ModelError
-from edgerun.graph import RESERVED_NAMES
+from edgerun.graph import is_reserved
 from edgerun.learn.eprop import EPropRule
 from edgerun.packing import best_packing
 from edgerun.samples import Fit
@@ -188,7 +188,7 @@ def load_model(path: Path, options: Options) -> FloatNet:
     else:
         raise ModelError(f"{path.name}: format {suffix or 'without a suffix'} is none of {', '.join(FORMATS)}")
     for layer in net.layers:
-        if layer.name.partition(".")[0] in (*RESERVED_NAMES, "whiten"):
+        if is_reserved(layer.name) or layer.name == "whiten":
             raise ModelError(f"{path.name}: layer name {layer.name!r} begins with a reserved word")
     return net
 

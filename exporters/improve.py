@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -33,6 +33,11 @@ WORTH: Final = 0.98  # a change must take the error under this share of what it 
 
 Weighted: TypeAlias = FloatDense | FloatConv | FloatDepthwise
 WEIGHTED: Final = (FloatDense, FloatConv, FloatDepthwise)
+
+
+def weighted(layer: FloatLayer | None) -> TypeGuard[Weighted]:
+    """Whether it is exactly one of those: synapses that sum for neurons are made otherwise."""
+    return type(layer) in WEIGHTED
 
 
 def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int]) -> Twin:
@@ -129,7 +134,7 @@ def corrected(twin: Twin, samples: Samples) -> FloatNet:
     found = units(twin, samples)
     layers = tuple(
         with_corrected_bias(layer, found[sources[0]].mean, twin.maps[sources[0]], twin.maps[layer.name])
-        if isinstance(layer, WEIGHTED)
+        if weighted(layer)
         else layer
         for layer, sources in twin.net.wiring()
     )
@@ -163,7 +168,7 @@ def equalised(twin: Twin, samples: Samples) -> FloatNet:
     layers = {layer.name: layer for layer in twin.net.layers}
     for first, second in pairs:
         a, b = layers[first], layers[second]
-        if isinstance(a, WEIGHTED) and isinstance(b, WEIGHTED):
+        if weighted(a) and weighted(b):
             channels = a.shape[-1]
             reach = found[first].most.reshape(-1, channels).max(axis=0)
             scale = channel_scales(reach, largest_weights(b, channels))
@@ -182,12 +187,12 @@ def equalisable(net: FloatNet) -> list[tuple[str, str]]:
             readers.setdefault(source, []).append(layer.name)
     pairs = []
     for layer in net.layers:
-        if not isinstance(layer, WEIGHTED) or not scalable(layer) or layer.weight_scale is not None:
+        if not weighted(layer) or not scalable(layer) or layer.weight_scale is not None:
             continue
         after = only_reader(net, readers, layer.name)
         while isinstance(after, FloatPool) and scalable(after):
             after = only_reader(net, readers, after.name)
-        if isinstance(after, WEIGHTED) and after.weight_scale is None and channels_of(after) in (0, layer.shape[-1]):
+        if weighted(after) and after.weight_scale is None and channels_of(after) in (0, layer.shape[-1]):
             pairs.append((layer.name, after.name))
     return pairs
 
