@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from edgerun.arrays import F64, I64
-from edgerun.layers.base import INPUT
+from edgerun.errors import ModelError
 from exporters.nodes import (
     UNARY,
     FloatAdd,
@@ -26,11 +27,12 @@ from exporters.nodes import (
 
 Layers: TypeAlias = dict[str, FloatLayer]
 
-DEPTH: Final = 12
+DEPTH: Final = 10
 """Layers in the longest written-out function that is looked for."""
 
-PROBES: Final[F64] = np.concatenate([np.linspace(-9, 9, 181), [-1e4, -1e3, -64.0, -20.5, 20.5, 64.0, 1e3, 1e4]])
-CLOSE: Final = 2e-6
+NEAR: Final = 181
+PROBES: Final[F64] = np.concatenate([np.linspace(-9, 9, NEAR), [-1e4, -1e3, -64.0, -20.5, 20.5, 64.0, 1e3, 1e4]])
+CLOSE, CLOSE_SHARE = 2e-6, 1e-5
 
 
 def simplified(layers: Mapping[str, FloatLayer], answer: str) -> tuple[FloatLayer, ...]:
@@ -167,74 +169,82 @@ def one_function(found: Layers, layer: FloatLayer) -> FloatLayer:
     """
     if not isinstance(layer, FloatUnary | FloatMul | FloatAdd):
         return layer
-    best = layer
-    for root in roots(found, layer):
-        y = evaluated(found, layer, root)
+    cone = behind(found, layer)
+    trivial = layer.sources if isinstance(layer, FloatUnary) else ()
+    for root in dict.fromkeys(source for inner in cone for source in inner.sources):
+        y = None if root in trivial else evaluated(cone, root)
         if y is not None and (name := named(y)) is not None:
-            best = FloatUnary(layer.name, layer.shape, name, sources=(root,), output=layer.output)
-    return best
+            return FloatUnary(layer.name, layer.shape, name, sources=(root,), output=layer.output)
+    return layer
 
 
-def roots(found: Layers, layer: FloatLayer) -> list[str]:
-    """What the layer may be a function of, behind at least one layer between, nearest first."""
-    level, seen = list(layer.sources), dict.fromkeys(layer.sources)
-    for _ in range(DEPTH):
-        level = [
-            s for name in level if (inner := found.get(name)) and single_valued(inner, layer) for s in inner.sources
-        ]
-        level = [name for name in dict.fromkeys(level) if name not in seen]
-        seen |= dict.fromkeys(level)
-        if len(seen) > DEPTH:
-            break
-    direct = set(layer.sources) if isinstance(layer, FloatUnary) else set()
-    return [name for name in seen if name not in direct and (name == INPUT or found[name].outputs == layer.outputs)]
+def behind(found: Layers, layer: FloatLayer) -> list[FloatLayer]:
+    """The layers before one that compute value by value, the farthest first, and the layer itself."""
+    order: dict[str, FloatLayer] = {}
+    seen: set[str] = set()
+
+    def visit(name: str, depth: int) -> None:
+        inner = found.get(name)
+        if name in seen or inner is None or not depth or not single_valued(inner, layer.outputs):
+            return
+        seen.add(name)
+        for source in inner.sources:
+            visit(source, depth - 1)
+        order[name] = inner
+
+    for source in layer.sources:
+        visit(source, DEPTH)
+    return [*order.values(), layer]
 
 
-def single_valued(layer: FloatLayer, end: FloatLayer) -> bool:
+def single_valued(layer: FloatLayer, outputs: int) -> bool:
     """Whether it computes value by value, without a rounding that the file fixes."""
-    if layer.output is not None or layer.outputs != end.outputs:
+    if layer.output is not None:
         return False
     if isinstance(layer, FloatUnary):
-        return True
-    return isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] == layer.shapes[1]
+        return layer.outputs == outputs
+    return isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] == layer.shapes[1] and layer.outputs == outputs
 
 
-def evaluated(found: Layers, layer: FloatLayer, root: str, depth: int = DEPTH) -> F64 | None:
-    """The layer at `PROBES` as a function of `root`; None where it is not one."""
-    if isinstance(layer, FloatMul | FloatAdd) and layer.shapes[0] != layer.shapes[1]:
-        return None
-    parts: list[F64] = []
-    for source in layer.sources:
-        inner = found.get(source)
-        if source == root:
-            part: F64 | None = PROBES
-        elif inner is None or not single_valued(inner, layer) or not depth:
-            return None
-        else:
-            part = evaluated(found, inner, root, depth - 1)
-        if part is None:
-            return None
-        parts.append(part)
+def evaluated(cone: Sequence[FloatLayer], root: str) -> F64 | None:
+    """The last of these layers at `PROBES` as a function of `root`; None where it is not one."""
+    values = {root: PROBES}
+    for layer in cone:
+        if layer.name != root and all(source in values for source in layer.sources):
+            values[layer.name] = applied(layer, *(values[source] for source in layer.sources))
+    last = cone[-1]
+    square = not isinstance(last, FloatMul | FloatAdd) or last.shapes[0] == last.shapes[1]
+    return values.get(last.name) if square else None
+
+
+def applied(layer: FloatLayer, *x: F64) -> F64:
+    """An elementwise layer in float64."""
     with np.errstate(all="ignore"):
         match layer:
-            case FloatUnary():
-                return layer.value(parts[0])
             case FloatMul():
-                return np.asarray(np.clip(parts[0] * parts[1], layer.low, layer.high))
+                return np.asarray(np.clip(x[0] * x[1], layer.low, layer.high))
             case FloatAdd():
-                total = layer.signs[0] * parts[0] + layer.signs[1] * parts[1]
-                return np.asarray(np.clip(total, layer.low, layer.high))
-    return None
+                return np.asarray(np.clip(layer.signs[0] * x[0] + layer.signs[1] * x[1], layer.low, layer.high))
+            case FloatUnary():
+                return layer.value(x[0])
+    raise ModelError(f"layer {layer.name} does not compute value by value")
 
 
 def named(y: F64) -> str | None:
     """The function of `UNARY` that has these values at `PROBES`, with its default parameters."""
     sound = np.isfinite(y)
-    if not sound[:181].all():
+    if not sound[:NEAR].all():
         return None
-    for name, unary in UNARY.items():
-        with np.errstate(all="ignore"):
-            known = np.asarray(unary.function(PROBES, *unary.defaults))
-        if np.allclose(y[sound], known[sound], rtol=1e-5, atol=CLOSE):
-            return name
-    return None
+    names, known = known_functions()
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(known - y) > CLOSE + CLOSE_SHARE * np.abs(known)
+    alike = ~(apart | ~np.isfinite(known))[:, sound].any(axis=1)
+    return names[int(alike.argmax())] if alike.any() else None
+
+
+@cache
+def known_functions() -> tuple[tuple[str, ...], F64]:
+    """The names of `UNARY`, and what each gives at `PROBES` with its default parameters."""
+    with np.errstate(all="ignore"):
+        values = [np.asarray(unary.function(PROBES, *unary.defaults), np.float64) for unary in UNARY.values()]
+    return tuple(UNARY), np.stack(values)

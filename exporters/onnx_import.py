@@ -31,7 +31,7 @@ from exporters.onnx.operators import OPERATORS
 from exporters.onnx.quantised import UINT8_BASE, fold_quantised
 
 MAX_BYTES: Final = 1 << 30
-MAX_NODES: Final = 1 << 16
+MAX_NODES: Final = 1 << 14
 OPSET_FIRST: Final = 7
 FREE_ROOM: Final = 1 << 22  # constant values that any file may have computed
 ROOM_PER_BYTE: Final = 8

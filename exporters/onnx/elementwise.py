@@ -11,8 +11,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from edgerun.arrays import F32, F64, AnyArray
-from edgerun.layers.base import INPUT
-from exporters.layout import evaluated, named
+from exporters.layout import behind, evaluated, named
 from exporters.nodes import (
     FloatAdd,
     FloatConv,
@@ -366,7 +365,8 @@ def where(graph: Graph, node: Node) -> Value:
         raise Unsupported("chooses between values")
     x, y = graph.value(node, 1), graph.value(node, 2)
     far = graph.value(test).source == x.source and float(graph.constant(test, 1).reshape(())) >= SOFT
-    soft = evaluated(graph.layers, graph.layers[y.source], x.source) if y.source != INPUT else None
+    layer = graph.layers.get(y.source)
+    soft = evaluated(behind(graph.layers, layer), x.source) if layer is not None else None
     if not far or soft is None or named(soft) != "softplus":
         raise Unsupported("chooses between values")
     return y
