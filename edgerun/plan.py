@@ -96,7 +96,8 @@ def align(size: int) -> int:
 
 
 def make_plan(slots: Mapping[str, Slot]) -> Plan:
-    """Lay out slots: permanent ones in the order given, then scratch, largest first, each at the lowest free offset."""
+    """Lay out slots: permanent ones in the order given, then scratch, each at the lowest free offset: the largest first,
+    of equals the one that is needed first."""
     permanent = {name: slot for name, slot in slots.items() if slot.part != "scratch"}
     scratch = {name: slot for name, slot in slots.items() if slot.part == "scratch"}
     placed: dict[str, Placed] = {}
@@ -105,7 +106,7 @@ def make_plan(slots: Mapping[str, Slot]) -> Plan:
         placed[name] = Placed(slot, end)
         end = placed[name].end
     shared: dict[str, Placed] = {}
-    for name, slot in sorted(scratch.items(), key=lambda item: (-item[1].bytes, item[0])):
+    for name, slot in sorted(scratch.items(), key=lambda item: (-item[1].bytes, item[1].live or (0, 0), item[0])):
         shared[name] = Placed(slot, _lowest_gap(slot, shared.values(), end))
     return Plan({name: (placed | shared)[name] for name in slots})
 

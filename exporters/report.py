@@ -113,6 +113,8 @@ def accuracy_line(accuracy: Accuracy) -> str:
 def layer_cells(layer: LayerReport) -> tuple[str, ...]:
     low, high = layer.weight_scale
     step = f"{low:.3g}" if low == high else f"{low:.2g} to {high:.2g}"
+    if high == 0:  # a layer without weights
+        step = ""
     unit = " of spikes" if layer.kind == "lif" else ""
     return (
         f"{layer.name} ({layer.kind})",

@@ -145,3 +145,9 @@ def test_an_arena_that_does_not_suit_is_refused(arena: AnyArray, reason: str) ->
 def test_slots_that_contradict_themselves_are_refused(shape: tuple[int], part: str, live: object, reason: str) -> None:
     with pytest.raises(SpecError, match=reason):
         Slot(shape, "int8", part, live)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_chain_of_equal_buffers_takes_two_of_them() -> None:
+    """Whatever they are called: names in another order than lifetimes once cost a third one."""
+    slots = {f"out.conv{k}": Slot((8000,), "int8", "scratch", (k, k + 1)) for k in range(12)}
+    assert make_plan(slots).total_bytes == 2 * 8000
