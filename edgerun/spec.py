@@ -335,7 +335,8 @@ class Manifest(Record, frozen=True, kw_only=True):
             raise SpecError(f"seed {self.seed} is outside [0, 2**64)")
         names = [layer.name for layer in self.layers]
         if len(set(names)) != len(names):
-            raise SpecError(f"layer names repeat: {', '.join(names)}")
+            twice = next(name for k, name in enumerate(names) if name in names[:k])
+            raise SpecError(f"layer names repeat: {twice}")
         tensor_names = [tensor.name for tensor in self.tensors]
         if len(set(tensor_names)) != len(tensor_names):
             raise SpecError("tensor names repeat")

@@ -29,7 +29,7 @@ from edgerun.errors import ModelError
 from edgerun.layers.base import INPUT
 from edgerun.layers.window import Pair, Sides, output_size
 from exporters.data import first_line
-from exporters.nir_graph import PORTS, Wiring, is_wire, parameter, real
+from exporters.nir_graph import PORTS, Wiring, is_wire, parameter, real, whole
 from exporters.nodes import (
     FloatCells,
     FloatConvSum,
@@ -62,6 +62,8 @@ ADVICE: Final[Mapping[str, str]] = MappingProxyType(
     {"Delay": "train without delays of wires, or give neurons a synaptic current"}
 )
 RESETS: Final[Mapping[str, Reset]] = MappingProxyType({kind: kind for kind in ("subtract", "zero", "hold", "none")})
+MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError)
+"""What numpy, fields and layers raise over parameters of the wrong rank, type or size."""
 READINGS: Final = ("counts", "last", "max", "mean")
 
 Read: TypeAlias = Literal["counts", "last", "max", "mean"]
@@ -146,7 +148,12 @@ class Builder:
         if stray:
             raise self.refuse(f"{', '.join(stray)} does not lead from the input to the output")
         for name in order:
-            self.population(name, last=name == last)
+            try:
+                self.population(name, last=name == last)
+            except ModelError:
+                raise
+            except MALFORMED as err:
+                raise self.refuse(f"{name}, or what leads to it, makes no sense ({first_line(err)})") from None
         return tuple(self.layers)
 
     def last(self) -> str:
@@ -670,7 +677,7 @@ def first_to_last(image: tuple[int, ...]) -> Any:
 
 
 def flat_shape(name: str, node: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    first, last = int(node.start_dim), int(node.end_dim)
+    first, last = whole(f"{name}: dimensions", (node.start_dim, node.end_dim))
     first, last = first % len(shape), last % len(shape)
     if first > last:
         return shape
@@ -726,7 +733,7 @@ def filters(builder: Builder, name: str, node: Any, channels: int) -> tuple[F64,
 
 def pair(builder: Builder, name: str, value: Any, flat: bool = False) -> Pair:
     """(down, across) of a number or a pair; in one dimension down is 1."""
-    found = [int(v) for v in np.asarray(value).reshape(-1)]
+    found = whole(f"{builder.wiring.file}: {name}", value)
     if len(found) not in (1, 2) or (flat and len(found) != 1):
         raise builder.refuse(f"{name}: {first_line(value)} is neither a number nor a pair")
     return (1, found[0]) if flat else (found[0], found[-1])

@@ -155,6 +155,14 @@ def real(what: str, value: Any) -> F64:
         raise ModelError(f"{what}: a {type(value).__name__} is no number") from None
 
 
+def whole(what: str, value: Any) -> tuple[int, ...]:
+    """Whole numbers of any shape, one behind the other. Raises ModelError for others, and beyond what int32 holds."""
+    values = real(what, value).reshape(-1)
+    if not (np.abs(values) < 1 << 31).all() or (values % 1).any():
+        raise ModelError(f"{what}: {first_line(value)} is no whole number of 32 bits")
+    return tuple(int(v) for v in values)
+
+
 def parameter(name: str, node: Any, field_name: str, n: int) -> F64:
     """A neuron parameter as (n,); one value stands for all."""
     value = real(f"{name}: {field_name}", getattr(node, field_name))

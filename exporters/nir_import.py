@@ -32,7 +32,7 @@ from edgerun.spec import Constant, Encoder, Frames, PhaseRate
 from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
 from exporters.nir_build import FEATURE, SPIKE, Assumed, Builder, unsupported
-from exporters.nir_graph import Facts, Wiring, facts_of, flat, parse, positive
+from exporters.nir_graph import Facts, Wiring, facts_of, flat, parse, positive, whole
 from exporters.nodes import Reset
 
 ENCODERS: Final[Mapping[str, str]] = {
@@ -91,7 +91,7 @@ def input_of(wiring: Wiring) -> tuple[int, ...]:
     entries = [name for name in ports if not wiring.sources[name]]
     if len(entries) != 1:
         raise ModelError(f"{wiring.file}: {len(entries)} inputs ({', '.join(entries)}), must be one")
-    shape = tuple(int(size) for size in np.asarray(next(iter(ports[entries[0]].input_type.values()))).reshape(-1))
+    shape = whole(f"{wiring.file}: {entries[0]}: shape", next(iter(ports[entries[0]].input_type.values()), ()))
     if not 1 <= len(shape) <= 3 or min(shape) < 1:
         raise ModelError(f"{wiring.file}: {entries[0]} has shape {shape}, must be one to three sizes above 0")
     return shape

@@ -1,0 +1,66 @@
+"""What `make fuzz` has found, each in its smallest form: refused by name ever since."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from pretend import manifest
+
+from edgerun.errors import ModelError, SpecError
+
+nir = pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
+
+from exporters.nir_import import NirOptions, convert  # noqa: E402
+
+
+def test_of_repeated_layer_names_the_first_is_told() -> None:
+    layers = manifest().layers[:1] * 200
+    with pytest.raises(SpecError, match=r"layer names repeat: hidden$"):
+        msgspec.structs.replace(manifest(), layers=layers)
+
+
+# ------------------------------------------------------------------ NIR
+
+
+def spiking_graph(**fields: Any) -> Any:
+    """An image, a convolution, a pool, neurons; `fields` of any of its nodes changed."""
+    nodes = {
+        "input": nir.Input({"input": np.array([1, 6, 6])}),
+        "conv": nir.Conv2d((6, 6), np.ones((2, 1, 3, 3)), 1, 0, 1, 1, np.zeros(2)),
+        "pool": nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+        "flat": nir.Flatten({"input": np.array([2, 2, 2])}, 0, -1),
+        "lif": nir.LIF(np.full(8, 1e-3), np.ones(8), np.zeros(8), np.ones(8), np.zeros(8)),
+        "output": nir.Output({"output": np.array([8])}),
+    }
+    for place, value in fields.items():
+        name, _, field = place.partition("__")
+        setattr(nodes[name], field, value)
+    names = list(nodes)
+    edges = list(zip(names, names[1:], strict=False))
+    return nir.NIRGraph(nodes, edges, type_check=False, metadata={"encoder": "frames", "steps": 4})
+
+
+def test_the_graph_that_is_changed_below_is_sound() -> None:
+    assert convert("net.nir", spiking_graph(), NirOptions()).outputs == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"input__input_type": {"input": np.array(["x"])}}, "net.nir: input: shape: a ndarray is no number"),
+        ({"pool__stride": np.array(["x", "y"])}, "net.nir: pool: a ndarray is no number"),
+        ({"pool__stride": np.array([np.nan, 2])}, "net.nir: pool: .* is no whole number of 32 bits"),
+        ({"pool__kernel_size": np.array([2.5, 2])}, "is no whole number"),
+        ({"pool__padding": np.array([1e300, 0])}, "is no whole number"),
+        ({"flat__start_dim": "first"}, "flat: dimensions: a tuple is no number"),
+        ({"conv__weight": np.ones(3)}, "conv"),
+        ({"conv__groups": "two"}, "lif, or what leads to it, makes no sense"),
+        ({"conv__padding": b"\xff"}, "lif, or what leads to it, makes no sense"),
+    ],
+)
+def test_fields_of_odd_types_are_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        convert("net.nir", spiking_graph(**fields), NirOptions())
