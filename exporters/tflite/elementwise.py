@@ -28,7 +28,7 @@ from exporters.nodes import (
     FloatSoftmax,
     FloatUnary,
 )
-from exporters.tflite.graph import Constant, Graph, Operator, Shape, Unsupported, Value, affine_of, bites, clip_of
+from exporters.tflite.graph import ENDS, Constant, Graph, Operator, Shape, Unsupported, Value, affine_of, bites, clip_of
 from exporters.tflite.norms import layer_norm
 from exporters.tflite_reader import TfliteOp
 
@@ -168,10 +168,13 @@ def product(graph: Graph, op: TfliteOp) -> Value:
     for x, c in ((a, b), (b, a)):
         if isinstance(x, Value) and isinstance(c, Constant) and plain(x, c, y, clip):
             return scaled(graph, op, x, Affinity(c.real.astype(np.float64), np.zeros(())), clip, y)
-    first, second = values(graph, op, a, b)
-    shapes = together(first.shape, second.shape)
-    layer = FloatMul(graph.name(op), shapes, *clip, sources=(first.source, second.source), output=y)
-    return graph.add(layer, broadcast(first.shape, second.shape))
+    return multiplied(graph, op, *values(graph, op, a, b), clip)
+
+
+def multiplied(graph: Graph, op: TfliteOp, a: Value, b: Value, clip: tuple[float, float]) -> Value:
+    shapes = together(a.shape, b.shape)
+    layer = FloatMul(graph.name(op), shapes, *clip, sources=(a.source, b.source), output=graph.fixed(op))
+    return graph.add(layer, broadcast(a.shape, b.shape))
 
 
 def quotient(graph: Graph, op: TfliteOp) -> Value:
@@ -225,7 +228,14 @@ def extreme(graph: Graph, op: TfliteOp) -> Value:
 
 
 def function(graph: Graph, op: TfliteOp, x: Value, kind: str, parameters: tuple[float, ...] = ()) -> Value:
-    layer = FloatUnary(graph.name(op), (x.size,), kind, parameters, sources=(x.source,), output=graph.fixed(op))
+    """Of a value, with the map of the operator's output."""
+    return mapped(graph, op, x, graph.fixed(op), kind, parameters)
+
+
+def mapped(
+    graph: Graph, op: TfliteOp, x: Value, y: Affine | None, kind: str, parameters: tuple[float, ...] = ()
+) -> Value:
+    layer = FloatUnary(graph.name(op), (x.size,), kind, parameters, sources=(x.source,), output=y)
     return graph.add(layer, x.shape)
 
 
@@ -254,10 +264,21 @@ def leaky_relu(graph: Graph, op: TfliteOp) -> Value:
 
 
 def prelu(graph: Graph, op: TfliteOp) -> Value:
-    slope = graph.constant(op, 1)
-    if not slope.array.size or single(slope.real.astype(np.float64)).size != 1:
-        raise Unsupported("with a slope for each channel; use one LEAKY_RELU")
-    return function(graph, op, graph.value(op), "leaky-relu", (float(slope.real.reshape(-1)[0]),))
+    """max(x, 0) + slope * min(x, 0); at most one of them is not 0, so that both fit the scale of the output."""
+    x, slope, y = graph.value(op), graph.constant(op, 1), graph.fixed(op)
+    real = slope.real.astype(np.float64)
+    if broadcast(x.shape, real.shape) != x.shape:
+        raise Unsupported(f"a slope of shape {real.shape} on a value of shape {x.shape}")
+    if single(real).size == 1:
+        return function(graph, op, x, "leaky-relu", (float(real.reshape(-1)[0]),))
+    above = mapped(graph, op, x, y, "relu")
+    below = mapped(graph, op, x, x.affine, "clip", (-math.inf, 0.0))
+    if y is None:
+        steep = scaled(graph, op, below, Affinity(real, np.zeros(())), ENDS["NONE"], y)
+    else:
+        steep = multiplied(graph, op, below, held(graph, op, 1, slope), ENDS["NONE"])
+    layer = FloatAdd(graph.name(op), ((x.size,), (x.size,)), sources=(above.source, steep.source), output=y)
+    return graph.add(layer, x.shape)
 
 
 def gelu(graph: Graph, op: TfliteOp) -> Value:

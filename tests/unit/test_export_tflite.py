@@ -405,6 +405,10 @@ FUNCTIONS = {
         lambda m: m.op("PRELU", m.x, m.constant(np.full((1, 6), 0.1), "float32")),
         lambda x: np.where(x < 0, x * np.float32(0.1), x),
     ),
+    "a slope for each channel": (
+        lambda m: m.op("PRELU", m.x, m.constant([[0.1, 0.2, 0.3, -0.1, 0.0, 1.0]], "float32")),
+        lambda x: np.where(x < 0, x * np.float32([0.1, 0.2, 0.3, -0.1, 0.0, 1.0]), x),
+    ),
     "ELU": (lambda m: m.op("ELU", m.x), lambda x: np.where(x < 0, np.expm1(x), x)),
     "at least a half": (lambda m: m.op("MAXIMUM", m.x, m.constant(0.5, "float32")), lambda x: np.maximum(x, 0.5)),
     "at most a half": (lambda m: m.op("MINIMUM", m.constant(0.5, "float32"), m.x), lambda x: np.minimum(x, 0.5)),
@@ -454,6 +458,17 @@ def test_another_scale_is_a_table_that_rounds_halves_up() -> None:
     stored = np.array([[-5, -3, -2, -1, 1, 2, 3, 5]], np.int8)
     _, got = quantised(model, 0, stored)
     assert got.tolist() == [[-2, -1, -1, 0, 1, 1, 2, 3]]
+
+
+def test_slopes_of_integers_are_right_to_half_a_step() -> None:
+    slopes, x, y = np.array([2, -128, 127, 40], np.int8), (0.5, 3), (0.25, -8)
+    made = Made((1, 4), "int8", x)
+    out = made.op("PRELU", made.x, made.constant(slopes, "int8", (1 / 128, -2)), out=("int8", y))
+    stored = np.random.default_rng(5).integers(-128, 128, (300, 4)).astype(np.int8)
+    _, got = quantised(made.model(out), 0, stored)
+    value = (stored.astype(np.float64) - x[1]) * x[0]
+    value = np.where(value < 0, value * (slopes + 2.0) / 128, value)
+    np.testing.assert_array_less(np.abs(got - np.clip(value / y[0] + y[1], -128, 127)), 0.501)
 
 
 def test_integers_that_move_keep_their_scale() -> None:
