@@ -96,8 +96,10 @@ def align(size: int) -> int:
 
 
 def make_plan(slots: Mapping[str, Slot]) -> Plan:
-    """Lay out slots: permanent ones in the order given, then scratch, each at the lowest free offset: the largest first,
-    of equals the one that is needed first."""
+    """Lay out slots: permanent ones in the order given, then scratch, each at the lowest free offset.
+
+    The largest goes first; of equals the one that is needed first.
+    """
     permanent = {name: slot for name, slot in slots.items() if slot.part != "scratch"}
     scratch = {name: slot for name, slot in slots.items() if slot.part == "scratch"}
     placed: dict[str, Placed] = {}
