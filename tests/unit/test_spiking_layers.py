@@ -241,6 +241,20 @@ def test_a_silenced_neuron_stays_at_its_rail() -> None:
     assert want.v[1] == 32767
 
 
+def test_an_excitatory_current_stays_at_its_rail() -> None:
+    """Both currents at their ends and the membrane above its threshold all the same: the reset takes no more."""
+    spec = AlphaCells(name="l", shape=(1,), weight_exponent=12)
+    tensors: Tensors = {f"l.{f.part}": np.zeros(f.shape, f.dtype) for f in spec.fields()}
+    for part, value in {"alpha": 1 << 15, "beta": 1 << 15, "tau": 1 << 24, "threshold": 99}.items():
+        tensors[f"l.{part}"][:] = value
+    run = OPS[AlphaCells](spec, tensors, ())
+    run.state()["excitatory"][:], run.state()["inhibitory"][:] = -(1 << 31) + (1 << 18), (1 << 31) - 1
+    run.step(np.zeros(1, np.float32))
+    assert run.out.tolist() == [1]
+    run.step(np.zeros(1, np.float32))
+    assert run.state()["excitatory"].tolist() == [-(1 << 31)]
+
+
 def test_no_synaptic_current_is_too_small() -> None:
     """A drive of a 64th of a membrane's step, kept up, moves it all the same."""
     spec = Cells(name="l", shape=(1,), weight_exponent=18, synaptic=True, reset="none")
