@@ -39,7 +39,6 @@ NAMES: Final = ("mnist_mlp", "fashion_cnn", "kws_dscnn")
 SHARES: Final = (0.58, 0.45, 0.35)  # of the bytes at 8 bits
 TUNED: Final = 10_000  # training samples of the fine-tuning, at most
 EPOCHS: Final = 3
-RATE: Final = 1e-3
 
 
 def samples_of(part: data.Part) -> Samples:
@@ -126,7 +125,7 @@ def measured(name: str, shares: list[float], folder: Path | None) -> dict[str, A
         plain, size = accuracy(net, calibration, test, bits)
         row = {"plan": title, "bits": bits, "bytes": size, "accuracy": plain}
         if min(bits.values()) < 8:
-            tuned = finetune(net, some, bits, epochs=EPOCHS, rate=RATE)
+            tuned = finetune(net, some, bits, epochs=EPOCHS)
             row["tuned"], row["tuned_bytes"] = accuracy(tuned, calibration, test, bits)
         found["rows"].append(row)
         print(f"  {title:24} {row['bytes']:7,} bytes  {plain:.2%}  tuned {row.get('tuned', plain):.2%}", flush=True)

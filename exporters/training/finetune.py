@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +43,8 @@ def finetune(
     bits  by layer, for those whose bits are free; others keep their weights and learn biases only, as do spiking
           layers, whose grid has one step. Zeros stay zeros
 
-    Adam, its rate falling to 0 along a cosine. The steps of the grids are found anew before each pass and after the
-    last; the layers that come back name them as their `weight_scale`, so that quantising finds the same integers.
+    Adam, its rate falling to 0 along a cosine. The steps of the grids are found once, before it; the layers that come
+    back name them as their `weight_scale`, so that quantising finds the same integers.
     """
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
@@ -59,8 +60,8 @@ def finetune(
     batches = -(-len(samples) // BATCH)
     optimiser = torch.optim.Adam(trained, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
+    steps = {name: grid_steps(values[name].detach().numpy(), width) for name, (width, _) in free.items()}
     for _ in range(epochs):
-        steps = {name: grid_steps(values[name].detach().numpy(), width) for name, (width, _) in free.items()}
         for rows in np.array_split(order.permutation(len(samples)), batches):
             moments = real_moments(net, samples.x[rows])
             with torch.no_grad():
@@ -75,7 +76,7 @@ def finetune(
                 values[name].grad *= there
             optimiser.step()
             schedule.step()
-    return replace(net, layers=tuple(tuned(net, layer, values, bits) for layer in net.layers))
+    return replace(net, layers=tuple(tuned(layer, values, steps, bits) for layer in net.layers))
 
 
 def straight_through(weight: Tensor, steps: F64, bits: int) -> Tensor:
@@ -84,13 +85,14 @@ def straight_through(weight: Tensor, steps: F64, bits: int) -> Tensor:
     return weight + (torch.from_numpy(rounded) - weight).detach()
 
 
-def tuned(net: FloatNet, layer: FloatLayer, values: Parameters, bits: Mapping[str, int]) -> FloatLayer:
+def tuned(layer: FloatLayer, values: Parameters, steps: Mapping[str, F64], bits: Mapping[str, int]) -> FloatLayer:
     """The layer with its new weights on their grids and its new biases."""
-    found = {
-        part: values[f"{layer.name}.{part}"].detach().numpy() for part in TRAINED if f"{layer.name}.{part}" in values
-    }
-    grids = layer.name in bits and hasattr(layer, "weight_scale")
-    for part in bit_layers(net).get(layer.name, {}) if grids else ():
-        steps = grid_steps(found[part], bits[layer.name])
-        found |= {part: on_grid(found[part], steps, bits[layer.name]), SCALES[part]: np.where(steps > 0, steps, 1.0)}
+    found: dict[str, Any] = {}
+    for part in TRAINED:
+        name = f"{layer.name}.{part}"
+        if name in values:
+            found[part] = values[name].detach().numpy()
+        if name in steps:
+            found[part] = on_grid(found[part], steps[name], bits[layer.name])
+            found[SCALES[part]] = np.where(steps[name] > 0, steps[name], 1.0)
     return replace(layer, **found)
