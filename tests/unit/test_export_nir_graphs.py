@@ -52,7 +52,7 @@ def cuba(*shape: int, silent: bool = False) -> Any:
 
 
 def conv(filters: int, channels: int, **changes: Any) -> Any:
-    fields = {"input_shape": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": weights(filters) / 4}
+    fields = {"input_shape": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": weights(filters)}
     fields |= changes
     return nir.Conv2d(weight=weights(filters, channels // fields["groups"], 3, 2), **fields)
 
@@ -314,7 +314,7 @@ def test_integers_follow_the_float_twin(name: str) -> None:
 
 def test_analog_input_and_recurrent_spikes_get_a_scale_each() -> None:
     """Values in steps of 1/255 would leave nothing of the input's weights in the exponent that recurrence needs."""
-    net, x, _, _ = imported("recurrent")
+    net, _, _, _ = imported("recurrent")
     real = np.random.default_rng(2).random((40, STEPS, 8)).astype(np.float32)
     samples = Samples(real, np.zeros(len(real), np.int64))
     made = twin.quantise_net(net, samples)
