@@ -3,6 +3,7 @@
 # Both make their own virtual environment in .venv; all they need is Python 3.11 or newer with pip.
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 FRESH := build/fresh
@@ -12,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz train screenshots bench-digits constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots bench-digits constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -45,7 +46,10 @@ stale-docs: $(VENV)/.dev
 docs: $(VENV)/.dev  ## write the generated pages again
 	$(BIN)/python docs/generate.py
 
-fuzz: $(VENV)/.dev  ## the property tests, for hours rather than seconds
+fuzz: $(VENV)/.dev  ## hostile files for every reader: FUZZ_SECONDS=60 each, FUZZ_ONLY="onnx bundle" for some, FUZZ_SEED=1
+	$(BIN)/python tests/fuzz --seconds $(FUZZ_SECONDS) $(addprefix --only ,$(FUZZ_ONLY)) $(addprefix --seed ,$(FUZZ_SEED))
+
+fuzz-properties: $(VENV)/.dev  ## the property tests, for hours rather than seconds
 	$(BIN)/python -m pytest -q tests/unit --hypothesis-profile=fuzz
 
 train: $(VENV)/.train  ## train the committed examples again

@@ -1,5 +1,5 @@
 """What holds for every test: one thread for numpy, no deadline on a busy machine, a profile that searches for hours
-(`make fuzz`), the slow references of `tests/reference` as the package `reference`, and the example bundles."""
+(`make fuzz-properties`), the slow references of `tests/reference` as the package `reference`, the example bundles."""
 
 from __future__ import annotations
 

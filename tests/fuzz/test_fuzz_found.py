@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ def spiking_graph(**fields: Any) -> Any:
         name, _, field = place.partition("__")
         setattr(nodes[name], field, value)
     names = list(nodes)
-    edges = list(zip(names, names[1:], strict=False))
+    edges = list(pairwise(names))
     return nir.NIRGraph(nodes, edges, type_check=False, metadata={"encoder": "frames", "steps": 4})
 
 
