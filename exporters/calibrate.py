@@ -42,6 +42,9 @@ class Calibration:
         if not 90 <= self.percentile <= 100:
             raise DataError(f"--percentile {self.percentile} is outside [90, 100]")
 
+    def __str__(self) -> str:
+        return f"percentile {self.percentile:g}" if self.method == "percentile" else self.method
+
 
 MINMAX: Final = Calibration()
 

@@ -47,6 +47,7 @@ from exporters.improve import improve, is_fixed
 from exporters.learning import learning_plan
 from exporters.nodes import Reset
 from exporters.page import page
+from exporters.progress import Say, silent, teller
 from exporters.report import Accuracy, Report, render
 from exporters.slim import EPOCHS, Bits, Diet, Slim, slim
 from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, widen_readout
@@ -124,11 +125,13 @@ def export(
     test: Path | None = None,
     sign: Sequence[Signer] = (),
     boards: Sequence[str] | None = None,
+    say: Say = silent,
 ) -> Exported:
     """Turn a model file into a bundle. Raises ModelError, DataError, SpecError or BundleError, one line each.
 
     boards  those that the report's explanation gives energies for; None: no explanation, which takes its time
     """
+    say(f"reading {model.name} and {calibration.name}")
     net = load_model(model, options)
     samples = data.load(calibration, input_form(net), options.window, labels=options.head != "values")
     notes = (*samples.notes, *head_notes(samples, options))
@@ -136,15 +139,17 @@ def export(
     names = class_names(net, samples, options)
     samples = data.relabel(calibration.name, samples, names)
     kept, held = split(calibration.name, samples, options)
-    thin = slim(net, samples.take(kept), options.diet)
-    twin = replace(quantised(thin, samples.take(kept), options.calibration), origin=net)
+    thin = slim(net, samples.take(kept), options.diet, say)
+    twin = replace(quantised(thin, samples.take(kept), options.calibration, say), origin=net)
     twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
 
     trial, apart = samples.take(held), len(kept) < len(samples)
     if test is not None:
         trial, apart = test_samples(test, net, names, options), True
+    say(f"measuring on {len(trial)} samples")
     accuracy = measure.accuracy(model, manifest, tensors, twin, trial, apart=apart)
     manifest = with_provenance(manifest, model, calibration, accuracy)
+    say("packing")
     rows = exemplar_rows(samples.y, np.setdiff1d(kept, held), manifest.learning.replay.capacity)
     packed = pack(
         manifest,
@@ -158,15 +163,17 @@ def export(
     )
     bundle = read_bundle(packed)
     report = describe(model, bundle, twin, samples.take(held), accuracy, notes)
+    if boards is not None:
+        say("asking every layer what it cost")
     return Exported(packed, report if boards is None else explain(report, bundle, twin, trial, boards, thin.plot))
 
 
-def quantised(thin: Slim, samples: Samples, how: Calibration | None) -> Twin:
+def quantised(thin: Slim, samples: Samples, how: Calibration | None, say: Say = silent) -> Twin:
     """Integers for all layers: by the calibration named, else by whichever keeps the answers nearest to the floats'."""
     if how is not None or thin.net.spiking or is_fixed(thin.net):
         twin = quantise_net(thin.net, samples, how or MINMAX, thin.bits)
     else:
-        twin = improve(thin.net, samples, thin.bits)
+        twin = improve(thin.net, samples, thin.bits, say)
     return replace(twin, notes=(*thin.notes, *twin.notes))
 
 
@@ -456,7 +463,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     signers = [signer(key) for key in args.sign]
     boards = (args.board or list(DEFAULT_BOARDS)) if args.report else None
-    made = export(args.model, args.calibrate, options_of(args), test=args.test, sign=signers, boards=boards)
+    tell = teller(wanted=not args.json)
+    try:
+        made = export(
+            args.model, args.calibrate, options_of(args), test=args.test, sign=signers, boards=boards, say=tell
+        )
+    finally:
+        tell("")
     write(args.output, made.data)
     as_json = msgspec.json.format(msgspec.json.encode(made.report))
     if args.report:

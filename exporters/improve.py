@@ -24,6 +24,7 @@ from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import Affine, FloatConv, FloatDense, FloatDepthwise, FloatLayer, FloatPool
 from exporters.nodes.dense import fold
+from exporters.progress import Say, silent
 from exporters.twin import Twin, in_blocks, quantise_net
 
 JUDGED: Final = 128  # samples that every trial is judged by
@@ -40,7 +41,7 @@ def weighted(layer: FloatLayer | None) -> TypeGuard[Weighted]:
     return type(layer) in WEIGHTED
 
 
-def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int]) -> Twin:
+def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int], say: Say = silent) -> Twin:
     """Quantise with whatever keeps the answers nearest to the float net's; the notes say what that was.
 
     Raises ModelError.
@@ -52,15 +53,15 @@ def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int]) -> Twin:
     trials = [Calibration(method) for method in METHODS if method != "percentile"]
     trials += [Calibration("percentile", share) for share in PERCENTILES]
 
-    def judged(candidate: FloatNet, how: Calibration) -> tuple[float, Twin]:
+    def judged(candidate: FloatNet, how: Calibration, change: str = "") -> tuple[float, Twin]:
+        say(f"trying {change or f'ranges by {how}'}")
         twin = quantise_net(candidate, samples, how, bits)
         return output_error(twin, some, wanted), twin
 
     errors = {how: judged(net, how) for how in trials}
     how = min(errors, key=lambda trial: errors[trial][0])
     error, twin = errors[how]
-    name = f"percentile {how.percentile:g}" if how.method == "percentile" else how.method
-    notes = [f"ranges by {name}: output error {100 * error:.3g} % of the variance"]
+    notes = [f"ranges by {how}: output error {100 * error:.3g} % of the variance"]
     changes: tuple[tuple[str, Callable[[Twin], FloatNet]], ...] = (
         ("channels equalised", lambda best: equalised(best, samples)),
         ("biases corrected", lambda best: corrected(best, samples)),
@@ -69,7 +70,7 @@ def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int]) -> Twin:
         candidate = change(twin)
         if candidate is twin.net:
             continue
-        found, better = judged(candidate, how)
+        found, better = judged(candidate, how, what)
         if found < WORTH * error:
             notes.append(f"{what}: output error {100 * error:.3g} to {100 * found:.3g} %")
             error, twin = found, better

@@ -12,6 +12,7 @@ from exporters.allocate import choose_bits, stored_bytes
 from exporters.bits_plot import LayerBits, bits_svg
 from exporters.data import Samples
 from exporters.float_net import FloatNet
+from exporters.progress import Say, silent
 from exporters.prune import density_of, magnitude
 from exporters.sensitivity import bit_layers, labelled, traces
 
@@ -63,7 +64,7 @@ class Slim:
     plot: str = ""
 
 
-def slim(net: FloatNet, samples: Samples, diet: Diet) -> Slim:
+def slim(net: FloatNet, samples: Samples, diet: Diet, say: Say = silent) -> Slim:
     """The net after the diet. Raises ModelError where it has no weights whose bits are free, DataError without labels
     where sensitivity needs them, MissingExtra where training is asked for and torch is not there."""
     if diet.strict:
@@ -73,12 +74,15 @@ def slim(net: FloatNet, samples: Samples, diet: Diet) -> Slim:
     if diet.prune is not None:
         thin = magnitude(net, diet.prune)
         notes.append(f"pruned by magnitude: {density_of(thin):.2%} of the weights are left")
+    if diet.bits == "auto":
+        say("measuring how much the loss minds each layer")
     trace = traces(thin, labelled(samples)) if diet.bits == "auto" else {}
     bits = bits_of(thin, samples, diet, trace)
     if diet.bits == "auto":
         notes.append(f"bits by Hessian trace: {', '.join(f'{name} {width}' for name, width in bits.items())}")
     epochs = diet.finetune if diet.finetune is not None else EPOCHS * (find_spec("torch") is not None)
     if epochs:
+        say(f"training {epochs} epochs")
         thin = trained(net, thin, samples, bits, epochs)
         notes.append(f"trained {epochs} epochs on the calibration samples, weights rounded as they will be")
     elif diet.finetune is None:
