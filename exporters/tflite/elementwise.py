@@ -150,10 +150,10 @@ def total(graph: Graph, op: TfliteOp) -> Value:
     a, b, y = operand(graph, op, 0), operand(graph, op, 1), graph.fixed(op)
     clip = clip_of(op.options["fused_activation_function"], y)
     if isinstance(a, Value) and isinstance(b, Constant) and plain(a, b, y, clip):
-        map_ = Affinity(np.asarray(float(signs[0])), signs[1] * b.real.astype(np.float64))
+        map_ = Affinity(np.ones(()), signs[1] * b.real.astype(np.float64))
         return scaled(graph, op, a, map_, clip, y)
     if isinstance(a, Constant) and isinstance(b, Value) and plain(b, a, y, clip):
-        map_ = Affinity(np.asarray(float(signs[1])), signs[0] * a.real.astype(np.float64))
+        map_ = Affinity(np.asarray(float(signs[1])), a.real.astype(np.float64))
         return scaled(graph, op, b, map_, clip, y)
     first, second = values(graph, op, a, b)
     shapes = together(first.shape, second.shape)

@@ -372,6 +372,13 @@ def computed(made: Made, output: int, x: Any = X) -> Any:
 WEIGHT = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
 ROW = np.arange(1, 7, dtype=np.float32)
 COLUMN = np.arange(1, 5, dtype=np.float32)[:, None]
+AROUND = [[0, 0], [1, 1], [1, 1], [0, 0]]
+
+
+def table(made: Made) -> int:
+    return made.constant([[1, 4], [3, 6]])
+
+
 FUNCTIONS = {
     "divided by a row": (lambda m: m.op("DIV", m.x, m.constant(ROW, "float32")), lambda x: x / ROW),
     "a column less it, then a ReLU": (
@@ -425,11 +432,148 @@ FUNCTIONS = {
         lambda m: m.op("ABS", m.op("CAST", m.op("SQUEEZE", m.x, squeeze_dims=(0,)))),
         lambda x: np.abs(x),
     ),
+    "GELU": (lambda m: m.op("GELU", m.x), lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2),
+    "GELU by a tanh": (
+        lambda m: m.op("GELU", m.x, approximate=True),
+        lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    ),
+    "a row of another length than the layer before": (
+        lambda m: m.op(
+            "ADD",
+            m.op("RESHAPE", m.op("FULLY_CONNECTED", m.x, m.constant(WEIGHT.T, "float32"), -1), m.constant([2, 6])),
+            m.constant(ROW, "float32"),
+        ),
+        lambda x: (x @ WEIGHT).reshape(5, 1, 2, 6) + ROW,
+    ),
+    "a shape from a table": (
+        lambda m: m.op(
+            "ABS",
+            m.op("RESHAPE", m.x, m.op("RESHAPE", m.op("GATHER", table(m), m.constant([1]), axis=1), m.constant([2]))),
+        ),
+        np.abs,
+    ),
+    "ones around an image": (
+        lambda m: m.op(
+            "CONV_2D",
+            m.op(
+                "PADV2", m.op("RESHAPE", m.x, m.constant([1, 4, 6, 1])), m.constant(AROUND), m.constant(1.0, "float32")
+            ),
+            m.constant(np.ones((1, 3, 3, 1)), "float32"),
+            padding="VALID",
+            stride_w=1,
+            stride_h=1,
+        ),
+        lambda x: sum(
+            np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)[:, :, i : i + 4, j : j + 6]
+            for i in range(3)
+            for j in range(3)
+        ),
+    ),
     "the squared distance from a row": (
         lambda m: m.op("SQUARED_DIFFERENCE", m.x, m.constant(ROW, "float32")),
         lambda x: (x - ROW) ** 2,
     ),
 }
+
+
+def norm_parts(made: Made) -> tuple[int, int, int]:
+    """x's mean, gamma / sqrt(variance + epsilon), and beta."""
+    last = made.constant([2])
+    mean = made.op("MEAN", made.x, last, keep_dims=True)
+    variance = made.op("MEAN", made.op("SQUARED_DIFFERENCE", made.x, mean), last, keep_dims=True)
+    root = made.op("RSQRT", made.op("ADD", variance, made.constant(0.25, "float32")))
+    return mean, made.op("MUL", root, made.constant(ROW, "float32")), made.constant(-ROW, "float32")
+
+
+NORMS = {
+    "x g + (beta - m g)": lambda m, mean, g, beta: m.op(
+        "ADD", m.op("MUL", m.x, g), m.op("SUB", beta, m.op("MUL", mean, g))
+    ),
+    "beta + (x - m) g": lambda m, mean, g, beta: m.op("ADD", beta, m.op("MUL", g, m.op("SUB", m.x, mean))),
+    "x g - m g": lambda m, mean, g, beta: m.op("SUB", m.op("MUL", m.x, g), m.op("MUL", g, mean)),
+    "x g + ((-m) g + beta)": lambda m, mean, g, beta: m.op(
+        "ADD", m.op("ADD", m.op("MUL", m.op("NEG", mean), g), beta), m.op("MUL", g, m.x)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", NORMS)
+def test_layer_norms_are_seen_in_every_form(form: str) -> None:
+    made = Made((1, 4, 6))
+    y = NORMS[form](made, *norm_parts(made))
+    assert [type(layer) for layer in made.net(y).layers] == [FloatLayerNorm]
+    apart = X - X.mean(axis=-1, keepdims=True)
+    want = ROW * apart / np.sqrt((apart**2).mean(axis=-1, keepdims=True) + 0.25) - (0 if form == "x g - m g" else ROW)
+    np.testing.assert_allclose(computed(made, y), want.reshape(5, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_what_only_looks_like_a_layer_norm_is_none() -> None:
+    made = Made((1, 4, 6))
+    _, g, beta = norm_parts(made)
+    other = made.op("MEAN", made.x, made.constant([1]), keep_dims=True)
+    y = made.op("ADD", made.op("MUL", made.x, g), made.op("SUB", beta, made.op("MUL", other, g)))
+    assert FloatLayerNorm not in {type(layer) for layer in made.net(y).layers}
+
+
+def test_an_answer_that_something_else_reads_stays_as_it_is() -> None:
+    made = Made((1, 4, 6))
+    product = made.op("FULLY_CONNECTED", made.x, made.constant(WEIGHT.T, "float32"), -1)
+    model = made.model(product, made.op("RELU", product))
+    got = [answers(net_of("made", model, k), X[:, 0]) for k in (0, 1)]
+    assert got[0].min() < 0
+    np.testing.assert_array_equal(np.maximum(got[0], 0), got[1])
+
+
+def test_a_clip_that_bites_keeps_its_constant_an_operand() -> None:
+    """A sum of two maps is exact; a bias would be rounded to a part of the input's step."""
+    for activation, kind in (("RELU", "FloatAdd"), ("NONE", "FloatUnary")):
+        made = Made((1, 8), "int8", (0.5, 0))
+        seven = made.constant(np.int8(7), "int8", (0.1, 0))
+        net = made.net(made.op("ADD", made.x, seven, out=("int8", (0.5, 0)), fused_activation_function=activation))
+        assert type(net.layers[-1]).__name__ == kind
+
+
+def test_a_float_island_of_a_mean_is_one_layer() -> None:
+    made = Made((1, 4, 6), "int8", (0.5, 0))
+    mean = made.op("MEAN", made.op("DEQUANTIZE", made.x), made.constant([1]))
+    (layer,) = made.net(made.op("QUANTIZE", mean, out=("int8", (0.125, 4)))).layers
+    assert layer.output == Affine(0.125, 4)
+
+
+def test_a_cell_finer_than_ours_keeps_its_reach() -> None:
+    layer = net_of("lstm_stack_int8", golden("lstm_stack_int8")).layers[1]
+    assert isinstance(layer, FloatLstm)
+    assert layer.state_scales is not None
+    assert layer.state_scales[1] == 2.0**-15
+    assert layer.cell_clip == 32767 * 2.0**-16
+
+
+def blocked(made: Made, stride: int, *crops: int) -> list[int]:
+    """A convolution of 2 inside blocks of 2, and what joins them again, cropped at the end."""
+    cut = made.op(
+        "SPACE_TO_BATCH_ND",
+        made.op("RESHAPE", made.x, made.constant([1, 4, 6, 1])),
+        made.constant([2, 2]),
+        made.constant([0, 0, 0, 2]),
+    )
+    taps = made.constant(np.ones((1, 1, 2, 1)), "float32")
+    inner = made.op("CONV_2D", cut, taps, padding="VALID", stride_h=1, stride_w=stride)
+    return [made.op("BATCH_TO_SPACE_ND", inner, made.constant([2, 2]), made.constant([0, 0, 0, n])) for n in crops]
+
+
+def test_blocks_are_read_only_as_a_plain_dilated_convolution() -> None:
+    made = Made((1, 4, 6))
+    x = np.pad(X[:, 0], ((0, 0), (0, 0), (0, 2)))
+    want = (x[:, :, :-2] + x[:, :, 2:])[:, :, :5]
+    np.testing.assert_allclose(computed(made, *blocked(made, 1, 1)), want.reshape(5, -1), rtol=1e-5, atol=1e-5)
+    for stride, crops, why in (
+        (2, (0,), "no plain convolution"),
+        (1, (3,), "padded by less"),
+        (1, (1, 0), "crops by"),
+    ):
+        made = Made((1, 4, 6))
+        with pytest.raises(ModelError, match=why):
+            made.net(blocked(made, stride, *crops)[0])
 
 
 @pytest.mark.parametrize("what", FUNCTIONS)
