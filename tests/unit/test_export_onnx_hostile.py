@@ -21,6 +21,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_graphs import graph, node, saved  # noqa: E402
 
+from exporters.onnx.graph import Graph, Unsupported, Value  # noqa: E402
 from exporters.onnx_import import load_onnx  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,16 @@ def test_long_files_take_no_stack_and_little_time(tmp_path: Path) -> None:
         start = time.monotonic()
         load_onnx(saved(tmp_path, data))
         assert time.monotonic() - start < SECONDS
+
+
+def test_constants_are_spread_over_so_many_values_only() -> None:
+    """A small file may name large values again and again."""
+    state = Graph({}, {}, "y", room=0, effort=250)
+    value = Value("input", (1, 100), (0, 1))
+    for _ in range(2):
+        state.spread(np.arange(100), value)
+    with pytest.raises(Unsupported, match="more than an import works on"):
+        state.spread(np.arange(100), value)
 
 
 def test_circles_are_refused(tmp_path: Path) -> None:

@@ -251,6 +251,10 @@ ARITHMETIC: dict[str, Case] = {
         [node("Gemm", ["x", "w"], ["g"]), node("Relu", ["g"], ["r"]), node("Add", ["g", "r"], ["y"])],
         {"w": some(5, 4)}, (1, 5), "Dense Unary Add",
     ),
+    "gain of one of two readers": Case(
+        [node("Gemm", ["x", "w"], ["g"]), node("Mul", ["g", "c"], ["m"]), node("Add", ["g", "m"], ["y"])],
+        {"w": some(5, 4), "c": some(4)}, (1, 5), "Dense Depthwise Add",
+    ),
     "gemm plus a value": Case(
         [node("Gemm", ["x", "w"], ["g"]), node("Gemm", ["x", "v", "g"], ["y"], beta=0.5)],
         {"w": some(5, 4), "v": some(5, 4)}, (1, 5), "Dense Dense Add",
@@ -508,6 +512,9 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "three dimensions": (Case(one("Conv", "w"), {"w": some(1, 1, 2, 2, 2)}, (1, 1, 4, 4, 4)),
     "Conv: on a value of shape"),
+    "too many groups": (
+        Case(one("Conv", "w", group=1024), {"w": some(2048, 2, 3, 3)}, (1, 2048, 3, 3)), "weights without groups",
+    ),
     "gather at random": (Case(one("Gather", "k", axis=3), {"k": ints(0, 3, 1)}), "Gather: positions .0, 3, 1. of 5"),
     "repeated values": (Case(one("Expand", "s"), {"s": ints(2, 3, 6, 5)}), "Expand: repeats values"),
     "training": (

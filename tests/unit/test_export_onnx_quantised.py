@@ -453,6 +453,22 @@ def test_four_bit_weights_are_taken_in_eight(tmp_path: Path) -> None:
     assert gap(path, X8).largest <= 1
 
 
+def test_a_recurrent_layer_keeps_its_own_map(tmp_path: Path) -> None:
+    """A file's map is for what leaves it, not for its state: a lookup between changes one into the other."""
+    nodes = around(
+        node("DequantizeLinear", ["i", *X_MAP], ["d"]),
+        node("Transpose", ["d"], ["t"], perm=[1, 0, 2]),
+        node("GRU", ["t", "w", "r"], ["", "h"], hidden_size=4),
+        node("QuantizeLinear", ["h", *Y_MAP], ["o"]),
+    )
+    weights = {"w": RNG.normal(size=(1, 12, 5)).astype(np.float32), "r": RNG.normal(size=(1, 12, 4)).astype(np.float32)}
+    path = saved(tmp_path, graph(nodes, U8 | weights, (1, 7, 5)))
+    cell, lookup = load_onnx(path).layers
+    assert cell.output is None
+    assert lookup.output == Affine(float(f32(0.05)), -8)
+    assert gap(path, np.random.default_rng(3).normal(size=(16, 7, 5)).astype(np.float32)).largest <= 1
+
+
 def test_a_convolution_keeps_its_map_beside_a_pool(tmp_path: Path) -> None:
     """A max pool between a layer and what quantises it gets the map; the layer before is calibrated."""
     nodes = around(
