@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots bench-digits constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots bench-digits bench-export data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -52,14 +52,20 @@ fuzz: $(VENV)/.dev  ## hostile files for every reader: FUZZ_SECONDS=60 each, FUZ
 fuzz-properties: $(VENV)/.dev  ## the property tests, for hours rather than seconds
 	$(BIN)/python -m pytest -q tests/unit --hypothesis-profile=fuzz
 
-train: $(VENV)/.train  ## train the committed examples again
-	$(foreach script,$(sort $(wildcard examples/*/train_*.py)),$(BIN)/python $(script) &&) true
+train: data-folder $(VENV)/.train  ## train the committed examples and the models of benchmarks/export again
+	$(foreach script,$(sort $(wildcard examples/*/train_*.py)) benchmarks/export/train.py,$(BIN)/python $(script) &&) true
 
 screenshots: $(VENV)/.dev  ## play the demo and photograph it into docs/images (needs chromium)
 	$(BIN)/python docs/screenshots.py
 
 bench-digits: $(VENV)/.dev  ## digits in blocks over five seeds: mean and spread of every arm, into docs/results.md
 	$(BIN)/python benchmarks/learning/digits_blocks.py --seeds 5 --markdown docs/results.md
+
+bench-export: data-folder $(VENV)/.dev  ## exports beside ONNX Runtime and LiteRT, same files and inputs, into docs/export-results.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/export/bench.py --markdown docs/export-results.md
+
+data-folder:
+	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
 
 venv: $(VENV)/.dev
 
