@@ -7,7 +7,7 @@ constants computed; all that has no counterpart is refused in one message.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,9 +54,9 @@ def load_onnx(path: Path) -> FloatNet:
     """Import a model file. Raises ModelError, one line: not an ONNX file, or all nodes that are not supported."""
     model = parse(path)
     with np.errstate(all="ignore"):
-        graph, nodes, shape = start(path.name, model)
+        graph, nodes, entry = start(path.name, model)
         walk(path.name, graph, nodes)
-        return finish(path.name, graph, shape)
+        return finish(path.name, graph, entry)
 
 
 # ------------------------------------------------------------------ the file
@@ -106,8 +106,20 @@ def read_node(proto: Any, place: int, versions: Mapping[str, int]) -> Node:
     )
 
 
-def start(file: str, model: Any) -> tuple[Graph, list[Node], Shape]:
-    """The graph before its first node, the nodes that its answer needs, in running order, and the input's shape."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The input: its shape in the file, the batch being 1, and which axis that is."""
+
+    shape: Shape
+    batch: int
+
+    @property
+    def sample(self) -> Shape:
+        return self.shape[: self.batch] + self.shape[self.batch + 1 :]
+
+
+def start(file: str, model: Any) -> tuple[Graph, list[Node], Entry]:
+    """The graph before its first node, the nodes that its answer needs, in running order, and its input."""
     versions = opsets(model)
     try:
         nodes = [read_node(proto, k, versions) for k, proto in enumerate(model.graph.node)]
@@ -130,11 +142,12 @@ def start(file: str, model: Any) -> tuple[Graph, list[Node], Shape]:
     if kind not in (*REALS, *INTEGERS):
         raise ModelError(f"{file}: input {entry.name!r} is {kind_name(kind)}, must be float, int8 or uint8")
     graph.offset = UINT8_BASE if kind == onnx.TensorProto.UINT8 else 0
-    shape = (1, *input_shape(file, graph, entry))
+    found = read_entry(file, graph, entry)
+    shape = found.shape
     graph.values[entry.name] = Value(
         INPUT, shape, natural(shape), alone=len(readers.get(entry.name, ())) == 1, integers=kind in INTEGERS
     )
-    return graph, nodes, shape[1:]
+    return graph, nodes, found
 
 
 def kind_name(kind: int) -> str:
@@ -142,20 +155,31 @@ def kind_name(kind: int) -> str:
     return names[0] if names else f"of type {kind}"
 
 
-def input_shape(file: str, graph: Graph, entry: Any) -> Shape:
-    """Shape of one sample, the batch dimension left off. Raises ModelError where it is open or the batch is fixed."""
+def read_entry(file: str, graph: Graph, entry: Any) -> Entry:
+    """The batch comes first, or behind the steps of a recurrent layer.
+
+    Raises ModelError where another dimension is free, or the batch is fixed to more than 1.
+    """
     dims = [int(dim.dim_value) for dim in entry.type.tensor_type.shape.dim]
     if len(dims) < 2 or len(dims) > 8:
         raise ModelError(f"{file}: input {entry.name!r} has {len(dims)} dimensions, must have a batch and 1 to 7 more")
-    if dims[0] > 1:
+    batch = 1 if len(dims) == 3 and dims[0] > 1 and dims[1] <= 1 and steps_first(graph, entry.name) else 0
+    if dims[batch] > 1:
         raise ModelError(
-            f"{file}: input {entry.name!r} has a fixed batch of {dims[0]}; export it with 1 or a free batch"
+            f"{file}: input {entry.name!r} has a fixed batch of {dims[batch]}; export it with 1 or a free batch"
         )
+    dims[batch] = 1
     if len(dims) == 2 and not dims[1]:
         dims[1] = first_width(graph, entry.name)
-    if not all(dims[1:]):
+    if not all(dims):
         raise ModelError(f"{file}: input {entry.name!r} has free dimensions {dims[1:]}; export it with a fixed shape")
-    return checked_shape(dims[1:])
+    return Entry(checked_shape(dims), batch)
+
+
+def steps_first(graph: Graph, name: str) -> bool:
+    """Whether a recurrent layer reads the input as (steps, batch, features)."""
+    readers = graph.readers.get(name, ())
+    return any(node.op in ("GRU", "LSTM") and not node.integer("layout", 0) for node in readers)
 
 
 def first_width(graph: Graph, name: str) -> int:
@@ -257,7 +281,7 @@ def missing(graph: Graph, name: str) -> bool:
     return name not in graph.makers or graph.makers[name].op != "Greater"
 
 
-def finish(file: str, graph: Graph, shape: Shape) -> FloatNet:
+def finish(file: str, graph: Graph, entry: Entry) -> FloatNet:
     """The net; a softmax over all scores at the end of a float model is left out, which moves no decision."""
     if graph.answer not in graph.values:
         raise ModelError(f"{file}: its output {graph.answer!r} is a constant")
@@ -273,7 +297,7 @@ def finish(file: str, graph: Graph, shape: Shape) -> FloatNet:
             graph.layers[last.name] = replace(last, output=end.affine)
     return FloatNet(
         name=file_name(file),
-        input_shape=shape,
+        input_shape=entry.sample,
         layers=simplified(graph.layers, end.source),
         encoder=Direct(offset=graph.offset),
         notes=tuple(graph.notes),
@@ -293,25 +317,25 @@ def onnx_scores(path: Path, x: F32) -> F32:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        data, name = with_answer(path)
+        data, name, shape = with_answer(path)
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         entry = session.get_inputs()[0]
-        shape = [dim if isinstance(dim, int) else -1 for dim in entry.shape[1:]]
-        batch = as_read(path, entry.type, x.reshape(len(x), *shape))
-        rows = [batch] if entry.shape[0] != 1 else [batch[k : k + 1] for k in range(len(batch))]
+        batch = as_read(path, entry.type, x)
+        fixed = isinstance(entry.shape[0], int)
+        rows = [row.reshape(shape) for row in batch] if fixed else [batch.reshape(-1, *shape[1:])]
         scores = np.concatenate([session.run([name], {entry.name: row})[0] for row in rows])
     except (*RUNTIME, ValueError) as err:
         raise ModelError(f"{path.name}: ONNX Runtime cannot run it ({first_line(err)})") from None
     return as_real(path, scores.reshape(len(x), -1))
 
 
-def with_answer(path: Path) -> tuple[bytes, str]:
-    """The file with the tensor that the import answers with among its outputs, and that tensor's name."""
+def with_answer(path: Path) -> tuple[bytes, str, Shape]:
+    """The file with the tensor that the import answers with among its outputs, its name, and the shape of one input."""
     model = parse(path)
-    graph, _, _ = start(path.name, model)
+    graph, _, entry = start(path.name, model)
     if graph.answer not in [value.name for value in model.graph.output]:
         model.graph.output.add(name=graph.answer)
-    return bytes(model.SerializeToString()), graph.answer
+    return bytes(model.SerializeToString()), graph.answer, entry.shape
 
 
 def as_read(path: Path, kind: str, x: F32) -> AnyArray:

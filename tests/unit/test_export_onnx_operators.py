@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
     nodes: Sequence[Any]
     constants: dict[str, Any] = {}  # noqa: RUF012
-    shape: Sequence[Any] = (1, 3, 6, 5)
+    shape: tuple[Any, ...] = (1, 3, 6, 5)
     layers: str = ""
     opset: int = 21
     positive: bool = False
@@ -436,6 +436,9 @@ RECURRENT: dict[str, Case] = {
         ],
         GRU | {"k": np.int64(-2)}, WINDOW, "Gru Slice",
     ),
+    "gru, steps before the batch": Case(
+        [node("GRU", ["x", "w", "r", "b"], ["", "y"], hidden_size=4)], GRU, (7, 1, 5), "Gru"
+    ),
     "lstm": Case([TURN, node("LSTM", ["t", "w", "r", "b"], ["y"], hidden_size=4)], LSTM, WINDOW, "Lstm"),
     "lstm, last": Case([TURN, node("LSTM", ["t", "w", "r", "b"], ["", "y"], hidden_size=4)], LSTM, WINDOW),
     "lstm, both ways": Case(
@@ -457,7 +460,8 @@ CASES = CONVOLUTIONS | POOLS | FUNCTIONS | ARITHMETIC | NORMS | MOVES | {f"{k}."
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_import_computes_what_onnx_runtime_computes(tmp_path: Path, case: Case) -> None:
     path = saved(tmp_path, graph(case.nodes, case.constants, case.shape, opset=case.opset))
-    x = np.random.default_rng(3).normal(size=(4, *case.shape[1:])).astype(np.float32)
+    sample = case.shape[:1] + case.shape[2:] if case.shape[0] == 7 else case.shape[1:]
+    x = np.random.default_rng(3).normal(size=(4, *sample)).astype(np.float32)
     x = np.abs(x) + np.float32(0.1) if case.positive else x
     net, ours, theirs = answers(path, x)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
