@@ -131,7 +131,7 @@ def absorbed(graph: Graph, x: Value, gain: F64, offset: F64, clip: tuple[float, 
     if not (free and x.alone and x.affine is None and isinstance(layer, FloatDense | FloatConv | FloatDepthwise)):
         return None
     units = len(layer.weight)
-    if (layer.low, layer.high) != (-math.inf, math.inf) or x.last != units or gain.size not in (1, units):
+    if (layer.low, layer.high) != (-math.inf, math.inf) or gain.size not in (1, units):
         return None
     if layer.weight_scale is not None and not gain.all():
         return None

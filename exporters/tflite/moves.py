@@ -172,8 +172,6 @@ def parts(graph: Graph, op: TfliteOp, x: Value, axis: int, sizes: Sequence[int],
 def split(graph: Graph, op: TfliteOp) -> list[Value]:
     x = graph.value(op, 1)
     axis, count = x.axis(graph.integer(op, 0)), len(op.outputs)
-    if x.shape[axis] % count:
-        raise Unsupported(f"cuts {x.shape[axis]} positions into {count}")
     return parts(graph, op, x, axis, [x.shape[axis] // count] * count)
 
 

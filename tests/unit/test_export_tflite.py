@@ -385,6 +385,7 @@ FUNCTIONS = {
         lambda m: m.op("SUB", m.constant(COLUMN, "float32"), m.x, fused_activation_function="RELU"),
         lambda x: np.maximum(COLUMN - x, 0),
     ),
+    "less a row": (lambda m: m.op("SUB", m.x, m.constant(ROW, "float32")), lambda x: x - ROW),
     "times everything": (lambda m: m.op("MUL", m.x, m.constant(X[0], "float32")), lambda x: x * X[0]),
     "made larger by a constant": (
         lambda m: m.op("ADD", m.x, m.constant(np.ones((2, 1, 1)), "float32")),
@@ -507,11 +508,26 @@ def test_layer_norms_are_seen_in_every_form(form: str) -> None:
     np.testing.assert_allclose(computed(made, y), want.reshape(5, -1), rtol=1e-4, atol=1e-4)
 
 
-def test_what_only_looks_like_a_layer_norm_is_none() -> None:
+FALSE_NORMS = {
+    "another mean": lambda m, mean, other, g, beta: m.op(
+        "ADD", m.op("MUL", m.x, g), m.op("SUB", beta, m.op("MUL", other, g))
+    ),
+    "another x": lambda m, mean, other, g, beta: m.op(
+        "ADD", m.op("MUL", m.op("NEG", m.x), g), m.op("SUB", beta, m.op("MUL", mean, g))
+    ),
+    "another centre": lambda m, mean, other, g, beta: m.op("ADD", m.op("MUL", m.op("SUB", m.x, other), g), beta),
+    "another factor": lambda m, mean, other, g, beta: m.op(
+        "ADD", m.op("MUL", m.x, g), m.op("ADD", m.op("MUL", m.op("NEG", mean), m.op("ABS", g)), beta)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FALSE_NORMS)
+def test_what_only_looks_like_a_layer_norm_is_none(what: str) -> None:
     made = Made((1, 4, 6))
-    _, g, beta = norm_parts(made)
-    other = made.op("MEAN", made.x, made.constant([1]), keep_dims=True)
-    y = made.op("ADD", made.op("MUL", made.x, g), made.op("SUB", beta, made.op("MUL", other, g)))
+    mean, g, beta = norm_parts(made)
+    other = made.op("MEAN", made.op("ABS", made.x), made.constant([2]), keep_dims=True)
+    y = FALSE_NORMS[what](made, mean, other, g, beta)
     assert FloatLayerNorm not in {type(layer) for layer in made.net(y).layers}
 
 
@@ -613,6 +629,45 @@ def test_slopes_of_integers_are_right_to_half_a_step() -> None:
     value = (stored.astype(np.float64) - x[1]) * x[0]
     value = np.where(value < 0, value * (slopes + 2.0) / 128, value)
     np.testing.assert_array_less(np.abs(got - np.clip(value / y[0] + y[1], -128, 127)), 0.501)
+
+
+def test_a_squared_difference_of_integers_decides_the_scale_between_its_steps() -> None:
+    made = Made((1, 6), "int8", (0.02, 3))
+    row = made.constant(np.arange(6), "int8", (0.1, 2))
+    out = made.op("SQUARED_DIFFERENCE", made.x, row, out=("int8", (0.03, -128)))
+    stored = np.random.default_rng(6).integers(-128, 128, (200, 6)).astype(np.int8)
+    twin, got = quantised(made.model(out), 0, stored)
+    assert is_fixed(twin.net)
+    apart = (stored.astype(np.float64) - 3) * 0.02 - (np.arange(6) - 2) * 0.1
+    want = np.clip(apart**2 / 0.03 - 128, -128, 127)
+    assert np.abs(got - want).max() < 2.5
+
+
+def lstm(made: Made, **more: int) -> int:
+    """An LSTM of 2 units over 4 steps of 6 values; `more` places further inputs."""
+    state = made.constant(np.zeros((1, 2)), "float32")
+    inputs = [made.x] + [made.constant(np.ones((2, 6)), "float32") for _ in range(4)]
+    inputs += [made.constant(np.ones((2, 2)), "float32") for _ in range(4)] + [-1] * 3
+    inputs += [made.constant(np.zeros(2), "float32") for _ in range(4)] + [-1, -1, state, state]
+    for place, tensor in more.items():
+        inputs[int(place[1:])] = tensor
+    return made.op("UNIDIRECTIONAL_SEQUENCE_LSTM", *inputs, fused_activation_function="TANH", cell_clip=0.5)
+
+
+def test_an_lstm_computes_what_its_gates_say_and_no_more() -> None:
+    made = Made((1, 4, 6))
+    got, h, c = computed(made, lstm(made)).reshape(5, 4, 2), np.zeros((5, 2)), np.zeros((5, 2))
+    for t in range(4):
+        total = X[:, 0, t].sum(axis=1, keepdims=True) + h.sum(axis=1, keepdims=True)
+        gate = 1 / (1 + np.exp(-total))
+        c = np.clip(gate * c + gate * np.tanh(total), -0.5, 0.5)
+        h = gate * np.tanh(c)
+        np.testing.assert_allclose(got[:, t], h, rtol=1e-4, atol=1e-5)
+    for place, why in (("k9", "peepholes"), ("k16", "a projection"), ("k1", "lacks input 1"), ("k19", "its cell")):
+        made = Made((1, 4, 6))
+        extra = -1 if place in ("k1", "k19") else made.constant(np.zeros(2), "float32")
+        with pytest.raises(ModelError, match=f"UNIDIRECTIONAL_SEQUENCE_LSTM .*{why}"):
+            made.net(lstm(made, **{place: extra}))
 
 
 def test_integers_that_move_keep_their_scale() -> None:
