@@ -248,9 +248,9 @@ def walk(file: str, graph: Graph, nodes: Sequence[Node]) -> None:
         try:
             take(graph, node)
         except Unsupported as err:
-            refused.append(f"{node.name} ({node.op}: {err})" if str(err) else f"{node.name} ({node.op})")
+            refused.append(f"{node.name} ({node.op}: {first_line(err)})" if str(err) else f"{node.name} ({node.op})")
         except ModelError as err:
-            refused.append(f"{node.name} ({node.op}: {err})")
+            refused.append(f"{node.name} ({node.op}: {first_line(err)})")
         except MALFORMED as err:
             refused.append(f"{node.name} ({node.op}: makes no sense, {first_line(err)})")
     if refused:

@@ -20,14 +20,20 @@ Fold: TypeAlias = Callable[[Graph, Node], Sequence[AnyArray]]
 
 MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, AttributeError)
 """What numpy and protobuf raise over arguments that make no sense."""
+NO_NUMBERS: Final = "cOSU"
+"""numpy's kinds of arrays that nothing here computes with: complex numbers and text."""
 
 
 def array_of(tensor: Any) -> AnyArray:
-    """The array of a TensorProto. Raises ModelError where its bytes are not what it says."""
+    """The array of a TensorProto. Raises ModelError where its bytes are not what it says, or lie in another file."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ModelError(f"tensor {tensor.name!r} lies in another file; save the model as one")
     try:
         array: AnyArray = numpy_helper.to_array(tensor)
     except MALFORMED as err:
         raise ModelError(f"tensor {tensor.name!r} cannot be read ({first_line(err)})") from None
+    if array.dtype.kind in NO_NUMBERS:
+        raise ModelError(f"tensor {tensor.name!r} is {array.dtype.name}, must be real numbers")
     return array
 
 
@@ -240,6 +246,8 @@ def reduce(function: Callable[..., Any]) -> Fold:
         axes = graph.numbers(node, 1, "axes")
         if axes is None and node.integer("noop_with_empty_axes", 0):
             return (graph.constant(node, 0),)
+        if not graph.constant(node, 0).size:
+            raise Unsupported("reduces no values")
         return (np.asarray(function(graph.constant(node, 0), axis=axes, keepdims=bool(node.integer("keepdims", 1)))),)
 
     return run

@@ -123,6 +123,8 @@ def dequantise_constant(
     graph: Graph, name: str, q: AnyArray, scale: AnyArray, zero: AnyArray | None, axis: int, result: str
 ) -> None:
     """scale * (q - zero) in float64 as the constant `result`, with its step where int8 holds every q - zero."""
+    if not (np.isfinite(scale) & (scale >= 0)).all():
+        raise Unsupported(f"a scale of {name} is not finite and from 0")
     step, integers = along(scale.astype(np.float64), q, axis), q.astype(np.float64)
     if zero is not None:
         integers = integers - along(zero.astype(np.float64), q, axis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,13 +15,64 @@ from edgerun.errors import ModelError, SpecError
 
 nir = pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
+onnx = pytest.importorskip("onnx", reason="pip install 'edgerun[export]'")
+pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
+
+from onnx_graphs import graph, node, saved  # noqa: E402
+
 from exporters.nir_import import NirOptions, convert  # noqa: E402
+from exporters.onnx_import import load_onnx  # noqa: E402
 
 
 def test_of_repeated_layer_names_the_first_is_told() -> None:
     layers = manifest().layers[:1] * 200
     with pytest.raises(SpecError, match=r"layer names repeat: hidden$"):
         msgspec.structs.replace(manifest(), layers=layers)
+
+
+# ------------------------------------------------------------------ ONNX
+
+W = np.ones((4, 3), np.float32)
+
+
+def elsewhere(array: Any) -> Any:
+    """A tensor that says its bytes lie in this very file."""
+    tensor = onnx.numpy_helper.from_array(array, "elsewhere")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=Path(__file__).name)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "reason"),
+    [
+        ([node("Transpose", ["x"], ["y"], perm=[0] * 300)], {}, r"^net.onnx: 1 node is not .{0,300}$"),
+        ([node("Reshape", ["x", "c"], ["y"])], {"c": np.array([1, 4], np.complex64)}, "tensor 'c' is complex64"),
+        (
+            [node("ReduceMean", ["e"], ["m"]), node("Add", ["x", "m"], ["y"])],
+            {"e": np.zeros((0, 2), np.float32)},
+            "ReduceMean: reduces no values",
+        ),
+        (
+            [node("DequantizeLinear", ["q", "s", "z"], ["w"]), node("MatMul", ["x", "w"], ["y"])],
+            {"q": np.full((4, 3), 100, np.int8), "s": np.float32(-70), "z": np.int8(0)},
+            "a scale of q is not finite and from 0",
+        ),
+        (
+            [node("Constant", [], ["w"], value=elsewhere(W)), node("MatMul", ["x", "w"], ["y"])],
+            {},
+            "lies in another file",
+        ),
+    ],
+    ids=["a list without end", "complex numbers", "the mean of nothing", "a scale under zero", "another file"],
+)
+def test_odd_constants_and_attributes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[Any], constants: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    with pytest.raises(ModelError, match=reason):
+        load_onnx(saved(tmp_path, graph(nodes, constants, (1, 4))))
 
 
 # ------------------------------------------------------------------ NIR
