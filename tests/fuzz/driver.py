@@ -5,7 +5,7 @@
 
 A worker has a bound on memory and on the time of a case. A case passes where the target accepts it or raises one of our
 named errors with one printable line; anything else is a finding: another exception, a warning, a signal, a timeout. The
-file is kept in build/fuzz/<target>/ and the command that replays it is printed. Exit code 1 if there was one.
+file is kept in build/fuzz/<target>/ (--out) and the command that replays it is printed. Exit code 1 if there was one.
 """
 
 from __future__ import annotations
@@ -187,9 +187,9 @@ class Worker:
 # ------------------------------------------------------------------ the driver
 
 
-def fuzz(target: Target, seconds: float, seed: int, most: int | None = None) -> Tally:
+def fuzz(target: Target, seconds: float, seed: int, most: int | None = None, build: Path = BUILD) -> Tally:
     """Try cases for so many seconds, or `most` of them. Starts another worker where one dies."""
-    folder = BUILD / target.name
+    folder = build / target.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     target.seeds()
@@ -283,6 +283,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target")
     parser.add_argument("--cases", type=int, help="at most so many for each target")
     parser.add_argument("--seed", type=int, help="drawn anew, and printed, where not given")
+    parser.add_argument("--out", type=Path, default=BUILD, help="the folder for findings")
     parser.add_argument("--replay", type=Path, help="try this one file again")
     args = parser.parse_args()
     chosen = [TARGETS[name] for name in args.only or TARGETS]
@@ -290,6 +291,6 @@ def main() -> int:
         return replay(chosen[0], args.replay)
     seed = random.SystemRandom().randrange(1 << 32) if args.seed is None else args.seed
     print(f"seed {seed}, {args.seconds:g} s a target", flush=True)
-    tallies = [fuzz(target, args.seconds, seed, args.cases) for target in chosen]
+    tallies = [fuzz(target, args.seconds, seed, args.cases, args.out) for target in chosen]
     print(table(tallies))
     return int(any(tally.findings for tally in tallies))

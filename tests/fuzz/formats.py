@@ -26,6 +26,8 @@ from edgerun.errors import EdgeRunError
 from edgerun.graph import check_graph, score_width, wanted_tensors
 from edgerun.packing import pack_array
 from edgerun.spec import Manifest, TensorSpec, decode_manifest, encode_manifest
+from edgerun.store.checkpoints import pack_state, unpack_state
+from edgerun.store.journal import read_epoch
 from exporters.onnx.operators import OPERATORS
 
 REFIT_MAX: Final = 1 << 22  # bytes of tensors that are made anew for a changed manifest
@@ -361,7 +363,7 @@ def mutated_tflite(rng: random.Random, data: bytes, other: bytes) -> bytes:
             tflite_operator(rng, model)
         else:
             whole = rng.random() < 0.1
-            mutate_tree(rng, model if whole else model.subgraphs[0], donor if whole else donor.subgraphs[0])
+            mutate_tree(rng, model if whole else first_graph(model), donor if whole else first_graph(donor))
     builder = flatbuffers.Builder(1024)
     try:
         builder.Finish(model.Pack(builder), b"TFL3")
@@ -370,9 +372,18 @@ def mutated_tflite(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return bytes(builder.Output())
 
 
+def first_graph(model: Any) -> Any:
+    return model.subgraphs[0] if isinstance(model.subgraphs, list) and model.subgraphs else model
+
+
 def tflite_operator(rng: random.Random, model: Any) -> None:
     """Another operator behind a code: the same options and tensors, other rules."""
-    code = rng.choice(model.operatorCodes)
+    codes = [
+        code
+        for code in (model.operatorCodes if isinstance(model.operatorCodes, list) else [])
+        if isinstance(code, schema.OperatorCodeT)
+    ]
+    code = rng.choice(codes or [schema.OperatorCodeT()])
     code.builtinCode = code.deprecatedBuiltinCode = rng.choice((*range(127),))
 
 
@@ -509,6 +520,33 @@ def mutated_state(rng: random.Random, data: bytes, other: bytes) -> bytes:
     """Bytes of a checkpoint, a journal or a packed state; half of the time the checksums are made right again."""
     changed = mutated_bytes(rng, data, other)
     return resealed(changed) if rng.random() < 0.6 else changed
+
+
+def mutated_journal(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """An epoch whose records and base say something else, under checksums that hold."""
+    epoch = read_epoch(data, data[24:56].hex())
+    if epoch is None or rng.random() < 0.2:
+        return resealed(mutated_bytes(rng, data, other))
+    lines = [msgspec.msgpack.decode(record) for record in epoch.records]
+    for _ in range(times(rng)):
+        mutate_tree(rng, lines, lines)
+    base = epoch.base and changed_state(rng, epoch.base)
+    head = bytearray(data[:136])
+    struct.pack_into("<Q", head, 120, len(base))
+    records = [msgspec.msgpack.encode(line) for line in lines]
+    return resealed(bytes(head) + base + b"".join(struct.pack("<II", len(r), 0) + r for r in records))
+
+
+def changed_state(rng: random.Random, base: bytes) -> bytes:
+    """A packed state with other arrays or another dictionary, now and then."""
+    arrays, meta = unpack_state(base)
+    tree = {"arrays": dict(arrays), "meta": meta}
+    if rng.random() < 0.3:
+        mutate_tree(rng, tree, tree)
+    try:
+        return pack_state(tree["arrays"], tree["meta"])
+    except (EdgeRunError, *UNWRITABLE):
+        return base
 
 
 def resealed(data: bytes) -> bytes:

@@ -23,17 +23,19 @@ import nir
 import numpy as np
 from fuzz import formats
 from onnx_graphs import graph
-from pretend import tiny_bundle_bytes
+from pretend import sample, tiny_bundle, tiny_bundle_bytes
 
 from edgerun import cli
 from edgerun.arrays import Tensors
 from edgerun.bundle import MAX_ARRAY_BYTES, Selftest, no_probe, open_bundle, pack
 from edgerun.certificate import certify
+from edgerun.commands.replay import replay
 from edgerun.encode import quantise
 from edgerun.errors import CheckFailed, EdgeRunError
 from edgerun.graph import check_graph
 from edgerun.layers import Layer
 from edgerun.learn import records
+from edgerun.lifetime import Lifetime
 from edgerun.network import Network
 from edgerun.packing import check_length, pack_array, unpack_array
 from edgerun.samples import labels, read_arrays, windows
@@ -275,6 +277,29 @@ def states() -> list[bytes]:
     return [state, *disk.content.values()]
 
 
+@cache
+def journals() -> list[bytes]:
+    """What a small learner kept: an epoch on the factory's state, and one that begins on a checkpoint."""
+    bundle, disk = tiny_bundle(), Memory()
+    life = Lifetime(bundle, disk)
+    for number in range(24):
+        life.teach(sample(number % 4, number), number % 4, "full" if number % 3 else "head", number)
+    life.change(records.Boundary(reason="command"))
+    life.change(records.NewClass(label="five"))
+    life.judge()
+    life.change(records.Forget(label=2))
+    life.roll_back("last-good")
+    life.commit()
+    learner = Checkpoints(disk, bundle.id).load()
+    base = b"" if learner is None else learner[1]
+    Journal(disk, bundle.id).seal(bytes.fromhex(life.digest()), 1, base)
+    journal = Journal(disk, bundle.id)
+    for entry in ENTRIES:
+        journal.append(records.encode(entry))
+    journal.commit()
+    return [blob for path, blob in disk.content.items() if path.endswith(".log")]
+
+
 # ------------------------------------------------------------------ what is done with a case
 
 
@@ -400,6 +425,15 @@ def try_state(path: Path) -> None:
     unpack_state(found[1] if found else blob)
 
 
+def try_replay(path: Path) -> None:
+    """What a device is said to have learned, done again."""
+    blob, bundle = path.read_bytes(), tiny_bundle()
+    number = int.from_bytes(blob[8:16], "little")
+    disk = Memory({f"journal/{bundle.id}/{number:08d}.log": blob})
+    if number < 10**8:
+        replay(bundle, JournalReader(disk, bundle.id), Checkpoints(disk, bundle.id))
+
+
 TARGETS: Final = {
     target.name: target
     for target in (
@@ -413,6 +447,7 @@ TARGETS: Final = {
         Target("nir-graph", ".nir", nir_files, formats.mutated_nir, try_nir_graph),
         Target("data", ".npz", data_files, formats.mutated_npz, try_data),
         Target("infer", ".npz", data_files, formats.mutated_npz, try_infer),
+        Target("replay", ".log", journals, formats.mutated_journal, try_replay),
         Target("state", ".bin", states, formats.mutated_state, try_state),
     )
 }

@@ -38,9 +38,10 @@ def refuse(text: str) -> None:
     raise DataError(text)
 
 
-def test_a_few_seconds_of_fuzzing_find_nothing() -> None:
+def test_a_few_seconds_of_fuzzing_find_nothing(tmp_path: Path) -> None:
     """The same cases in every run, unless the machine is too slow for all of them."""
-    command = [sys.executable, str(FUZZ), "--seconds", str(SECONDS), "--cases", str(CASES), "--seed", "1"]
+    bounds = ["--seconds", str(SECONDS), "--cases", str(CASES), "--seed", "1"]
+    command = [sys.executable, str(FUZZ), *bounds, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -58,11 +59,10 @@ def test_every_kind_of_fault_is_found(
         if path.read_bytes() == b"bad":
             fault()
 
-    monkeypatch.setattr(driver, "BUILD", tmp_path)
     monkeypatch.setattr(driver, "CASE_SECONDS", 0.5)
     target = Target("odd", ".bin", lambda: [b"seed"], lambda *_: b"good", run)
     monkeypatch.setattr(driver, "case_of", lambda _target, _seed, index: b"bad" if index == 1 else b"good")
-    tally = driver.fuzz(target, 20, 1, most=4)
+    tally = driver.fuzz(target, 20, 1, most=4, build=tmp_path)
     assert (tally.cases, tally.accepted) == (4, 3)
     assert [found.startswith(kind) for found in tally.findings] == [True]
     assert (tmp_path / "odd" / "1-1.bin").read_bytes() == b"bad"
