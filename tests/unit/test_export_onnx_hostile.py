@@ -98,8 +98,8 @@ def raw(nodes: list[Any], constants: dict[str, Any], width: int, opset: int = 17
 
 
 def test_long_files_take_no_stack_and_little_time(tmp_path: Path) -> None:
-    """Three thousand nodes in a row: of functions, of moves, of sums of sums, of names for the input."""
-    n = 3000
+    """Fifteen hundred nodes in a row: of functions, of moves, of sums of sums, of names for the input."""
+    n = 1500
     chains = {
         "functions": [node("Tanh", [f"t{k}"], [f"t{k + 1}"]) for k in range(n)],
         "transposes": [node("Transpose", [f"t{k}"], [f"t{k + 1}"], perm=[1, 0]) for k in range(n)],

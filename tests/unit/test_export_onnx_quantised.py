@@ -72,7 +72,6 @@ class Rows(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
 
 
 def quantised_file(folder: Path, name: str, x: F32, form: QuantFormat, kind: QuantType, *, channels: bool) -> Path:
-    logging.getLogger().setLevel(logging.ERROR)
     path = folder / f"{name}.onnx"
     quantization.quantize_static(
         str(MODELS / f"{name}.onnx"),
@@ -84,6 +83,15 @@ def quantised_file(folder: Path, name: str, x: F32, form: QuantFormat, kind: Qua
         per_channel=channels,
     )
     return path
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The quantiser advises on the root logger."""
+    before = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    yield
+    logging.getLogger().setLevel(before)
 
 
 FILES = [
