@@ -259,7 +259,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     """The layers that are needed, the whole manifest and its tensors; class means come from these samples."""
     kind = options.head_kind
     capacity = 0 if kind == "values" else options.capacity or max(len(names), twin.parts[-1].layer.outputs)
-    features = feature_layer(twin, options.features)
+    features = feature_layer(twin, options.features) if kind == "prototypes" or options.features else ""
     if options.learn == "eprop":
         twin = widen_readout(twin, capacity)
     elif kind == "prototypes":

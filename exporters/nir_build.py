@@ -168,15 +168,18 @@ class Builder:
     def feeds(self, name: str) -> bool:
         return any(name in sources for sources in self.wiring.sources.values())
 
-    def origins(self, name: str, seen: frozenset[str] = frozenset()) -> list[str]:
-        """The populations whose spikes arrive at a node without neurons in between."""
-        found = []
-        for source in self.wiring.upstream(name):
-            if isinstance(self.wiring.nodes[source], NEURONS):
-                found.append(source)
-            elif source not in seen:
-                found += self.origins(source, seen | {source})
-        return found
+    def origins(self, name: str) -> list[str]:
+        """The populations whose spikes arrive at a node without neurons in between, each once."""
+        found: list[str] = []
+        seen, ways = {name}, [name]
+        while ways:
+            for source in self.wiring.upstream(ways.pop()):
+                if isinstance(self.wiring.nodes[source], NEURONS):
+                    found.append(source)
+                elif source not in seen:
+                    seen.add(source)
+                    ways.append(source)
+        return list(dict.fromkeys(found))
 
     def visit(self, name: str, path: tuple[str, ...], order: list[str]) -> None:
         if name in path:

@@ -6,7 +6,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -20,6 +20,7 @@ from exporters.data import first_line
 
 DT: Final = 1e-4
 MAX_BYTES: Final = 1 << 30
+WAYS_MAX: Final = 1 << 14  # wires that are followed back from one node
 READ_SECONDS: Final = 10  # of processor time
 READ_BYTES: Final = 8 << 30
 REHEARSAL: Final = """
@@ -61,11 +62,22 @@ class Wiring:
     exponential: bool  # decays are exp(-dt/tau), not 1 - dt/tau
     notes: list[str] = field(default_factory=list)
 
-    def upstream(self, name: str, passed: frozenset[str] = frozenset()) -> Iterator[str]:
-        """Nodes whose values arrive at `name`, wires followed back; an Input without a source stands for the data."""
-        for source in self.sources[name]:
-            through = is_wire(self.nodes[source]) and self.sources[source] and source not in passed
-            yield from self.upstream(source, passed | {source}) if through else (source,)
+    def upstream(self, name: str) -> list[str]:
+        """Nodes whose values arrive at `name`, wires followed back; an Input without a source stands for the data.
+
+        Raises ModelError where wires go round or multiply, so that there are more than `WAYS_MAX` of them.
+        """
+        found: list[str] = []
+        ways, steps = self.sources[name][::-1], 0
+        while ways:
+            at, steps = ways.pop(), steps + 1
+            if steps > WAYS_MAX:
+                raise ModelError(f"{self.file}: more than {WAYS_MAX} wires lead to {name}, or they go round")
+            if is_wire(self.nodes[at]) and self.sources[at]:
+                ways += reversed(self.sources[at])
+            else:
+                found.append(at)
+        return found
 
 
 def parse(path: Path) -> Any:
@@ -77,7 +89,8 @@ def parse(path: Path) -> Any:
             raise ModelError(f"{path.name}: is no NIR file (no HDF5 signature)")
     rehearse(path)
     try:
-        graph = nir.read(path, type_check=False)
+        with np.errstate(all="ignore"):  # it works sizes out by itself, of strides of 0 too
+            graph = nir.read(path, type_check=False)
     except FOREIGN as err:
         raise ModelError(f"{path.name}: is no sound NIR file ({first_line(err)})") from None
     if not isinstance(graph, nir.NIRGraph) or not graph.nodes:

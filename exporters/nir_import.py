@@ -74,7 +74,10 @@ def convert(file: str, graph: Any, options: NirOptions) -> FloatNet:
         Assumed(options.reset, options.reset_delay, options.readout == "last"),
     )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # FloatNet refuses what is not finite
-        layers = builder.build()
+        try:
+            layers = builder.build()
+        except RecursionError:
+            raise ModelError(f"{file}: nodes without neurons between them go round, or too many are in a row") from None
     return FloatNet(
         name=file_name(file),
         input_shape=(steps, *shape) if isinstance(encoder, Frames) else shape,

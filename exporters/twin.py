@@ -194,7 +194,7 @@ def saturation_notes(bare: Twin, samples: Samples) -> tuple[str, ...]:
 def feature_layer(twin: Twin, wanted: str | None) -> str:
     """What a prototype head reads: the named layer, else the last one that is neither answer nor readout.
 
-    Raises ModelError where the named one does not exist or is a readout.
+    Raises ModelError where the named one does not exist or is a readout, or where nothing comes before the readout.
     """
     candidates: list[str] = [
         part.layer.name for part in twin.parts if not isinstance(part.layer, Readout | Integrators)
@@ -203,6 +203,8 @@ def feature_layer(twin: Twin, wanted: str | None) -> str:
         if wanted not in candidates:
             raise ModelError(f"--features {wanted!r} is none of {', '.join(candidates)}")
         return wanted
+    if not candidates:
+        raise ModelError("the readout is the only layer: prototypes have no features to look at; use --head logits")
     hidden = [name for name in candidates if name != twin.parts[-1].layer.name]
     spikes = [part.layer.name for part in twin.parts if isinstance(part.layer, SPIKING)]
     return (spikes or hidden or candidates)[-1]

@@ -363,7 +363,8 @@ def try_model(path: Path) -> None:
 def try_nir_graph(path: Path) -> None:
     """Without the rehearsal in a process of its own, which takes most of the time of a whole import."""
     try:
-        graph = nir.read(path, type_check=False)
+        with np.errstate(all="ignore"):
+            graph = nir.read(path, type_check=False)
     except FOREIGN:
         return  # the whole import names these
     exported(convert(path.name, graph, NirOptions()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from pretend import manifest
 
+from edgerun.bundle import read_bundle
 from edgerun.errors import ModelError, SpecError
 
 nir = pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
@@ -20,6 +22,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 
 from onnx_graphs import graph, node, saved  # noqa: E402
 
+from exporters.export import Options, export  # noqa: E402
 from exporters.nir_import import NirOptions, convert  # noqa: E402
 from exporters.onnx_import import load_onnx  # noqa: E402
 
@@ -78,6 +81,9 @@ def test_odd_constants_and_attributes_are_refused(
 # ------------------------------------------------------------------ NIR
 
 
+FRAMES = {"encoder": "frames", "steps": 4}
+
+
 def spiking_graph(**fields: Any) -> Any:
     """An image, a convolution, a pool, neurons; `fields` of any of its nodes changed."""
     nodes = {
@@ -93,7 +99,7 @@ def spiking_graph(**fields: Any) -> Any:
         setattr(nodes[name], field, value)
     names = list(nodes)
     edges = list(pairwise(names))
-    return nir.NIRGraph(nodes, edges, type_check=False, metadata={"encoder": "frames", "steps": 4})
+    return nir.NIRGraph(nodes, edges, type_check=False, metadata=FRAMES)
 
 
 def test_the_graph_that_is_changed_below_is_sound() -> None:
@@ -117,3 +123,44 @@ def test_the_graph_that_is_changed_below_is_sound() -> None:
 def test_fields_of_odd_types_are_refused(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         convert("net.nir", spiking_graph(**fields), NirOptions())
+
+
+def dense_loop() -> Any:
+    """Two linear maps that feed each other, no neurons between them."""
+    map_ = nir.Linear(np.ones((3, 3)))
+    neurons = nir.LIF(np.full(3, 1e-3), np.ones(3), np.zeros(3), np.ones(3), np.zeros(3))
+    ends = {"input": nir.Input({"input": np.array([3])}), "output": nir.Output({"output": np.array([3])})}
+    edges = [("input", "lif"), ("a", "b"), ("b", "a"), ("b", "lif"), ("lif", "output")]
+    return nir.NIRGraph(ends | {"a": map_, "b": map_, "lif": neurons}, edges, type_check=False, metadata=FRAMES)
+
+
+def many_ways() -> Any:
+    """Forty wires in a row, two edges between each two: 2**40 ways."""
+    neurons = nir.LIF(np.full(3, 1e-3), np.ones(3), np.zeros(3), np.ones(3), np.zeros(3))
+    wires = {f"w{k}": nir.Delay(np.zeros(3)) for k in range(40)}
+    nodes = {"input": nir.Input({"input": np.array([3])}), **wires, "lif": neurons}
+    edges = [edge for edge in pairwise(nodes) for _ in range(2)]
+    nodes["output"] = nir.Output({"output": np.array([3])})
+    return nir.NIRGraph(nodes, [*edges, ("lif", "output")], type_check=False, metadata=FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [(dense_loop, "nodes without neurons between them go round"), (many_ways, "more than 16384 wires lead to lif")],
+)
+def test_graphs_without_end_are_refused(made: Callable[[], Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=f"^net.nir: {reason}"):
+        convert("net.nir", made(), NirOptions())
+
+
+def test_a_readout_alone_is_exported_but_has_no_features_for_prototypes(tmp_path: Path) -> None:
+    readout = nir.LI(np.full(3, 1e-3), np.ones(3), np.zeros(3))
+    nodes = {"input": nir.Input({"input": np.array([2])}), "fc": nir.Linear(np.ones((3, 2))), "li": readout}
+    nodes["output"] = nir.Output({"output": np.array([3])})
+    nir.write(tmp_path / "net.nir", nir.NIRGraph(nodes, list(pairwise(nodes)), type_check=False, metadata=FRAMES))
+    x = np.random.default_rng(0).integers(0, 9, (60, 4, 2)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(60) % 3)
+    files = tmp_path / "net.nir", tmp_path / "data.npz"
+    assert read_bundle(export(*files, Options()).data).manifest.layers[-1].outputs == 3
+    with pytest.raises(ModelError, match="the readout is the only layer"):
+        export(*files, Options(learn="prototypes"))
