@@ -353,38 +353,75 @@ UNWRITABLE: Final = (TypeError, ValueError, struct.error, AttributeError, Overfl
 """What the writers of formats raise over values that no file can hold."""
 
 
+ATTEMPTS: Final = 6
+"""How often a change is drawn anew where no file can hold it."""
+
+
 def mutated_tflite(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """A model changed as objects and written anew, or as bytes."""
-    if rng.random() < 0.4:
-        return mutated_bytes(rng, data, other)
-    model, donor = (schema.ModelT.InitFromPackedBuf(blob, 0) for blob in (data, other))
-    for _ in range(times(rng)):
-        if rng.random() < 0.15:
-            tflite_operator(rng, model)
-        else:
-            whole = rng.random() < 0.1
-            mutate_tree(rng, model if whole else first_graph(model), donor if whole else first_graph(donor))
-    builder = flatbuffers.Builder(1024)
-    try:
-        builder.Finish(model.Pack(builder), b"TFL3")
-    except (*UNWRITABLE, flatbuffers.builder.BuilderSizeError):
-        return mutated_bytes(rng, data, other)
-    return bytes(builder.Output())
+    """A model changed as objects and written anew, or as bytes: also where no file can hold what it became."""
+    for _ in range(ATTEMPTS if rng.random() < 0.8 else 0):
+        model, donor = (schema.ModelT.InitFromPackedBuf(blob, 0) for blob in (data, other))
+        for _ in range(times(rng)):
+            rng.choice(TFLITE)(rng, model, donor)
+        builder = flatbuffers.Builder(1024)
+        try:
+            builder.Finish(model.Pack(builder), b"TFL3")
+        except (*UNWRITABLE, flatbuffers.builder.BuilderSizeError):
+            continue
+        return bytes(builder.Output())
+    return mutated_bytes(rng, data, other)
+
+
+def tflite_tree(rng: random.Random, model: Any, donor: Any) -> None:
+    """Anything of the model, mostly of its first subgraph."""
+    whole = rng.random() < 0.1
+    mutate_tree(rng, model if whole else first_graph(model), donor if whole else first_graph(donor))
 
 
 def first_graph(model: Any) -> Any:
     return model.subgraphs[0] if isinstance(model.subgraphs, list) and model.subgraphs else model
 
 
-def tflite_operator(rng: random.Random, model: Any) -> None:
+def tflite_operator(rng: random.Random, model: Any, donor: Any) -> None:
     """Another operator behind a code: the same options and tensors, other rules."""
-    codes = [
-        code
-        for code in (model.operatorCodes if isinstance(model.operatorCodes, list) else [])
-        if isinstance(code, schema.OperatorCodeT)
-    ]
+    listed = model.operatorCodes if isinstance(model.operatorCodes, list) else []
+    codes = [code for code in listed if isinstance(code, schema.OperatorCodeT)]
     code = rng.choice(codes or [schema.OperatorCodeT()])
     code.builtinCode = code.deprecatedBuiltinCode = rng.choice((*range(127),))
+
+
+def tflite_options(rng: random.Random, model: Any, donor: Any) -> None:
+    """The options of an operator."""
+    graph = first_graph(model)
+    nodes = graph.operators if isinstance(graph, schema.SubGraphT) and isinstance(graph.operators, list) else []
+    options = [node.builtinOptions for node in nodes if getattr(node, "builtinOptions", None) is not None]
+    if options:
+        mutate_tree(rng, rng.choice(options), {})
+
+
+def tflite_constant(rng: random.Random, model: Any, donor: Any) -> None:
+    """Values of a constant, as many as before; or of a quantisation."""
+    graph = first_graph(model)
+    tensors = graph.tensors if isinstance(graph, schema.SubGraphT) and isinstance(graph.tensors, list) else []
+    tensors = [tensor for tensor in tensors if isinstance(tensor, schema.TensorT)]
+    if not tensors:
+        return
+    tensor = rng.choice(tensors)
+    if rng.random() < 0.3 and isinstance(tensor.quantization, schema.QuantizationParametersT):
+        mutate_tree(rng, tensor.quantization, {})
+        return
+    buffers = model.buffers if isinstance(model.buffers, list) else []
+    dtype = {0: "<f4", 2: "<i4", 4: "<i8", 9: "i1", 3: "u1"}.get(tensor.type)
+    if dtype is None or not isinstance(tensor.buffer, int) or not 0 < tensor.buffer < len(buffers):
+        return
+    data = getattr(buffers[tensor.buffer], "data", None)
+    if isinstance(data, np.ndarray) and data.size and data.nbytes % np.dtype(dtype).itemsize == 0:
+        changed = hostile_array(rng, np.array(data, np.uint8).view(dtype))
+        if changed.dtype == np.dtype(dtype):
+            buffers[tensor.buffer].data = np.frombuffer(changed.tobytes(), np.uint8)
+
+
+TFLITE: Final = (tflite_tree, tflite_tree, tflite_operator, tflite_options, tflite_constant, tflite_constant)
 
 
 # ------------------------------------------------------------------ NIR
