@@ -201,6 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(err, err.exit_code)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except MemoryError:
+        return complain("this machine has too little memory for these files", EdgeRunError.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
         return 128 + signal.SIGPIPE

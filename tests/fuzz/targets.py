@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ from edgerun.store.checkpoints import Checkpoints, pack_state, unpack_state
 from edgerun.store.journal import Journal, JournalReader
 from exporters import data as sample_files
 from exporters.data import Samples
-from exporters.export import Options, load_model, selftest, with_head
+from exporters.export import Options, export, load_model, selftest, with_head
 from exporters.float_net import FloatNet
 from exporters.nir_graph import FOREIGN
 from exporters.nir_import import NirOptions, convert
@@ -67,6 +68,7 @@ GOLDEN: Final = TESTS / "golden"
 EXAMPLES: Final = TESTS.parent / "examples"
 FILE_MAX: Final = 200_000  # bytes of a file to start from
 WORK_MAX: Final = 1 << 24  # values and products of a model that is run, not only read
+STEPS_MAX: Final = 2048
 ROWS: Final = 8
 
 Mutator = Callable[[random.Random, bytes, bytes], bytes]
@@ -310,6 +312,7 @@ def try_bundle(path: Path) -> None:
     quietly("inspect", str(path))
     quietly("inspect", str(path), "--json")
     quietly("plan", str(path), "--board", "rpi-zero-2w")
+    quietly("diff", str(beside(path)), str(path))
     if work(manifest.layers) * manifest.steps <= WORK_MAX:
         network = Network(manifest, bundle.tensors)
         x = bundle.selftest.x[:2]
@@ -330,6 +333,14 @@ def quietly(*argv: str) -> None:
     """Run a command without its printing. Raises as it does."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         cli.dispatch(argv)
+
+
+def beside(path: Path) -> Path:
+    """A sound bundle in the folder of a case."""
+    sound = path.with_name("sound.edgb")
+    if not sound.exists():
+        sound.write_bytes(tiny_bundle_bytes())
+    return sound
 
 
 def try_manifest(path: Path) -> None:
@@ -360,6 +371,17 @@ def try_model(path: Path) -> None:
     exported(load_model(path, Options()))
 
 
+def try_export(path: Path) -> None:
+    """The whole export, measured against the format's own engine: small models only."""
+    net = load_model(path, Options())
+    if exported(net) is None:
+        return
+    x = np.abs(np.random.default_rng(0).normal(size=(2 * ROWS, *net.input_shape))).astype(np.float32)
+    data = path.with_suffix(".npz")
+    data.write_bytes(npz({"x": x}))
+    export(path, data, Options())
+
+
 def try_nir_graph(path: Path) -> None:
     """Without the rehearsal in a process of its own, which takes most of the time of a whole import."""
     try:
@@ -372,7 +394,9 @@ def try_nir_graph(path: Path) -> None:
 
 def exported(net: FloatNet) -> bytes | None:
     """A bundle of a float net, from random samples, read back and run; None where that would take long."""
-    if sum(layer.outputs for layer in net.layers) * net.steps > WORK_MAX >> 4:
+    inner = max(getattr(layer, "steps", 1) for layer in net.layers)  # of a GRU or LSTM over a whole recording
+    values = math.prod(net.input_shape) + sum(layer.outputs for layer in net.layers) * net.steps
+    if values > WORK_MAX >> 4 or inner > STEPS_MAX:
         return None
     rng = np.random.default_rng(0)
     x = np.abs(rng.normal(size=(ROWS, *net.input_shape))).astype(np.float32)
@@ -401,10 +425,7 @@ def try_data(path: Path) -> None:
 
 def try_infer(path: Path) -> None:
     """A sound bundle, hostile samples: the whole command."""
-    beside = path.with_suffix(".edgb")
-    if not beside.exists():
-        beside.write_bytes(tiny_bundle_bytes())
-    quietly("infer", str(beside), str(path), "-o", str(path.with_suffix(".out")), "--json")
+    quietly("infer", str(beside(path)), str(path), "-o", str(path.with_suffix(".out")), "--json")
 
 
 def try_state(path: Path) -> None:
@@ -444,6 +465,8 @@ TARGETS: Final = {
         Target("packed", ".bin", lambda: [b"{}"], formats.packed_case, try_packed),
         Target("onnx", ".onnx", onnx_files, formats.mutated_onnx, try_model),
         Target("tflite", ".tflite", tflite_files, formats.mutated_tflite, try_model),
+        Target("export-onnx", ".onnx", onnx_files, formats.mutated_onnx, try_export),
+        Target("export-tflite", ".tflite", tflite_files, formats.mutated_tflite, try_export),
         Target("nir", ".nir", nir_files, formats.mutated_bytes, try_model),
         Target("nir-graph", ".nir", nir_files, formats.mutated_nir, try_nir_graph),
         Target("data", ".npz", data_files, formats.mutated_npz, try_data),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from pretend import manifest
+from pretend import manifest, tiny_bundle_bytes
 
 from edgerun.bundle import read_bundle
 from edgerun.errors import ModelError, SpecError
@@ -31,6 +34,20 @@ def test_of_repeated_layer_names_the_first_is_told() -> None:
     layers = manifest().layers[:1] * 200
     with pytest.raises(SpecError, match=r"layer names repeat: hidden$"):
         msgspec.structs.replace(manifest(), layers=layers)
+
+
+def test_a_file_that_unpacks_to_more_than_there_is_ends_in_one_line(tmp_path: Path) -> None:
+    """Within all bounds, but not within the memory of this process: 512 MiB of address space, 400 MiB of zeros."""
+    bundle, data = tmp_path / "tiny.edgb", tmp_path / "data.npz"
+    bundle.write_bytes(tiny_bundle_bytes())
+    np.savez_compressed(data, x=np.zeros((100 << 20, 4), np.uint8))
+    act = "import sys, resource; from edgerun.cli import main; import edgerun.commands.infer; "
+    limit = "resource.setrlimit(resource.RLIMIT_AS, (512 << 20, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
+    argv = ["infer", str(bundle), str(data), "-o", str(tmp_path / "out.npz")]
+    threads = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", act + limit, *argv]
+    done = subprocess.run(command, env=threads, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "edgerun: this machine has too little memory for these files\n")
 
 
 # ------------------------------------------------------------------ ONNX
