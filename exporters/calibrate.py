@@ -23,7 +23,7 @@ Values: TypeAlias = F32 | F64
 Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
-KEPT: Final = 1 << 20
+KEPT: Final = 1 << 18
 """Values of one layer that a range is chosen from, at most: every k-th of more. Minima and maxima see all."""
 SHARES: Final = np.geomspace(1.0, 0.02, 60)
 """Candidates of `mse` and `entropy` for either end of a range, as shares of the whole; the widest of equals wins."""
@@ -101,10 +101,10 @@ def divergence(counts: F64, centres: F64, range_: Range) -> float:
 
 
 class Observer:
-    """Gathers what one layer gives, block by block."""
+    """Gathers what one layer gives, block by block: its ends, and, where `keep`, values to choose a range from."""
 
-    def __init__(self, how: Calibration) -> None:
-        self._how = how
+    def __init__(self, *, keep: bool) -> None:
+        self._keep = keep
         self._blocks: list[AnyArray] = []
         self._ends = Range(0.0, 0.0)
         self._seen = 0
@@ -112,24 +112,24 @@ class Observer:
     def add(self, values: Values) -> None:
         ends = reach(values)
         self._ends = Range(min(self._ends.low, ends.low), max(self._ends.high, ends.high))
-        if self._how.method != "minmax":
+        if self._keep:
             self._seen += values.size
             self._blocks.append(values.reshape(-1)[:: 1 + self._seen // KEPT].copy())
 
-    def range(self) -> Range:
-        return reach(np.concatenate(self._blocks), self._how) if self._blocks else self._ends
+    def range(self, how: Calibration) -> Range:
+        return self._ends if how.method == "minmax" else reach(np.concatenate(self._blocks), how)
 
 
-def observe(net: FloatNet, blocks: Iterable[F32], how: Calibration) -> dict[str, Range]:
-    """The range of every layer's output over blocks of moments (steps, N, step size), all steps together."""
-    observers = {layer.name: Observer(how) for layer in net.layers}
+def observe(net: FloatNet, blocks: Iterable[F32], *, keep: bool) -> dict[str, Observer]:
+    """What every layer gives over blocks of moments (steps, N, step size), all steps together."""
+    observers = {layer.name: Observer(keep=keep) for layer in net.layers}
 
     def watch(layer: FloatLayer, out: F32) -> None:
         observers[layer.name].add(out)
 
     for block in blocks:
         forward(net, block, watch)
-    return {name: observer.range() for name, observer in observers.items()}
+    return observers
 
 
 def spiking_input_scale(net: FloatNet, x: AnyArray, full_scale: int) -> float:

@@ -50,7 +50,7 @@ from exporters.page import page
 from exporters.progress import Say, silent, teller
 from exporters.report import Accuracy, Report, render
 from exporters.slim import EPOCHS, Bits, Diet, Slim, slim
-from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, widen_readout
+from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, saturation_notes, widen_readout
 
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
@@ -174,7 +174,7 @@ def quantised(thin: Slim, samples: Samples, how: Calibration | None, say: Say = 
         twin = quantise_net(thin.net, samples, how or MINMAX, thin.bits)
     else:
         twin = improve(thin.net, samples, thin.bits, say)
-    return replace(twin, notes=(*thin.notes, *twin.notes))
+    return replace(twin, notes=(*thin.notes, *twin.notes, *saturation_notes(twin, samples)))
 
 
 def load_model(path: Path, options: Options) -> FloatNet:

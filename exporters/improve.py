@@ -19,13 +19,13 @@ import numpy as np
 from edgerun.arrays import F32, F64
 from edgerun.layers.base import INPUT
 from exporters import measure
-from exporters.calibrate import METHODS, Calibration
+from exporters.calibrate import METHODS, MINMAX, Calibration
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import Affine, FloatConv, FloatDense, FloatDepthwise, FloatLayer, FloatPool
 from exporters.nodes.dense import fold
 from exporters.progress import Say, silent
-from exporters.twin import Twin, in_blocks, quantise_net
+from exporters.twin import Twin, bare_twin, in_blocks, observed, quantise_net
 
 JUDGED: Final = 128  # samples that every trial is judged by
 PERCENTILES: Final = (99.99, 99.9)
@@ -49,16 +49,19 @@ def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int], say: Say =
     bits  weight bits of a layer by name, where they are not 8
     """
     some = samples.take(np.linspace(0, len(samples) - 1, min(len(samples), JUDGED)).astype(np.int64))
-    wanted = answers(net, quantise_net(net, samples, Calibration(), bits), some)
+    say("running the float model")
+    bare, _ = bare_twin(net, samples, MINMAX)
+    seen, wanted = observed(bare, samples, keep=True), answers(net, bare, some)
     trials = [Calibration(method) for method in METHODS if method != "percentile"]
     trials += [Calibration("percentile", share) for share in PERCENTILES]
 
-    def judged(candidate: FloatNet, how: Calibration, change: str = "") -> tuple[float, Twin]:
-        say(f"trying {change or f'ranges by {how}'}")
-        twin = quantise_net(candidate, samples, how, bits)
+    def judged(twin: Twin) -> tuple[float, Twin]:
         return output_error(twin, some, wanted), twin
 
-    errors = {how: judged(net, how) for how in trials}
+    errors = {}
+    for how in trials:
+        say(f"trying ranges by {how}")
+        errors[how] = judged(quantise_net(net, samples, how, bits, seen))
     how = min(errors, key=lambda trial: errors[trial][0])
     error, twin = errors[how]
     notes = [f"ranges by {how}: output error {100 * error:.3g} % of the variance"]
@@ -70,7 +73,8 @@ def improve(net: FloatNet, samples: Samples, bits: Mapping[str, int], say: Say =
         candidate = change(twin)
         if candidate is twin.net:
             continue
-        found, better = judged(candidate, how, what)
+        say(f"trying {what}")
+        found, better = judged(quantise_net(candidate, samples, how, bits))
         if found < WORTH * error:
             notes.append(f"{what}: output error {100 * error:.3g} to {100 * found:.3g} %")
             error, twin = found, better

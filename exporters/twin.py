@@ -19,7 +19,7 @@ from edgerun.layers.base import INPUT
 from edgerun.layers.spiking import SPIKING
 from edgerun.spec import InputSpec, Layer, PhaseRate, Readout
 from exporters import calibrate
-from exporters.calibrate import MINMAX, Calibration
+from exporters.calibrate import MINMAX, Calibration, Observer
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import Affine, FloatDense, FloatLayer, FloatLif, FloatReadout, Quantised, Range
@@ -84,23 +84,41 @@ def in_blocks(samples: Samples) -> Iterator[Samples]:
 
 
 def quantise_net(
-    net: FloatNet, samples: Samples, how: Calibration = MINMAX, bits: Mapping[str, int] = MappingProxyType({})
+    net: FloatNet,
+    samples: Samples,
+    how: Calibration = MINMAX,
+    bits: Mapping[str, int] = MappingProxyType({}),
+    seen: Mapping[str, Observer] | None = None,
 ) -> Twin:
     """Integer layers for all float layers, with scales from these samples. Raises ModelError.
 
     bits  of the weights, by layer, where they are not 8
+    seen  what `observed` has gathered for another `how`, to spare a run
     """
     net = replace(net, layers=tuple(with_bits(layer, bits.get(layer.name, 8)) for layer in net.layers))
+    bare, entry = bare_twin(net, samples, how)
+    if seen is None:
+        seen = observed(bare, samples, keep=how.method != "minmax")
+    ranges = {name: observer.range(how) for name, observer in seen.items()}
+    maps = {INPUT: Affine(1.0, 0) if net.spiking else entry}
+    parts = quantise_layers(net, maps, ranges)
+    return replace(bare, parts=parts, maps=maps)
+
+
+def bare_twin(net: FloatNet, samples: Samples, how: Calibration) -> tuple[Twin, Affine]:
+    """The input alone, and what one integer of it stands for to the layers."""
     entry = input_map(net, samples, how)
     dtype = input_dtype(net)
     if net.spiking and samples.x.dtype == np.dtype(dtype) and entry.scale != 1.0:
         dtype = other_dtype(net, entry.scale)
     zero_point = entry.zero_point + input_offset(net)
-    bare = Twin(net, InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=zero_point), ())
-    ranges = calibrate.observe(net, (bare.moments(block) for block in in_blocks(samples)), how)
-    maps = {INPUT: Affine(1.0, 0) if net.spiking else entry}
-    parts = quantise_layers(net, maps, ranges)
-    return replace(bare, parts=parts, maps=maps, notes=saturation_notes(bare, samples))
+    spec = InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=zero_point)
+    return Twin(net, spec, ()), entry
+
+
+def observed(bare: Twin, samples: Samples, *, keep: bool) -> dict[str, Observer]:
+    """What every layer of its float net gives on these samples."""
+    return calibrate.observe(bare.net, (bare.moments(block) for block in in_blocks(samples)), keep=keep)
 
 
 def with_bits(layer: FloatLayer, bits: int) -> FloatLayer:
@@ -174,12 +192,12 @@ def input_map(net: FloatNet, samples: Samples, how: Calibration) -> Affine:
     return Affine(1.0, 0) if whole else calibrate.reach(samples.x, how).affine()
 
 
-def saturation_notes(bare: Twin, samples: Samples) -> tuple[str, ...]:
+def saturation_notes(twin: Twin, samples: Samples) -> tuple[str, ...]:
     """Where float membranes go further than integers can follow."""
     some = samples.take(np.linspace(0, len(samples) - 1, min(len(samples), REACH_SAMPLES)).astype(np.int64))
-    if bare.net.steps == 1:
+    if twin.net.steps == 1:
         return ()
-    states = forward(bare.net, bare.moments(some)).states
+    states = forward(twin.net, twin.moments(some)).states
     ends = {name: state["reach"] for name, state in states.items() if "reach" in state}
     return tuple(
         f"{name}: membranes reach from {low:.1f} to {high:.1f} thresholds, integers stop at {MEMBRANE_REACH:g}"
