@@ -131,10 +131,7 @@ def walk(file: str, graph: Graph) -> None:
                 run(graph, op)
             else:
                 lost.update(op.outputs)
-        except Unsupported as err:
-            lost.update(op.outputs)
-            refused.append(f"{graph.model.label(op)}: {err}")
-        except (*MALFORMED, ModelError) as err:
+        except (*MALFORMED, ModelError, Unsupported) as err:
             lost.update(op.outputs)
             refused.append(f"{graph.model.label(op)}: {first_line(err)}")
     if refused:

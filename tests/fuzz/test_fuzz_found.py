@@ -28,6 +28,7 @@ from onnx_graphs import graph, node, saved  # noqa: E402
 from exporters.export import Options, export  # noqa: E402
 from exporters.nir_import import NirOptions, convert  # noqa: E402
 from exporters.onnx_import import load_onnx  # noqa: E402
+from exporters.tflite_import import load_tflite  # noqa: E402
 
 
 def test_of_repeated_layer_names_the_first_is_told() -> None:
@@ -93,6 +94,30 @@ def test_odd_constants_and_attributes_are_refused(
     monkeypatch.chdir(Path(__file__).parent)
     with pytest.raises(ModelError, match=reason):
         load_onnx(saved(tmp_path, graph(nodes, constants, (1, 4))))
+
+
+# ------------------------------------------------------------------ LiteRT
+
+
+def test_of_an_operator_with_weights_for_axes_the_beginning_is_told(tmp_path: Path) -> None:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="pip install 'edgerun[litert]'")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    golden = Path(__file__).parents[1] / "golden" / "tflite" / "mlp_int8.tflite"
+    model = schema.ModelT.InitFromPackedBuf(golden.read_bytes(), 0)
+    first = model.subgraphs[0].operators[0]
+    first.inputs, first.builtinOptions = first.inputs[:2], None
+    first.builtinOptionsType, tensors = 0, model.subgraphs[0].tensors
+    tensors[first.outputs[0]].quantization = tensors[first.inputs[0]].quantization
+    code = model.operatorCodes[first.opcodeIndex]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.TRANSPOSE
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path = tmp_path / "net.tflite"
+    path.write_bytes(bytes(builder.Output()))
+    with pytest.raises(ModelError, match=r"^net.tflite: . operators are not supported: operator 0 TRANSPOSE.*perm"):
+        load_tflite(path)
+    with pytest.raises(ModelError, match=r"^.{0,600}$"):
+        load_tflite(path)
 
 
 # ------------------------------------------------------------------ NIR
