@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -31,6 +32,16 @@ from edgerun.store.journal import read_epoch
 from exporters.onnx.operators import OPERATORS
 
 REFIT_MAX: Final = 1 << 22  # bytes of tensors that are made anew for a changed manifest
+
+
+UNWRITABLE: Final = (TypeError, ValueError, struct.error, AttributeError, OverflowError, IndexError, KeyError)
+"""What the writers of formats raise over values that no file can hold."""
+
+
+def change(rng: random.Random, table: Sequence[Callable[..., None]], *trees: Any) -> None:
+    """One of the changes of a table, or none where earlier ones have left nothing that it could change."""
+    with contextlib.suppress(*UNWRITABLE):
+        rng.choice(table)(rng, *trees)
 
 
 # ------------------------------------------------------------------ bundles
@@ -164,7 +175,7 @@ def mutated_onnx(rng: random.Random, data: bytes, other: bytes) -> bytes:
         return mutated_bytes(rng, data, other)
     model, donor = onnx.load_from_string(data), onnx.load_from_string(other)
     for _ in range(times(rng)):
-        rng.choice(ONNX)(rng, model, donor)
+        change(rng, ONNX, model, donor)
     made: bytes = model.SerializeToString()
     return made
 
@@ -349,10 +360,6 @@ ONNX: Final = (
 
 # ------------------------------------------------------------------ LiteRT
 
-UNWRITABLE: Final = (TypeError, ValueError, struct.error, AttributeError, OverflowError, IndexError, KeyError)
-"""What the writers of formats raise over values that no file can hold."""
-
-
 ATTEMPTS: Final = 6
 """How often a change is drawn anew where no file can hold it."""
 
@@ -362,7 +369,7 @@ def mutated_tflite(rng: random.Random, data: bytes, other: bytes) -> bytes:
     for _ in range(ATTEMPTS if rng.random() < 0.8 else 0):
         model, donor = (schema.ModelT.InitFromPackedBuf(blob, 0) for blob in (data, other))
         for _ in range(times(rng)):
-            rng.choice(TFLITE)(rng, model, donor)
+            change(rng, TFLITE, model, donor)
         builder = flatbuffers.Builder(1024)
         try:
             builder.Finish(model.Pack(builder), b"TFL3")
@@ -431,7 +438,7 @@ def mutated_nir(rng: random.Random, data: bytes, other: bytes) -> bytes:
     """A graph changed in memory and written anew."""
     graph, donor = copy.deepcopy(nir_of(data)), nir_of(other)
     for _ in range(times(rng)):
-        rng.choice(NIR)(rng, graph, donor)
+        change(rng, NIR, graph, donor)
     made = io.BytesIO()
     try:
         nir.write(made, graph)
@@ -522,7 +529,7 @@ def mutated_npz(rng: random.Random, data: bytes, other: bytes) -> bytes:
     with np.load(io.BytesIO(data)) as file:
         arrays: dict[str, Any] = dict(file)
     for _ in range(times(rng)):
-        rng.choice(NPZ)(rng, arrays)
+        change(rng, NPZ, arrays)
     made = io.BytesIO()
     rng.choice((np.savez, np.savez_compressed))(made, **arrays)
     return made.getvalue()

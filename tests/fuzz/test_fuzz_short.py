@@ -19,8 +19,8 @@ pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 from edgerun.errors import DataError
 
 FUZZ = Path(__file__).parent
-CASES = 150
-SECONDS = 3.0
+CASES = 120
+SECONDS = 2.0
 FAULTS = {
     "an exception": (lambda: {}["key"], "KeyError at "),
     "a warning": (lambda: warnings.warn("odd", RuntimeWarning, stacklevel=1), "RuntimeWarning at "),
