@@ -26,6 +26,7 @@ from exporters.float_net import FloatNet, file_name
 from exporters.layout import simplified
 from exporters.nodes import Affine, FloatSoftmax
 from exporters.onnx.constants import MALFORMED, array_of, fold
+from exporters.onnx.external import fetch
 from exporters.onnx.graph import Graph, Node, Shape, Unsupported, Value, checked_shape, natural
 from exporters.onnx.operators import OPERATORS
 from exporters.onnx.quantised import UINT8_BASE, fold_quantised
@@ -69,9 +70,7 @@ def parse(path: Path) -> Any:
         raise ModelError(f"{path.name}: {len(data)} bytes, the limit is {MAX_BYTES}")
     try:
         model = onnx.load_from_string(data)
-        for tensor in model.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise ModelError(f"{path.name}: tensor {tensor.name!r} lies in another file; save the model as one")
+        fetch(path, model, MAX_BYTES - len(data))
         onnx.checker.check_model(model)
     except ModelError:
         raise

@@ -18,6 +18,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from exporters.onnx.external import fetch  # noqa: E402
 from exporters.onnx_import import load_onnx, onnx_scores  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -173,13 +174,55 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path, data: Ca
     assert "\n" not in str(refusal.value)
 
 
-def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
+def test_weights_in_a_file_beside_the_model_are_read(tmp_path: Path) -> None:
+    """As torch.onnx.export writes them by default."""
+    beside = tmp_path / "beside.onnx"
+    onnx.save(
+        onnx.load_from_string(gemm_net()), beside, save_as_external_data=True, location="w.data", size_threshold=0
+    )
+    assert (tmp_path / "w.data").stat().st_size > 0
+    for got, want in zip(load_onnx(beside).layers, load_onnx(saved(tmp_path, gemm_net())).layers, strict=True):
+        assert isinstance(got, FloatDense)
+        assert isinstance(want, FloatDense)
+        np.testing.assert_array_equal(got.weight, want.weight)
+    np.testing.assert_array_equal(onnx_scores(beside, X), onnx_scores(saved(tmp_path, gemm_net()), X))
+
+
+ELSEWHERE = {
+    "another folder": ({"location": "../../etc/passwd"}, "must be the name of a file beside the model"),
+    "an absolute path": ({"location": "/etc/passwd"}, "must be the name of a file beside the model"),
+    "nowhere": ({}, "is no sound ONNX file|must be the name of a file beside the model"),
+    "the folder itself": ({"location": ".."}, "must be the name of a file beside the model|which is not there"),
+    "a missing file": ({"location": "gone.data"}, "'gone.data', which is not there"),
+    "behind the end": ({"location": "w.data", "offset": "4", "length": "8"}, "bytes 4 to 12, but that file ends at 8"),
+    "before the beginning": ({"location": "w.data", "offset": "-4"}, "offset '-4', must be a whole number"),
+    "too few bytes": ({"location": "w.data"}, "w1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("entries", "reason"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_weights_elsewhere_are_refused(tmp_path: Path, entries: dict[str, str], reason: str) -> None:
     proto = onnx.load_from_string(gemm_net())
     tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../etc/passwd")
-    with pytest.raises(ModelError, match="tensor 'w1' lies in another file"):
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "w.data").write_bytes(bytes(8))
+    with pytest.raises(ModelError, match=reason) as refusal:
         load_onnx(saved(tmp_path, proto.SerializeToString()))
+    assert "\n" not in str(refusal.value)
+
+
+def test_weights_beside_the_model_count_to_what_a_model_may_take(tmp_path: Path) -> None:
+    proto = onnx.load_from_string(gemm_net())
+    for tensor in proto.graph.initializer:
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="w.data")
+    (tmp_path / "w.data").write_bytes(bytes(8))
+    with pytest.raises(ModelError, match="8 bytes, and only 4 are left"):
+        fetch(tmp_path / "m.onnx", proto, 12)
 
 
 def test_damaged_files_are_refused_in_one_line_or_read(tmp_path: Path) -> None:
