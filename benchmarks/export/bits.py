@@ -39,6 +39,7 @@ NAMES: Final = ("mnist_mlp", "fashion_cnn", "kws_dscnn")
 SHARES: Final = (0.58, 0.45, 0.35)  # of the bytes at 8 bits
 TUNED: Final = 10_000  # training samples of the fine-tuning, at most
 EPOCHS: Final = 3
+PROBES: Final = 12
 
 
 def samples_of(part: data.Part) -> Samples:
@@ -111,7 +112,7 @@ def measured(name: str, shares: list[float], folder: Path | None) -> dict[str, A
     train, calibration, test = (samples_of(part) for part in (split.train, split.calibration, split.test))
     net = load_model(MODELS / f"{name}.onnx", Options())
     some = train.take(data.evenly(len(train), TUNED))
-    exact, by_passes = curvature.traces(net, calibration, probes=30), traces(net, calibration, probes=30)
+    exact, by_passes = curvature.traces(net, calibration, probes=PROBES), traces(net, calibration, probes=PROBES)
     found: dict[str, Any] = {
         "float": float((logits(net, test).argmax(axis=1) == test.y).mean()),
         "trace": exact,
