@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots bench-digits bench-export data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -57,6 +57,9 @@ train: data-folder $(VENV)/.train  ## train the committed examples and the model
 
 screenshots: $(VENV)/.dev  ## play the demo and photograph it into docs/images (needs chromium)
 	$(BIN)/python docs/screenshots.py
+
+figures: data-folder $(VENV)/.dev  ## export a ResNet-8 and photograph its report into docs/images (needs chromium)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python docs/figures.py
 
 bench-digits: $(VENV)/.dev  ## digits in blocks over five seeds: mean and spread of every arm, into docs/results.md
 	$(BIN)/python benchmarks/learning/digits_blocks.py --seeds 5 --markdown docs/results.md
