@@ -9,8 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from edgerun.arrays import F32, F64
+from edgerun.errors import ModelError
 from edgerun.kernels.window import windows
 from edgerun.layers import Conv, Depthwise, LayerRecord
+from edgerun.layers.base import VOLUME
 from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, per_channel
 from exporters.nodes.dense import fold
@@ -60,6 +62,10 @@ class Filters(FloatLayer):
     def shape(self) -> tuple[int, ...]:
         size = output_size(self.input_shape[:2], self.kernel, self.stride, self.dilation, self.padding)
         return (*size, len(self.weight))
+
+    def check(self) -> None:
+        FloatLayer.check(self)
+        check_padded(self.name, self.input_shape, self.padding)
 
     def seen(self, x: F32) -> F32:
         """(N, oh, ow, kh, kw, c)  what each output looks at."""
@@ -129,6 +135,13 @@ class FloatDepthwise(Filters):
 
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         return self.integer(Depthwise, sources[0], reach)
+
+
+def check_padded(name: str, shape: tuple[int, int, int], padding: Sides) -> None:
+    """Raise ModelError for an image (h, w, c) that holds too many values with its padding: windows without end."""
+    rows, columns = shape[0] + padding[0] + padding[2], shape[1] + padding[1] + padding[3]
+    if rows * columns * shape[2] > VOLUME:
+        raise ModelError(f"layer {name}: an image of {shape} padded to {rows} x {columns} holds more than 2**24 values")
 
 
 def image_windows(

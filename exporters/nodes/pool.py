@@ -13,7 +13,7 @@ from edgerun.arrays import F32, Tensors
 from edgerun.layers import AveragePool, LayerRecord, MaxPool
 from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, requant
-from exporters.nodes.conv import image_windows
+from exporters.nodes.conv import check_padded, image_windows
 
 Kind: TypeAlias = Literal["max", "average"]
 
@@ -47,6 +47,10 @@ class FloatPool(FloatLayer):
     def shape(self) -> tuple[int, int, int]:
         size = output_size(self.input_shape[:2], self.kernel, self.stride, self.dilation, self.padding)
         return (*size, self.input_shape[2])
+
+    def check(self) -> None:
+        FloatLayer.check(self)
+        check_padded(self.name, self.input_shape, self.padding)
 
     def forward(self, *sources: F32) -> F32:
         geometry = (self.kernel, self.stride, self.dilation, self.padding)

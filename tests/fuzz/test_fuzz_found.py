@@ -26,7 +26,9 @@ pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 from onnx_graphs import graph, node, saved  # noqa: E402
 
 from exporters.export import Options, export  # noqa: E402
+from exporters.float_net import FloatNet  # noqa: E402
 from exporters.nir_import import NirOptions, convert  # noqa: E402
+from exporters.nodes import FloatConv, FloatLayer, FloatPool  # noqa: E402
 from exporters.onnx_import import load_onnx  # noqa: E402
 from exporters.tflite_import import load_tflite  # noqa: E402
 
@@ -38,10 +40,10 @@ def test_of_repeated_layer_names_the_first_is_told() -> None:
 
 
 def test_a_file_that_unpacks_to_more_than_there_is_ends_in_one_line(tmp_path: Path) -> None:
-    """Within all bounds, but not within the memory of this process: 512 MiB of address space, 400 MiB of zeros."""
+    """Within all bounds, but not within the memory of this process: 512 MiB of address space, 600 MiB of zeros."""
     bundle, data = tmp_path / "tiny.edgb", tmp_path / "data.npz"
     bundle.write_bytes(tiny_bundle_bytes())
-    np.savez_compressed(data, x=np.zeros((100 << 20, 4), np.uint8))
+    np.savez_compressed(data, x=np.zeros((150 << 20, 4), np.uint8))
     act = "import sys, resource; from edgerun.cli import main; import edgerun.commands.infer; "
     limit = "resource.setrlimit(resource.RLIMIT_AS, (512 << 20, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
     argv = ["infer", str(bundle), str(data), "-o", str(tmp_path / "out.npz")]
@@ -83,7 +85,7 @@ def elsewhere(array: Any) -> Any:
         (
             [node("Constant", [], ["w"], value=elsewhere(W)), node("MatMul", ["x", "w"], ["y"])],
             {},
-            "lies in another file",
+            "tensor .elsewhere. lies in ",
         ),
     ],
     ids=["a list without end", "complex numbers", "the mean of nothing", "a scale under zero", "another file"],
@@ -118,6 +120,20 @@ def test_of_an_operator_with_weights_for_axes_the_beginning_is_told(tmp_path: Pa
         load_tflite(path)
     with pytest.raises(ModelError, match=r"^.{0,600}$"):
         load_tflite(path)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        FloatPool("p", (7, 6, 3), "max", (3, 1 << 24), (2, 2), padding=(1, (1 << 23) - 1, 1, (1 << 23) - 1)),
+        FloatConv(
+            "c", (7, 6, 3), np.ones((1, 1, 2, 3)), np.zeros(1), dilation=(1, 1 << 24), padding=(0, 0, 0, 1 << 24)
+        ),
+    ],
+)
+def test_windows_without_end_are_refused(layer: FloatLayer) -> None:
+    with pytest.raises(ModelError, match=r"^layer .: an image of \(7, 6, 3\) padded to . x 1677\d+ holds more than"):
+        FloatNet("net", (7, 6, 3), (layer,))
 
 
 # ------------------------------------------------------------------ NIR
