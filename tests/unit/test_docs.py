@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,42 @@ def test_every_link_inside_the_project_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def anchor(heading: str) -> str:
+    """What a link to a heading ends in."""
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_heading_finds_it(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, name in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", text):
+        goal = page.parent / target if target else page
+        there = goal.read_text(encoding="utf-8")
+        anchors = {anchor(heading) for heading in re.findall(r"^#+ (.*)$", there, re.MULTILINE)}
+        assert name in anchors | set(re.findall(r'<a id="([^"]+)">', there)), f"{page.name} links to {target}#{name}"
+
+
+def test_the_house_stands_as_the_arrows_say() -> None:
+    """The lines of `edgerun/` in docs/architecture.md, from the ground up, are the layers that import-linter checks."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    house = re.search(r"^edgerun/ .*?\n(.*?)^exporters/", page, re.MULTILINE | re.DOTALL)
+    assert house
+    lines = [re.split(r" {3,}", line.strip()) for line in house[1].splitlines()]
+    drawn = [word.strip("/") for names, *_ in lines for word in names.split() if not line_is_text(names)]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = [row.split(" | ") for row in reversed(contracts[-1]["layers"])]
+    height = {name: floor for floor, names in enumerate(layers) for name in names}
+    assert sorted(drawn) == sorted(height)
+    assert [height[name] for name in drawn] == sorted(height.values())
+
+
+def line_is_text(names: str) -> bool:
+    """Whether a line goes on with what the line before it says."""
+    return ";" in names or "," in names
 
 
 def test_the_two_commands_stand_in_the_first_screen_of_the_readme() -> None:

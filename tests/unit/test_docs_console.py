@@ -1,7 +1,7 @@
 """Every console block of `docs/exporting.md` prints what it says, run in order from the root of the project.
 
 `…` stands for anything: the rest of a line, or any lines where it stands alone. Numbers may be a tenth off, since other
-processors add floats in another order; blanks and ruled lines do not count.
+processors add floats in another order; blanks and the lines of tables do not count.
 """
 
 import importlib.util
@@ -27,8 +27,8 @@ def steps(extra: str) -> list[tuple[str, str]]:
 
 
 def tidy(text: str) -> str:
-    """One blank between words, ruled lines and empty ones left out."""
-    lines = (" ".join(line.split()) for line in text.splitlines() if not set(line) <= set(" ━╇"))
+    """One blank between words; the lines of tables, and empty lines, left out."""
+    lines = (" ".join(re.sub("[┃│]", " ", line).split()) for line in text.splitlines() if not set(line) <= set(" ━╇"))
     return "\n".join(lines)
 
 
