@@ -258,12 +258,17 @@ def walk(file: str, graph: Graph, nodes: Sequence[Node]) -> None:
 
 
 def take(graph: Graph, node: Node) -> None:
-    """One node. Nothing where an input is missing because its own node was refused. Raises Unsupported."""
+    """One node. Nothing where an input is missing because its own node was refused, unless no input could help.
+
+    Raises Unsupported.
+    """
     operator = OPERATORS.get(node.domain, {}).get(node.op)
     if fold_quantised(graph, node) or fold(graph, node):
         return
     if operator is None:
         raise Unsupported("" if not node.domain else f"of domain {node.domain}")
+    if node.op == "MatMul" and not any(name in graph.constants for name in node.inputs):
+        raise Unsupported("multiplies two values as matrices, as attention does")
     if any(missing(graph, name) for name in node.inputs):
         return
     found = operator(graph, node)
@@ -310,9 +315,11 @@ def finish(file: str, graph: Graph, entry: Entry) -> FloatNet:
 def onnx_scores(path: Path, x: F32) -> F32:
     """Scores (N, classes) by ONNX Runtime, the model's own engine, as real numbers. Raises ModelError where it refuses.
 
-    Inputs and outputs that the file keeps as integers are quantised and dequantised on the way.
+    Inputs and outputs that the file keeps as integers are quantised and dequantised on the way. QDQ files run as they
+    are written, in floats: fused, some pools differ, and bytes saturate on some processors.
     """
     options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
