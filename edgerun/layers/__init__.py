@@ -13,7 +13,18 @@ from edgerun.layers.pool import AveragePool, MaxPool
 from edgerun.layers.recurrent import Gru, Lstm
 from edgerun.layers.shape import Concat, Pad, Slice, Transpose
 from edgerun.layers.softmax import LogSoftmax, Softmax
-from edgerun.layers.spiking import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Lif, Readout, SumPool, Total
+from edgerun.layers.spiking import (
+    AlphaCells,
+    Cells,
+    ConvSum,
+    DenseSum,
+    Integrators,
+    Lif,
+    Readout,
+    SLstm,
+    SumPool,
+    Total,
+)
 
 Layer: TypeAlias = (
     Dense
@@ -41,6 +52,7 @@ Layer: TypeAlias = (
     | Softmax
     | ConvSum
     | SumPool
+    | SLstm
     | LayerNorm
 )
 
@@ -68,6 +80,7 @@ __all__ = [
     "Mul",
     "Pad",
     "Readout",
+    "SLstm",
     "Slice",
     "Softmax",
     "SumPool",

@@ -25,12 +25,14 @@ from edgerun.layers.base import (
     Field,
     Int8,
     LayerRecord,
+    Requant,
     State,
     Tensors,
     Work,
     magnitude,
     refuse_above,
 )
+from edgerun.layers.recurrent import Lstm
 from edgerun.layers.window import Sliding
 
 DRIVE_LIMIT: Final = 1 << 30
@@ -38,6 +40,7 @@ FINE: Final = 24  # fraction bits of synaptic currents and readouts
 COARSE: Final = 12  # fraction bits of membranes
 THRESHOLD: Final = (1, (1 << 14) - 1)  # two of them fit a membrane
 TAU: Final = (0, 1 << 24)
+NEVER: Final = 1 << 15  # in Q0.15: a threshold of 1, which o * tanh(A) does not come to
 
 Reset: TypeAlias = Literal["subtract", "zero", "hold", "none"]
 """What a spike does to the membrane. zero: cleared before the leak; hold: cleared after the input of the next step."""
@@ -439,7 +442,76 @@ class Integrators(OnSums, tag="integrators", frozen=True, kw_only=True):
         return f"{'x'.join(map(str, self.shape))}, sum = s / 2^{self.weight_exponent}, the {self.reading} value is read"
 
 
-SPIKING: Final = (Lif, Cells, AlphaCells)
+class SLstm(LayerRecord, tag="slstm", frozen=True, kw_only=True):
+    """Long short-term memory whose hidden values are membranes: U = o * tanh(A), less the reset; a spike where U is at
+    its threshold.
+
+    Tensors: those of an `Lstm`, and `<name>.threshold` uint16 (n,) in Q0.15. The reset acts in the step after the spike
+    and leaves the cell as it is.
+    """
+
+    inputs: Count
+    outputs: Count
+    reset: Reset = "none"
+    hidden_map: Requant = Requant(multiplier=1, shift=8)  # from a membrane in Q0.15 to the int8 that goes back
+    input_bound: Annotated[int, Meta(ge=1, le=128)] = 128
+    cell_exponent: Annotated[int, Meta(ge=4, le=15)] = 9
+    cell_limit: Annotated[int, Meta(ge=1, le=32767)] = 32767
+
+    stateful: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.reset == "zero":
+            raise SpecError("reset 'zero' of an SLSTM acts behind the input of the next step: it is called 'hold'")
+
+    @property
+    def lstm(self) -> Lstm:
+        """Its gates and its cell, a layer for themselves."""
+        return Lstm(
+            name=self.name,
+            inputs=self.inputs,
+            hidden=self.outputs,
+            hidden_map=self.hidden_map,
+            input_bound=self.input_bound,
+            cell_exponent=self.cell_exponent,
+            cell_limit=self.cell_limit,
+        )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.inputs,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
+    @property
+    def sums(self) -> int:
+        return self.lstm.sums
+
+    def fields(self) -> tuple[Field, ...]:
+        return (*self.lstm.fields(), Field("threshold", "uint16", (self.outputs,), 1, NEVER))
+
+    def state(self) -> tuple[State, ...]:
+        n = (self.outputs,)
+        return (*self.lstm.state(), State("fired", "bool", n), State("counts", "uint16", n))
+
+    def reach(self, reaches: tuple[int, ...]) -> int:
+        return 1
+
+    def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
+        return self.lstm.certify(tensors, reaches, plastic)
+
+    def describe(self, tensors: Tensors) -> str:
+        threshold = self.tensor(tensors, "threshold") / NEVER
+        return f"threshold {threshold.min():.3g} to {threshold.max():.3g}, reset {self.reset}"
+
+    def work(self) -> Work:
+        inner = self.lstm.work()
+        return inner._replace(neurons=self.outputs, calls=inner.calls + 6)
+
+
+SPIKING: Final = (Lif, Cells, AlphaCells, SLstm)
 """The kinds whose output is spikes, and of which a head reads spike counts unless the layer says otherwise."""
 
 

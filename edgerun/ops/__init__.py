@@ -31,6 +31,7 @@ from edgerun.layers import (
     Pad,
     Readout,
     Slice,
+    SLstm,
     Softmax,
     SumPool,
     Total,
@@ -53,6 +54,7 @@ from edgerun.ops.spiking import (
     IntegratorsRun,
     LifRun,
     ReadoutRun,
+    SLstmRun,
     SumPoolRun,
     TotalRun,
 )
@@ -84,6 +86,7 @@ OPS: Final[Mapping[type[Layer], Callable[[Any, Mapping[str, AnyArray], tuple[int
         Softmax: SoftmaxRun,
         ConvSum: ConvSumRun,
         SumPool: SumPoolRun,
+        SLstm: SLstmRun,
         LayerNorm: LayerNormRun,
     }
 )
@@ -112,6 +115,7 @@ __all__ = [
     "MulRun",
     "PadRun",
     "ReadoutRun",
+    "SLstmRun",
     "SliceRun",
     "SoftmaxRun",
     "SumPoolRun",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I64, AnyArray, Tensors
+from edgerun.arrays import F32, F64, I64, AnyArray, Bool, Tensors
 from edgerun.kernels import recurrent
 from edgerun.layers.recurrent import Gru, Lstm, Recurrent
 from edgerun.ops.base import LayerRun
@@ -70,6 +70,7 @@ class RecurrentRun(LayerRun):
         order = range(spec.steps)[::-1] if spec.reverse else range(spec.steps)
         self._walk = [(t, products[t], places[..., t if spec.sequence else 0, :]) for t in order]
         self._q: I64 = np.zeros((*batch, n), np.int64)
+        self._given: I64 | Bool = self._q  # what goes out of a step
         map_ = spec.hidden_map
         offset = (1 << map_.shift - 1) + (map_.zero_point << map_.shift)
         self._map = (map_.multiplier, offset, map_.shift, map_.qmin, map_.qmax)
@@ -86,9 +87,9 @@ class RecurrentRun(LayerRun):
             self._input.rescale(products)
             self._advance()
             if self.spec.sequence:
-                np.copyto(place, self._q, casting="unsafe")
+                np.copyto(place, self._given, casting="unsafe")
         if not self.spec.sequence:
-            np.copyto(self.out, self._q, casting="unsafe")
+            np.copyto(self.out, self._given, casting="unsafe")
 
     def _multiply(self, x: F32) -> None:
         np.copyto(self._input.x, x)
@@ -197,6 +198,10 @@ class LstmRun(RecurrentRun):
         recurrent.cell_index(self._index, self.cell, spec.cell_exponent)
         recurrent.look_up(self._g, self._tanh, self._index)
         recurrent.product(self._g, self._o)
+        self._release()
+
+    def _release(self) -> None:
+        """The int8 view of the new hidden values, which `_g` holds in Q0.15, for the next product and the output."""
         recurrent.to_int8(self.hidden, self._g, *self._map)
         np.copyto(self._back.x, self.hidden, casting="unsafe")
 

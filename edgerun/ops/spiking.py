@@ -10,11 +10,12 @@ import numpy as np
 from edgerun.arrays import F32, I32, I64, AnyArray, Bool, Tensors
 from edgerun.kernels import spiking
 from edgerun.kernels.conv import conv_sums
-from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Lif, Readout, SumPool, Total
+from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Lif, Readout, SLstm, SumPool, Total
 from edgerun.layers.spiking import COARSE, FINE, Neurons, OnSums
 from edgerun.ops.base import LayerRun
 from edgerun.ops.conv import blocks
 from edgerun.ops.pool import Pooling
+from edgerun.ops.recurrent import LstmRun
 from edgerun.ops.window import Padded
 
 
@@ -512,3 +513,48 @@ class IntegratorsRun(OnSumsRun):
     def reading(self) -> I64:
         """Q7.24: the newest value, the largest of the window, or its mean, rounded down."""
         return self._gathered.reading()
+
+
+# ------------------------------------------------------------------ gated neurons
+
+
+class SLstmRun(LstmRun):
+    """An LSTM layer whose hidden values are membranes that spike. `spec` is that of its gates and its cell."""
+
+    def __init__(self, spec: SLstm, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        shape = (*batch, spec.outputs)
+        self.fired: Bool = np.zeros(shape, np.bool_)
+        self.counts, self._spikes, self._margin, self._taken = (np.zeros(shape, np.int64) for _ in range(4))
+        self._threshold = spec.tensor(tensors, "threshold").astype(np.int64)
+        self._kind = spec.reset
+        super().__init__(spec.lstm, tensors, batch)
+        self._given = self.fired
+
+    def _release(self) -> None:
+        """Reset what spiked in the step before, compare, and let the membranes go back as hidden values."""
+        if self._kind == "subtract":
+            np.multiply(self._threshold, self._spikes, out=self._taken)
+            self._g -= self._taken
+        elif self._kind != "none":
+            np.copyto(self._g, 0, where=self.fired)
+        spiking.fire(self.fired, self._margin, self._g, self._threshold)
+        np.copyto(self._spikes, self.fired)
+        self.counts += self._spikes
+        super()._release()
+
+    def reset(self) -> None:
+        self.fired[...] = False
+        self.counts[...] = 0
+        self._silence()
+
+    def resume(self) -> None:
+        super().resume()
+        np.copyto(self._spikes, self.fired)
+        np.copyto(self.out, self.fired)
+
+    def state(self) -> Tensors:
+        return super().state() | {"fired": self.fired, "counts": self.counts}
+
+    def reading(self) -> I64:
+        """Spike counts of the window."""
+        return self.counts.copy()

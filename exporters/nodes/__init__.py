@@ -21,6 +21,7 @@ from exporters.nodes.spiking import (
     FloatIntegrators,
     FloatLif,
     FloatReadout,
+    FloatSLstm,
     FloatSumPool,
     FloatTotal,
     Reset,
@@ -51,6 +52,7 @@ NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatCells,
     FloatAlphaCells,
     FloatIntegrators,
+    FloatSLstm,
 )
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "FloatPad",
     "FloatPool",
     "FloatReadout",
+    "FloatSLstm",
     "FloatSlice",
     "FloatSoftmax",
     "FloatSumPool",

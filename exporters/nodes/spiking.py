@@ -4,15 +4,15 @@ Steps follow snnTorch 1.0 operation by operation in float32, so spikes are equal
 
 A dense synapse with plain neurons is one layer, `FloatLif`. Everything else is a synapse that gives sums
 (`FloatDenseSum`, `FloatConvSum`, `FloatSumPool`, `FloatTotal`) and neurons that take them (`FloatCells`,
-`FloatAlphaCells`, `FloatIntegrators`). In integers a sum stands for sum * 2**-f; membranes and thresholds are told in a
-power of two near the layer's largest threshold.
+`FloatAlphaCells`, `FloatIntegrators`); an SLSTM has gates of its own (`FloatSLstm`). In integers a sum stands for
+sum * 2**-f; membranes and thresholds are told in a power of two near the layer's largest threshold.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, cast
 
 import numpy as np
 
@@ -26,16 +26,19 @@ from edgerun.layers import (
     Integrators,
     LayerRecord,
     Lif,
+    Lstm,
     Readout,
+    SLstm,
     SumPool,
     Total,
 )
-from edgerun.layers.spiking import Reading
+from edgerun.layers.spiking import NEVER, Reading
 from edgerun.layers.spiking import Reset as Reset
 from edgerun.layers.window import Pair, Sides, output_size
 from edgerun.packing import top
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, State, StatefulLayer
 from exporters.nodes.conv import FloatConv, image_windows
+from exporters.nodes.recurrent import FloatLstm
 
 DRIVE_LIMIT: Final = 1 << 30
 EXPONENT_MAX: Final = 20
@@ -661,6 +664,83 @@ class FloatIntegrators(OnSums):
         )
         tensors = {f"{self.name}.{part}": array for part, array in parts.items()}
         return (Quantised(layer, tensors, Affine(unit / Q24, 0)),)
+
+
+# ------------------------------------------------------------------ gated neurons
+
+
+@dataclass(frozen=True, slots=True)
+class FloatSLstm(StatefulLayer):
+    """Long short-term memory whose hidden values are membranes (snnTorch's `SLSTM`), gates i, f, g, o:
+
+        r = [U > threshold];    i, f, o = sigmoid(W x + R U + b);    g = tanh(W x + R U + b)
+        A <- f * A + i * g;     U <- o * tanh(A), less the reset;    s = [U > threshold]
+
+    weight (4 n, in), recurrent R (4 n, n), bias (4 n,) the sum of PyTorch's two, threshold (n,) >= 0.
+
+    reset  "none", "subtract", or "hold", which is snnTorch's "zero": U = 0 in the step after a spike. A is never reset.
+    bits   of an integer weight, 2 to 8
+    """
+
+    weight: F32
+    recurrent: F32
+    bias: F32
+    threshold: F32
+    reset: Reset = "none"
+    bits: int = 8
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (SLstm,)
+
+    @property
+    def lstm(self) -> FloatLstm:
+        """Its gates and its cell, one step a call. The map of its hidden values covers what a reset leaves of them."""
+        deepest = min(1.0, float(self.threshold.max())) if self.reset == "subtract" else 0.0
+        hidden = Range(-1.0 - deepest, 1.0).affine() if deepest else None
+        return FloatLstm(self.name, 1, self.weight, self.recurrent, self.bias, bits=self.bits, output=hidden)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.weight.shape[1],)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.threshold),)
+
+    def start(self, batch: int) -> State:
+        """hidden (the membranes), cell, counts (N, n); reach (2,): the lowest and the highest U / threshold so far."""
+        zeros = np.zeros((batch, self.outputs), np.float32)
+        return self.lstm.start(batch) | {"counts": zeros, "reach": np.zeros(2, np.float32)}
+
+    def step(self, state: State, *sources: F32) -> F32:
+        due = (state["hidden"] > self.threshold).astype(np.float32)
+        mem = after_input(self.lstm.step(state, *sources), due, self.reset, self.threshold)
+        note_reach(state, mem, self.threshold)
+        spikes = (mem > self.threshold).astype(np.float32)
+        state["hidden"], state["counts"] = mem, state["counts"] + spikes
+        return spikes
+
+    def reading(self, state: State, out: F32) -> F32:
+        """Spike counts of the window."""
+        return state["counts"]
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """The integers of its LSTM, and thresholds in Q0.15; from 1 on a membrane never comes to them."""
+        if self.threshold.min() < 0:
+            raise ModelError(f"layer {self.name}: threshold {self.threshold.min():g} is below 0")
+        (found,) = self.lstm.quantise(sources, reach)
+        inner = cast(Lstm, found.layer)
+        layer = SLstm(
+            name=self.name,
+            sources=self.sources,
+            inputs=self.weight.shape[1],
+            outputs=self.outputs,
+            reset=self.reset,
+            hidden_map=inner.hidden_map,
+            cell_exponent=inner.cell_exponent,
+        )
+        threshold = np.clip(np.rint(self.threshold.astype(np.float64) * NEVER), 1, NEVER).astype(np.uint16)
+        tensors = found.tensors | {f"{self.name}.threshold": threshold}
+        return (Quantised(layer, tensors, Affine(1.0, 0), found.clipped),)
 
 
 # ------------------------------------------------------------------ parts that they share

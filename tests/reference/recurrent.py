@@ -127,7 +127,13 @@ class SlowLstm(Slow):
         self.hidden, self.cell, self.carry = [self.spec.hidden_map.zero_point] * n, [0] * n, [0] * n
 
     def advance(self, x: Sequence[int]) -> list[int]:
+        self.hidden = [self.int8(h) for h in self.fresh(x)]
+        return list(self.hidden)
+
+    def fresh(self, x: Sequence[int]) -> list[int]:
+        """The new hidden values in Q0.15."""
         n, e, limit = self.spec.hidden, self.spec.cell_exponent, self.spec.cell_limit
+        found = []
         p = [self.from_input(row, x) + self.from_hidden(row, self.hidden) for row in range(4 * n)]
         for k in range(n):
             i, f, o = (function("sigmoid", p[gate * n + k]) for gate in (0, 1, 3))
@@ -135,8 +141,8 @@ class SlowLstm(Slow):
             t = f * self.cell[k] + (half_up(i * g, 15 - e) if e < 15 else i * g) + self.carry[k]
             self.cell[k], self.carry[k] = clip(t >> 15, -limit, limit), t % ONE
             scaled = self.cell[k] << 11 - e if e <= 11 else half_up(self.cell[k], e - 11)
-            self.hidden[k] = self.int8(half_up(o * function("tanh", scaled), 15))
-        return list(self.hidden)
+            found.append(half_up(o * function("tanh", scaled), 15))
+        return found
 
 
 def slow(spec: Gru | Lstm, tensors: Mapping[str, Any]) -> SlowGru | SlowLstm:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reference.integers import half_up, leak, sat16, sat32
+from reference.recurrent import SlowLstm
 
-from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, SumPool, Total
+from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, SLstm, SumPool, Total
 
 
 def current(total: int, exponent: int, fraction: int) -> int:
@@ -237,3 +238,25 @@ class SlowIntegrators(Slow):
 
     def reading(self) -> list[int]:
         return self.window.read(self.spec.reading)
+
+
+class SlowSLstm(SlowLstm):
+    """An LSTM whose fresh hidden values lose their reset, spike, and only then go back as int8."""
+
+    def __init__(self, spec: SLstm, tensors: Mapping[str, Any]) -> None:
+        super().__init__(spec.lstm, tensors)
+        self.threshold, self.kind = tensors[f"{spec.name}.threshold"].tolist(), spec.reset
+        self.fired, self.counts = [0] * spec.outputs, [0] * spec.outputs
+
+    def advance(self, x: Sequence[int]) -> list[int]:
+        membranes = []
+        for u, due, threshold in zip(self.fresh(x), self.fired, self.threshold, strict=True):
+            left = {"none": u, "subtract": u - threshold, "hold": 0}[self.kind] if due else u
+            membranes.append(left)
+        self.fired = [int(u >= threshold) for u, threshold in zip(membranes, self.threshold, strict=True)]
+        self.counts = [count + z for count, z in zip(self.counts, self.fired, strict=True)]
+        self.hidden = [self.int8(u) for u in membranes]
+        return list(self.fired)
+
+    def reading(self) -> list[int]:
+        return self.counts

@@ -8,12 +8,13 @@ import numpy as np
 from reference import integers, spiking
 
 from edgerun.arrays import AnyArray, Tensors
-from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Layer, Lif, SumPool, Total
+from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Layer, Lif, SLstm, SumPool, Total
+from edgerun.layers.base import Requant
 
 Driven: TypeAlias = Cells | AlphaCells | Integrators
 
 STEPS = 40
-WATCHED = ("v", "fired", "carry", "current", "excitatory", "inhibitory")
+WATCHED = ("v", "fired", "carry", "current", "excitatory", "inhibitory", "hidden", "cell")
 GATHERED = ("peak", "sum")
 
 
@@ -89,7 +90,34 @@ def cases(rng: np.random.Generator) -> dict[str, tuple[Layer, Tensors, list[AnyA
             "l.decay": rng.integers(20000, 32769, 7).astype(np.uint16),
         }
         found[f"lif.{case}"] = (lif, tensors, [rng.integers(0, 2, (STEPS, 6)).astype(np.uint8)])
+    deep = Requant.from_scale(2.0**-8 / 1.5, zero_point=43)
+    for case, fields in {
+        "none": {"input_bound": 1}, "subtract": {"reset": "subtract", "hidden_map": deep}, "hold": {"reset": "hold"}
+    }.items():  # fmt: skip
+        slstm = SLstm(name="l", inputs=6, outputs=7, cell_exponent=11, **fields)
+        low, high = (0, 2) if slstm.input_bound == 1 else (-128, 128)
+        found[f"slstm.{case}"] = (
+            slstm, slstm_tensors(rng, slstm), [rng.integers(low, high, (STEPS, 6)).astype(np.int16)]
+        )  # fmt: skip
     return found
+
+
+def slstm_tensors(rng: np.random.Generator, spec: SLstm) -> Tensors:
+    """Gates that work in their middle; of the thresholds one is met by any membrane above zero, one by none."""
+    n, found = 4 * spec.outputs, {}
+    for weight, prefix, width, scale in (
+        ("weight", "", spec.inputs, 40 / spec.input_bound), ("recurrent", "recurrent_", spec.outputs, 0.2)
+    ):  # fmt: skip
+        maps = [Requant.from_scale(scale * 2.0 ** rng.uniform(-1, 1)) for _ in range(n)]
+        found |= {
+            f"l.{weight}": rng.integers(-127, 128, (n, width)).astype(np.int8),
+            f"l.{prefix}bias": rng.integers(-spec.input_bound, spec.input_bound + 1, n).astype(np.int32),
+            f"l.{prefix}multiplier": np.array([m.multiplier for m in maps], np.int32),
+            f"l.{prefix}shift": np.array([m.shift for m in maps], np.uint8),
+        }
+    threshold = rng.integers(2000, 12000, spec.outputs).astype(np.uint16)
+    threshold[:2] = 1, 1 << 15
+    return found | {"l.threshold": threshold}
 
 
 def slow(spec: Layer, tensors: Tensors) -> Any:
@@ -110,6 +138,8 @@ def slow(spec: Layer, tensors: Tensors) -> Any:
             return spiking.SlowIntegrators(spec, tensors)
         case Lif():
             return integers.SlowLif(spec, tensors)
+        case SLstm():
+            return spiking.SlowSLstm(spec, tensors)
     raise TypeError(spec)
 
 
