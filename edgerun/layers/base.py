@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self, TypeAl
 import numpy as np
 from msgspec import Meta, Struct
 
-from edgerun.arrays import I8, I64, AnyArray
+from edgerun.arrays import I8, I16, I64, AnyArray
 from edgerun.errors import SpecError
 
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -229,11 +229,59 @@ def refuse_wide(layer: str, reaches: tuple[int, ...]) -> None:
         raise SpecError(f"layer {layer}: {max(reaches)} reaches it, above the {I8_REACH} of int8")
 
 
-def magnitude(weight: I8, axis: int | tuple[int, ...]) -> I64:
-    """sum|w| along axes; int8 temporaries only, and -128 counts as 128."""
+def magnitude(weight: I8 | I16, axis: int | tuple[int, ...]) -> I64:
+    """sum|w| along axes; temporaries of the weight's own dtype only, and -128 counts as 128."""
     positive: I64 = np.maximum(weight, 0).sum(axis=axis, dtype=np.int64)
     negative: I64 = np.minimum(weight, 0).sum(axis=axis, dtype=np.int64)
     return positive - negative
+
+
+def weight_fields(shape: tuple[int, ...], *, asymmetric: bool) -> tuple[Field, ...]:
+    """The tensors of weighted sums that are requantised; a channel is one place of the weight's first axis."""
+    n = shape[:1]
+    found = (
+        Field("weight", "int8", shape, *I8_BOUNDS),
+        Field("bias", "int32", n, *BIAS),
+        Field("multiplier", "int32", n, *MULTIPLIER),
+        Field("shift", "uint8", n, *SHIFT),
+    )
+    return (*found, Field("weight_zero", "int8", n, *I8_BOUNDS)) if asymmetric else found
+
+
+def effective(weight: I8, weight_zero: I8 | None = None) -> I8 | I16:
+    """w - z of each channel, (n, ...) in [-255, 255]: what meets the inputs; w itself where there are no zero points.
+
+    A backend whose products take int8 alone computes the same integer by row sums:
+
+        sum((w - z) * x) = sum(w * x) - z * sum(x)
+    """
+    if weight_zero is None:
+        return weight
+    return weight.astype(np.int16) - weight_zero.reshape(-1, *(1,) * (weight.ndim - 1))
+
+
+def certify_weights(
+    layer: str,
+    zero_point: int,
+    most: int,
+    weight: I8,
+    bias: AnyArray,
+    multiplier: AnyArray,
+    shift: AnyArray,
+    weight_zero: I8 | None = None,
+) -> Certificate:
+    """`certify_requant` for the effective weights (n, ...) and |x| <= most. The n taps of a channel that has a zero
+    point must also fit int32 where a backend adds them by row sums:
+
+        (sum|w| + taps * |z|) * most + |b| + 2**22 < 2**31
+    """
+    axis = tuple(range(1, weight.ndim))
+    if weight_zero is not None:
+        rows = magnitude(weight, axis) + weight[0].size * np.abs(weight_zero.astype(np.int64))
+        bound = rows * most + np.abs(bias.astype(np.int64)) + (1 << 22)
+        refuse_above(layer, "(sum|w| + taps * |weight_zero|) * max|x| + |b| + 2**22", bound, (1 << 31) - 1)
+    dot = magnitude(effective(weight, weight_zero), axis) * most
+    return certify_requant(layer, zero_point, dot, bias, multiplier, shift)
 
 
 def certify_requant(

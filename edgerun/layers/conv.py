@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from edgerun.arrays import I8
 from edgerun.errors import SpecError
 from edgerun.layers.base import (
-    BIAS,
-    I8_BOUNDS,
-    MULTIPLIER,
-    SHIFT,
     Certificate,
     Count,
     Field,
     Int8,
     Tensors,
     Work,
-    certify_requant,
+    certify_weights,
     check_volume,
     describe_scales,
-    magnitude,
     refuse_reach,
+    weight_fields,
 )
 from edgerun.layers.window import Windowed
 
@@ -32,13 +27,15 @@ from edgerun.layers.window import Windowed
 class Filters(Windowed, frozen=True, kw_only=True):
     """What both kinds share: a sum for each filter and place, requantised by filter.
 
-    The bias holds the input's zero point for every tap, so what pads the image is that zero point.
+    The bias holds the input's zero point for every tap, so what pads the image is that zero point. Where it is
+    `asymmetric`, there is `<name>.weight_zero` int8 (filters,) too, and w = weight - weight_zero.
     """
 
     filters: Count
     input_zero_point: Int8 = 0
     zero_point: Int8 = 0
     input_bound: Annotated[int, Meta(ge=1, le=128)] = 128  # largest |x| that the layer before can emit
+    asymmetric: bool = False  # whether weights have a zero point for each filter
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,12 +47,7 @@ class Filters(Windowed, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def fields(self) -> tuple[Field, ...]:
-        return (
-            Field("weight", "int8", self.weight_shape, *I8_BOUNDS),
-            Field("bias", "int32", (self.filters,), *BIAS),
-            Field("multiplier", "int32", (self.filters,), *MULTIPLIER),
-            Field("shift", "uint8", (self.filters,), *SHIFT),
-        )
+        return weight_fields(self.weight_shape, asymmetric=self.asymmetric)
 
     def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
         refuse_reach(self.name, self.input_bound, reaches)
@@ -63,10 +55,9 @@ class Filters(Windowed, frozen=True, kw_only=True):
 
     def proof(self, tensors: Tensors) -> Certificate:
         """The certificate for inputs within `input_bound`, and padding beside them."""
-        weight, bias, multiplier, shift = (self.tensor(tensors, field.part) for field in self.fields())
-        bound = max(self.input_bound, abs(self.input_zero_point))
-        dot = magnitude(cast(I8, weight), axis=tuple(range(1, weight.ndim))) * bound
-        return certify_requant(self.name, self.zero_point, dot, bias, multiplier, shift)
+        parts: Any = (self.tensor(tensors, field.part) for field in self.fields())
+        most = max(self.input_bound, abs(self.input_zero_point))
+        return certify_weights(self.name, self.zero_point, most, *parts)
 
     def describe(self, tensors: Tensors) -> str:
         scales = describe_scales(self.tensor(tensors, "multiplier"), self.tensor(tensors, "shift"), self.zero_point)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from edgerun.arrays import I8
 from edgerun.errors import SpecError
 from edgerun.layers.base import (
-    BIAS,
-    MULTIPLIER,
-    SHIFT,
-    WEIGHT,
     Certificate,
     Count,
     Field,
@@ -20,16 +15,19 @@ from edgerun.layers.base import (
     LayerRecord,
     Tensors,
     Work,
-    certify_requant,
+    certify_weights,
     describe_scales,
-    magnitude,
     refuse_reach,
+    weight_fields,
 )
 
 
 class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
     """y = requant(W x + b), int8 in and out. Tensors: `<name>.weight` int8 (out, in), `<name>.bias` int32 (out,),
-    `<name>.multiplier` int32 (out,), `<name>.shift` uint8 (out,). The bias holds the folded input zero point."""
+    `<name>.multiplier` int32 (out,), `<name>.shift` uint8 (out,). The bias holds the folded input zero point.
+
+    Where it is `asymmetric`, there is `<name>.weight_zero` int8 (out,) too, and W = weight - weight_zero.
+    """
 
     inputs: Count
     outputs: Count
@@ -37,6 +35,7 @@ class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
     qmin: Int8 = -128
     qmax: Int8 = 127
     input_bound: Annotated[int, Meta(ge=1, le=128)] = 128  # largest |x| that the previous layer can emit
+    asymmetric: bool = False  # whether weights have a zero point for each output
 
     def __post_init__(self) -> None:
         if self.qmin > self.qmax:
@@ -51,13 +50,7 @@ class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
         return (self.outputs,)
 
     def fields(self) -> tuple[Field, ...]:
-        n = self.outputs
-        return (
-            Field("weight", "int8", (n, self.inputs), *WEIGHT),
-            Field("bias", "int32", (n,), *BIAS),
-            Field("multiplier", "int32", (n,), *MULTIPLIER),
-            Field("shift", "uint8", (n,), *SHIFT),
-        )
+        return weight_fields((self.outputs, self.inputs), asymmetric=self.asymmetric)
 
     def reach(self, reaches: tuple[int, ...]) -> int:
         return max(abs(self.qmin), abs(self.qmax))
@@ -68,9 +61,8 @@ class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
 
     def proof(self, tensors: Tensors) -> Certificate:
         """The certificate for inputs within `input_bound`."""
-        weight, bias, multiplier, shift = (self.tensor(tensors, field.part) for field in self.fields())
-        dot = magnitude(cast(I8, weight), axis=1) * self.input_bound
-        return certify_requant(self.name, self.zero_point, dot, bias, multiplier, shift)
+        parts: Any = (self.tensor(tensors, field.part) for field in self.fields())
+        return certify_weights(self.name, self.zero_point, self.input_bound, *parts)
 
     def describe(self, tensors: Tensors) -> str:
         return describe_scales(self.tensor(tensors, "multiplier"), self.tensor(tensors, "shift"), self.zero_point)

@@ -11,9 +11,9 @@ from edgerun.arrays import I8, I64, AnyArray
 from edgerun.layers.base import (
     BIAS,
     F32_EXACT,
+    I8_BOUNDS,
     MULTIPLIER,
     SHIFT,
-    WEIGHT,
     Certificate,
     Count,
     Field,
@@ -79,11 +79,11 @@ class Recurrent(LayerRecord, frozen=True, kw_only=True):
     def fields(self) -> tuple[Field, ...]:
         n = self.gates * self.hidden
         return (
-            Field("weight", "int8", (n, self.inputs), *WEIGHT),
+            Field("weight", "int8", (n, self.inputs), *I8_BOUNDS),
             Field("bias", "int32", (n,), *BIAS),
             Field("multiplier", "int32", (n,), *MULTIPLIER),
             Field("shift", "uint8", (n,), *SHIFT),
-            Field("recurrent", "int8", (n, self.hidden), *WEIGHT),
+            Field("recurrent", "int8", (n, self.hidden), *I8_BOUNDS),
             Field("recurrent_bias", "int32", (n,), *BIAS),
             Field("recurrent_multiplier", "int32", (n,), *MULTIPLIER),
             Field("recurrent_shift", "uint8", (n,), *SHIFT),

@@ -11,7 +11,7 @@ import numpy as np
 from edgerun.arrays import F32, F64, I64
 from edgerun.kernels import requant
 from edgerun.layers import Conv, Dense, Depthwise
-from edgerun.layers.base import Carrier, Tensors
+from edgerun.layers.base import Carrier, Tensors, effective
 
 
 class Clipped(Protocol):
@@ -64,11 +64,13 @@ def by_filter(
 
     out  (..., places * filters)  numbers of filters are repeated for each of `places`: long rows are quick rows
     """
-    weight, bias, m, s = (spec.tensor(tensors, field.part).astype(np.int64) for field in spec.fields())
+    parts: Any = (spec.tensor(tensors, field.part) for field in spec.fields())
+    weight, bias, m, s, *zero = parts
+    bias, m, s = (numbers.astype(np.int64) for numbers in (bias, m, s))
     carrier = spec.proof(tensors).carrier
     offset = bias * m + np.left_shift(1, s - 1)
     end = Requantiser(carrier, spec, out, *(np.tile(numbers, places) for numbers in (m, offset, s)))
-    weights: Any = np.moveaxis(weight, 0, -1)
+    weights: Any = np.moveaxis(effective(weight, *zero), 0, -1)
     if carrier == "float32-folded":
         weights = weights * np.exp2(-s.astype(np.float64))
     return end, weights.astype(end.sums.dtype, order="C")

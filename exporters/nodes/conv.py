@@ -15,7 +15,7 @@ from edgerun.layers import Conv, Depthwise, LayerRecord
 from edgerun.layers.base import VOLUME
 from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, per_channel
-from exporters.nodes.dense import fold
+from exporters.nodes.dense import fold, stored
 
 
 def ungroup(weight: F32 | F64, groups: int, channels: int) -> F32 | F64:
@@ -72,20 +72,22 @@ class Filters(FloatLayer):
         return image_windows(x, self.input_shape, self.kernel, self.stride, self.dilation, self.padding)
 
     def integer(self, kind: type[Conv] | type[Depthwise], x: Affine, reach: Range) -> tuple[Quantised, ...]:
-        """Per-filter symmetric weights, the input's zero point folded into the bias, the clip into qmin and qmax.
+        """Per-filter weights, the input's zero point folded into the bias, the clip into qmin and qmax.
 
             acc = sum(w q) + b',   b' = round(b / (sw sx)) - zx sum(w),   y = clip(requant(acc, sw sx / sy) + zy)
 
         Padding is zx. A filter's weight scale sw is doubled until |b'| < 2**28 and sw sx / sy is in [2**-23, 2**23).
+        Weights are symmetric, save a file's own that int8 does not hold: those get a zero point a filter.
         Raises ModelError naming a filter whose numbers no scale can hold.
         """
         y = self.output_map(reach)
-        weight, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale, self.bits)
+        integers, bias, scales = fold(self.weight, self.bias, x, y, self.weight_scale, self.bits)
+        weights = stored(self.name, integers)
         layer = kind(
             name=self.name,
             sources=self.sources,
             input_shape=self.input_shape,
-            filters=len(weight),
+            filters=len(integers),
             kernel=self.kernel,
             stride=self.stride,
             dilation=self.dilation,
@@ -94,8 +96,9 @@ class Filters(FloatLayer):
             zero_point=y.zero_point,
             qmin=y.integer(self.low),
             qmax=y.integer(self.high),
+            asymmetric="weight_zero" in weights,
         )
-        return (Quantised(layer, per_channel({}, self.name, scales, weight=weight, bias=bias), y),)
+        return (Quantised(layer, per_channel({}, self.name, scales, **weights, bias=bias), y),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Final
 import msgspec
 import numpy as np
 
-from edgerun.arrays import F32, F64, Tensors
+from edgerun.arrays import F32, F64, I8, I16, Tensors
 from edgerun.errors import ModelError
 from edgerun.layers import LayerRecord
+from edgerun.layers.base import I8_BOUNDS
 from edgerun.layers.recurrent import GATE_FRACTION, HIDDEN_FRACTION, Gru, Lstm
 from exporters.nodes.base import Affine, Quantised, Range, State, StatefulLayer, per_channel, requant
 from exporters.nodes.dense import fold
@@ -93,12 +94,12 @@ class FloatRecurrent(StatefulLayer):
         x       the map of the input
         hidden  the map of the hidden vector that goes out and back
         """
-        weight, bias, scales = fold(self.weight, self.bias, x, GATE, self.weight_scale, self.bits)
-        tensors = per_channel({}, self.name, scales, weight=weight, bias=bias)
-        weight, bias, scales = fold(self.recurrent, recurrent_bias, hidden, GATE, self.recurrent_scale, self.bits)
+        integers, bias, scales = fold(self.weight, self.bias, x, GATE, self.weight_scale, self.bits)
+        tensors = per_channel({}, self.name, scales, weight=narrow(self.name, integers), bias=bias)
+        integers, bias, scales = fold(self.recurrent, recurrent_bias, hidden, GATE, self.recurrent_scale, self.bits)
         back = per_channel({}, self.name, scales, bias=bias)
         tensors |= {name.replace(f"{self.name}.", f"{self.name}.recurrent_"): part for name, part in back.items()}
-        tensors[f"{self.name}.recurrent"] = weight
+        tensors[f"{self.name}.recurrent"] = narrow(self.name, integers)
         map_ = requant(self.name, 0, 2.0**-HIDDEN_FRACTION / hidden.scale)
         fields = {
             "name": self.name,
@@ -211,6 +212,17 @@ class FloatLstm(FloatRecurrent):
         if room < CELL_EXPONENTS[0]:
             raise ModelError(f"layer {self.name}: cell clip {self.cell_clip:g} is above 2047")
         return min(GATE_FRACTION, room)
+
+
+def narrow(name: str, integers: I16) -> I8:
+    """Weights in whole steps from zero as int8. Raises ModelError where a file's own leave it."""
+    low, high = I8_BOUNDS
+    if integers.min() < low or integers.max() > high:
+        raise ModelError(
+            f"layer {name}: weights from {integers.min()} to {integers.max()} steps from their zero point, outside "
+            f"[{low}, {high}]; quantise the weights of recurrent layers without zero points (symmetric int8)"
+        )
+    return integers.astype(np.int8)
 
 
 def sigmoid(x: F32) -> F32:

@@ -2,7 +2,7 @@
 
 Values stay real here; each keeps the map of its integers, and the layer that makes it gets that map as its `output`.
 uint8 is re-based by 128. Weights are dequantised in float64 beside the real value of one step, so that the file's own
-integers come back; where those do not fit [-127, 127], the weights are rounded anew, which a note says.
+integers come back, their zero points off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from exporters.onnx.graph import Graph, Node, Unsupported, Value, shared
 from exporters.onnx.moves import joined
 from exporters.onnx.windows import average_pool, conv, global_pool, softmax
 
-WEIGHT_TOP: Final = 127
+STEPS_OF_BYTE: Final = 255
 UINT8_BASE: Final = 128
 NARROW: Final = ("int8", "uint8")
 ONNX_UINT8, ONNX_INT8 = 2, 3
@@ -122,7 +122,7 @@ def dynamic(graph: Graph, node: Node) -> Value:
 def dequantise_constant(
     graph: Graph, name: str, q: AnyArray, scale: AnyArray, zero: AnyArray | None, axis: int, result: str
 ) -> None:
-    """scale * (q - zero) in float64 as the constant `result`, with its step where int8 holds every q - zero."""
+    """scale * (q - zero) in float64 as the constant `result`, with its step where q are integers of a byte's range."""
     if not (np.isfinite(scale) & (scale >= 0)).all():
         raise Unsupported(f"a scale of {name} is not finite and from 0")
     step, integers = along(scale.astype(np.float64), q, axis), q.astype(np.float64)
@@ -131,13 +131,11 @@ def dequantise_constant(
     graph.constants[result] = integers * step
     if q.dtype.name == "int32" or not q.size:
         return
-    if np.abs(integers).max() <= WEIGHT_TOP:
+    reach = integers.max(initial=0) - integers.min(initial=0)
+    if "int" in q.dtype.name and (q.dtype.itemsize == 1 or reach <= STEPS_OF_BYTE):
         graph.steps[result] = step
     else:
-        graph.notes.append(
-            f"{name}: its integers less their zero point reach {np.abs(integers).max():.0f}, beyond {WEIGHT_TOP}; "
-            "they are rounded anew"
-        )
+        graph.notes.append(f"{name}: its {q.dtype.name} values are no integers of a byte's range; rounded anew")
 
 
 def along(x: AnyArray, q: AnyArray, axis: int) -> F64:

@@ -26,7 +26,6 @@ Shape: TypeAlias = tuple[int, ...]
 VALUES_MAX: Final = 1 << 24
 """Values in one tensor between layers."""
 FLOATS: Final = ("float16", "float32", "float64", "bfloat16")
-WEIGHT_TOP: Final = 127
 UINT8_BASE: Final = 128
 """What uint8 values lose to become int8."""
 
@@ -292,10 +291,7 @@ def bites(clip: tuple[float, float], y: Affine | None) -> bool:
 
 
 def weight_of(graph: Graph, op: TfliteOp, k: int, axis: int) -> tuple[F32 | F64, F64 | None]:
-    """A weight in real numbers, and the real value of one integer step of each channel of `axis`, where it has one.
-
-    Integers with a zero point are taken where they still fit int8 without it, so that no bit changes.
-    """
+    """A weight in real numbers, and the real value of one integer step of each channel of `axis`, where it has one."""
     found = graph.constant(op, k)
     array = found.array
     if array.ndim <= axis or not array.size:
@@ -306,12 +302,6 @@ def weight_of(graph: Graph, op: TfliteOp, k: int, axis: int) -> tuple[F32 | F64,
         raise Unsupported(f"weights of {array.dtype}{'' if found.scale is not None else ' without a scale'}")
     if len(found.scale) > 1 and found.axis != axis:
         raise Unsupported(f"weights with one scale for each of axis {found.axis}, not {axis}")
-    steps = found.steps
-    if max(-int(steps.min()), int(steps.max())) > WEIGHT_TOP:
-        raise Unsupported(
-            f"weights reach from {steps.min()} to {steps.max()} steps from their zero point, beyond +-{WEIGHT_TOP}; "
-            "convert with int8 weights"
-        )
     return found.real, np.broadcast_to(found.scale, array.shape[axis]).copy()
 
 

@@ -528,7 +528,6 @@ WRONG_CONTENT = {
     "missing tensor": ({"tensors": {k: v for k, v in TENSORS.items() if k != "b.bias"}}, "tensor b.bias is missing"),
     "surplus tensor": ({"tensors": TENSORS | {"c.bias": TENSORS["b.bias"]}}, "tensor c.bias belongs to no layer"),
     "float tensor": ({"tensors": TENSORS | {"b.bias": np.zeros(3)}}, "b.bias is float64, not one of int8"),
-    "weight -128": (put("a.weight", (0, 0), -128), r"a.weight has the value -128, outside \[-127, 127\]"),
     "bias": (put("a.bias", (0,), 1 << 28), "a.bias has the value 268435456"),
     "shift 0": (put("b.shift", (2,), 0), r"b.shift has the value 0, outside \[1, 46\]"),
     "shift 47": (put("b.shift", (2,), 47), "b.shift has the value 47"),

@@ -12,7 +12,7 @@ import pytest
 
 from edgerun.arrays import F32, F64
 from edgerun.errors import ModelError
-from edgerun.spec import Direct
+from edgerun.spec import Dense, Direct
 from exporters import measure
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
@@ -71,7 +71,17 @@ class Rows(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped
         return next(self.rows, None)
 
 
-def quantised_file(folder: Path, name: str, x: F32, form: QuantFormat, kind: QuantType, *, channels: bool) -> Path:
+def quantised_file(
+    folder: Path,
+    name: str,
+    x: F32,
+    form: QuantFormat,
+    kind: QuantType,
+    *,
+    channels: bool,
+    weights: QuantType = QuantType.QInt8,
+    **options: Any,
+) -> Path:
     path = folder / f"{name}.onnx"
     quantization.quantize_static(
         str(MODELS / f"{name}.onnx"),
@@ -79,8 +89,9 @@ def quantised_file(folder: Path, name: str, x: F32, form: QuantFormat, kind: Qua
         Rows(x),
         quant_format=form,
         activation_type=kind,
-        weight_type=QuantType.QInt8,
+        weight_type=weights,
         per_channel=channels,
+        extra_options=options,
     )
     return path
 
@@ -129,6 +140,39 @@ def test_files_that_onnx_runtime_quantised_give_its_integers(
     assert np.abs(ours - onnx_scores(path, x)).max() < 8 * step.scale
 
 
+UINT8_FILES = [
+    ("mnist_mlp", QuantFormat.QDQ, False),
+    ("mnist_mlp", QuantFormat.QOperator, True),
+    ("fashion_cnn", QuantFormat.QOperator, False),
+    ("kws_dscnn", QuantFormat.QDQ, False),
+    ("kws_dscnn", QuantFormat.QOperator, False),
+    ("resnet8", QuantFormat.QDQ, False),
+]
+
+
+@pytest.mark.parametrize(("name", "form", "channels"), UINT8_FILES)
+def test_files_with_uint8_weights_give_onnx_runtimes_integers(
+    tmp_path: Path, name: str, form: QuantFormat, channels: bool
+) -> None:
+    """Weights with zero points of their own, as the quantiser finds them."""
+    plain = load_onnx(MODELS / f"{name}.onnx")
+    x = np.random.default_rng(1).normal(size=(64, *plain.input_shape)).astype(np.float32)
+    path = quantised_file(
+        tmp_path, name, x[:16], form, QuantType.QUInt8, channels=channels, weights=QuantType.QUInt8,
+        WeightSymmetric=False,
+    )  # fmt: skip
+    net = load_onnx(path)
+    assert not net.notes
+    parts = quantise_net(net, Samples(x=x, y=np.zeros(len(x), np.int64), names=())).parts
+    kept = [part.layer.name for part in parts if getattr(part.layer, "asymmetric", False)]
+    found = gap(path, x)
+    print(f"{name} {form} {'per channel' if channels else 'per tensor'}: {found}, {len(kept)} layers with zero points")
+    assert kept
+    assert found.off_by_one < 0.06
+    assert found.largest <= 1
+    assert found.decisions == 0
+
+
 def test_weights_of_a_file_come_back_as_they_were(tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(16, 784)).astype(np.float32)
     path = quantised_file(tmp_path, "mnist_mlp", x, QuantFormat.QDQ, QuantType.QInt8, channels=True)
@@ -142,7 +186,8 @@ def test_weights_of_a_file_come_back_as_they_were(tmp_path: Path) -> None:
         assert any(back.shape == w.shape and (back == w).all() for w in weights)
 
 
-def test_a_file_with_dynamic_scales_is_calibrated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+def test_a_file_with_dynamic_scales_is_calibrated(tmp_path: Path, kind: QuantType) -> None:
     w, v, b = (RNG.normal(size=shape).astype(np.float32) for shape in ((784, 40), (40, 10), (40,)))
     nodes = [
         node("MatMul", ["x", "w"], ["m"]),
@@ -151,7 +196,7 @@ def test_a_file_with_dynamic_scales_is_calibrated(tmp_path: Path) -> None:
         node("MatMul", ["r", "v"], ["y"]),
     ]
     plain, path = saved(tmp_path, graph(nodes, {"w": w, "v": v, "b": b}, ("n", 784))), tmp_path / "dynamic.onnx"
-    quantization.quantize_dynamic(str(plain), str(path), weight_type=QuantType.QInt8, per_channel=True)
+    quantization.quantize_dynamic(str(plain), str(path), weight_type=kind, per_channel=True)
     assert "MatMulInteger" in {item.op_type for item in onnx.load(path).graph.node}
     net = load_onnx(path)
     assert [type(layer).__name__ for layer in net.layers] == ["FloatDense"] * 2
@@ -394,23 +439,69 @@ def test_an_image_of_bytes_may_be_scaled_in_the_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(ours, onnx_scores(path, x), rtol=1e-4, atol=1e-5)
 
 
-def test_weights_beyond_int8_are_rounded_anew_and_noted(tmp_path: Path) -> None:
-    """uint8 weights around 128 are int8 weights; around 60 they are not."""
-    nodes = around(node("QLinearMatMul", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"]))
-    weight = RNG.integers(1, 256, (8, 3)).astype(np.uint8)
-    weight[0] = 255
-    for zero, notes in ((128, 0), (60, 1)):
-        constants = U8 | {"w": weight, "ws": f32(0.01), "wz": np.uint8(zero)}
-        net = load_onnx(saved(tmp_path, graph(nodes, constants, (1, 8))))
+X8 = np.random.default_rng(3).normal(size=(32, 8)).astype(np.float32)
+
+
+def bytes_of(rng: np.random.Generator, shape: Sequence[int], dtype: type, axis: int) -> Any:
+    """Random integers of a byte; the first channel of an axis holds both ends."""
+    ends = np.iinfo(dtype)
+    q = rng.integers(ends.min, ends.max + 1, shape).astype(dtype)
+    np.moveaxis(q, axis, 0)[0].reshape(-1)[:2] = ends.min, ends.max
+    return q
+
+
+DENSE_FORMS: dict[str, tuple[Sequence[Any], int]] = {
+    "QLinearMatMul": (around(node("QLinearMatMul", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"])), 1),
+    "QGemm": (around(microsoft("QGemm", ["i", *X_MAP, "w", "ws", "wz", "", *Y_MAP], ["o"], transB=1)), 0),
+    "QDQ": (
+        around(
+            node("DequantizeLinear", ["i", *X_MAP], ["d"]), node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1),
+            node("Gemm", ["d", "wd"], ["m"], alpha=-1.0), node("QuantizeLinear", ["m", *Y_MAP], ["o"]),
+        ), 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["per tensor", "per channel"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("form", DENSE_FORMS)
+def test_any_zero_point_of_a_weight_is_taken_exactly(tmp_path: Path, form: str, dtype: Any, each: bool) -> None:
+    """weight - weight_zero is q - zero of the file, or its opposite; ONNX Runtime gives the same integers."""
+    rng, base = np.random.default_rng(9), np.iinfo(dtype).min
+    nodes, axis = DENSE_FORMS[form]
+    for first in (0, 60, 128, 131, 255):
+        zero = (np.array([first, 7, 250] if each else first) + base).astype(dtype)
+        scale = np.float32([0.01, 0.011, 0.012]) if each else f32(0.01)
+        q = bytes_of(rng, (8, 3) if axis else (3, 8), dtype, axis)
+        path = saved(tmp_path, graph(nodes, U8 | {"w": q, "ws": scale, "wz": zero, "ys": f32(0.2)}, (1, 8)))
+        net = load_onnx(path)
+        assert not net.notes
         (layer,) = net.layers
         assert isinstance(layer, FloatDense)
-        assert (layer.weight_scale is None) == bool(notes)
-        assert len(net.notes) == notes
-        np.testing.assert_allclose(layer.weight, (weight.T.astype(np.float64) - zero) * f32(0.01))
-        assert gap(saved(tmp_path, graph(nodes, constants, (1, 8))), X8).largest <= 1 + notes
+        steps = (q if axis == 0 else q.T).astype(np.int64) - zero.astype(np.int64).reshape(-1, 1)
+        steps = -steps if form == "QDQ" else steps
+        (part,) = quantise_net(net, Samples(x=X8, y=np.zeros(len(X8), np.int64), names=())).parts
+        assert isinstance(part.layer, Dense)
+        assert part.layer.asymmetric == bool(steps.min() < -128 or steps.max() > 127)
+        weight_zero = part.tensors.get(f"{layer.name}.weight_zero", np.zeros(3)).reshape(-1, 1)
+        assert (part.tensors[f"{layer.name}.weight"].astype(np.int64) - weight_zero).tolist() == steps.tolist()
+        assert gap(path, X8).largest <= 1
 
 
-X8 = np.random.default_rng(3).normal(size=(32, 8)).astype(np.float32)
+@pytest.mark.parametrize("group", [1, 3])
+def test_convolutions_keep_the_zero_points_of_their_weights(tmp_path: Path, group: int) -> None:
+    """In groups that are no single channel too, where zeros stand for what a filter does not see."""
+    rng = np.random.default_rng(10)
+    q, zero = bytes_of(rng, (6, 6 // group, 3, 3), np.uint8, 0), np.uint8([0, 255, 128, 90, 131, 200])
+    nodes = around(node("QLinearConv", ["i", *X_MAP, "w", "ws", "wz", *Y_MAP], ["o"], pads=[1, 1, 1, 1], group=group))
+    constants = U8 | {"w": q, "ws": np.float32([0.01] * 6), "wz": zero, "ys": f32(0.9)}
+    path = saved(tmp_path, graph(nodes, constants, (1, 6, 6, 5)))
+    conv = next(layer for layer in load_onnx(path).layers if isinstance(layer, FloatConv))
+    assert conv.weight_scale is not None
+    found = gap(path, np.random.default_rng(3).normal(size=(32, 6, 6, 5)).astype(np.float32))
+    assert (found.largest, found.off_by_one) <= (1, 0.01)
+
+
 REFUSED: dict[str, tuple[Sequence[Any], dict[str, Any], str]] = {
     "16 bits": (
         around(node("Identity", ["i"], ["o"])), {**U8, "xs": f32(1), "xsz": np.uint16(0)}, "quantises to uint16",

@@ -719,16 +719,15 @@ def test_an_unrolled_loop_is_long_but_a_model(tmp_path: Path, monkeypatch: pytes
         load_tflite(unrolled)
 
 
-def uint8_dense(zero_point: int) -> tuple[Made, int]:
+@pytest.mark.parametrize("zero_point", [0, 100, 127, 128, 129, 255])
+def test_weights_keep_any_zero_point(zero_point: int) -> None:
     made = Made((1, 2), "uint8", (0.5, 128))
-    weight = made.constant([[0, 255]], "uint8", (0.1, zero_point))
-    return made, made.op("FULLY_CONNECTED", made.x, weight, -1, out=("uint8", (0.5, 128)))
-
-
-def test_weights_that_leave_int8_are_refused_by_name() -> None:
-    made, y = uint8_dense(100)
-    with pytest.raises(ModelError, match=r"FULLY_CONNECTED -> 'model/layer2/op': weights reach from -100 to 155 steps"):
-        made.net(y)
+    weight = made.constant([[0, 255], [255, 1]], "uint8", (0.1, zero_point))
+    net = made.net(made.op("FULLY_CONNECTED", made.x, weight, -1, out=("uint8", (0.5, 128))))
+    (part,) = quantise_net(net, Samples(np.zeros((2, 2)), np.zeros(2, np.int64), ())).parts
+    found = part.tensors[f"{net.layers[0].name}.weight"].astype(np.int64)
+    zero = part.tensors.get(f"{net.layers[0].name}.weight_zero", np.zeros(2))
+    assert (found - zero[:, None]).tolist() == [[-zero_point, 255 - zero_point], [255 - zero_point, 1 - zero_point]]
 
 
 BROKEN = {
