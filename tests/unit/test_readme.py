@@ -1,4 +1,4 @@
-"""The README's figures are those of docs/results.md, which a command writes."""
+"""The README's figures are those of docs/results.md and docs/export-results.md, which commands write."""
 
 import re
 from pathlib import Path
@@ -21,6 +21,53 @@ SENTENCES = (
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_every_figure_is_the_one_that_the_command_printed(sentence: str) -> None:
     assert re.sub(r"{(.*?)}", lambda found: MEANS[found[1]], sentence) in README
+
+
+def table(title: str) -> list[dict[str, str]]:
+    """The rows of one table of docs/export-results.md, by the heads of its columns."""
+    page = (ROOT / "docs/export-results.md").read_text()
+    _, _, section = page.partition(f"## {title}\n")
+    heads, _, *rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    return [dict(zip(cells(heads), cells(row), strict=True)) for row in rows]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+EXPORTS = {
+    "Fashion-MNIST, CNN": "fashion_cnn",
+    "Fashion-MNIST, ResNet-8": "resnet8",
+    "spoken digits, DS-CNN": "kws_dscnn",
+    "six activities, subjects never seen, GRU": "imu_gru",
+    "spoken digits, recurrent spiking": "digits_rsnn",
+    "N-MNIST, convolutional spiking": "nmnist_conv_snn",
+}
+
+
+@pytest.mark.parametrize("words", EXPORTS)
+def test_every_figure_of_an_export_is_the_one_that_the_command_printed(words: str) -> None:
+    (row,) = [row for row in table("The same float file, quantised after training") if row["model"] == EXPORTS[words]]
+    figures = [row["float"], row["ours int8"], row["ONNX Runtime int8"], row["LiteRT int8"]]
+    shown = ["in float" if "in float" in figure else figure.strip("%").strip("-") for figure in figures]
+    assert "| ".join([f"| {words} ", *(f"{figure} " if figure else "" for figure in shown)]) + "|" in README
+
+
+def test_integers_differ_from_litert_as_the_readme_says() -> None:
+    rows = {row["pair"]: row for row in table("The same int8 file") if row["model"] == "fashion_cnn"}
+    ours, theirs = (
+        rows[pair]["outputs that differ"] for pair in ("ours, LiteRT default", "LiteRT default, LiteRT builtin")
+    )
+    assert ", 0.00% by more" in ours
+    assert f"{ours.partition('%')[0]} % of the outputs differ from LiteRT's, by one step" in README
+    assert f"LiteRT's own kernels\n{theirs.partition('%')[0]} % do" in README
+
+
+def test_the_readme_says_how_slow_numpy_is() -> None:
+    (row,) = [
+        row for row in table("One inference, CPU microseconds, batch 1, one thread") if row["model"] == "kws_dscnn"
+    ]
+    assert f"the DS-CNN takes {row['ours / LiteRT']} times as long as in LiteRT" in README
 
 
 @pytest.mark.parametrize("target", re.findall(r"`?make ([a-z-]+)", README))
