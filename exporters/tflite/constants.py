@@ -98,6 +98,15 @@ def reduce_prod(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Consta
     return Constant(np.prod(array, axis=tuple(axes.reshape(-1)), keepdims=op.options["keep_dims"], dtype=array.dtype))
 
 
+def fill(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Constant:
+    """One number everywhere in a shape."""
+    shape, number = numbers(given[0]), given[1]
+    if min(shape, default=0) < 0 or number.array.size != 1:
+        raise Unsupported(f"fills {shape} with {number.array.size} values")
+    graph.take(math.prod(shape))
+    return moved(number, np.full(shape, number.array.reshape(())))
+
+
 def pack(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Constant:
     return Constant(np.stack(whole(given), axis=op.options["axis"]))
 
@@ -136,6 +145,7 @@ FOLDS: Final[Mapping[str, Fold]] = MappingProxyType(
         "TRANSPOSE": transpose,
         "GATHER": gather,
         "REDUCE_PROD": reduce_prod,
+        "FILL": fill,
         "PACK": pack,
         "CONCATENATION": concatenation,
         "STRIDED_SLICE": strided_slice,

@@ -154,6 +154,17 @@ def slice_(graph: Graph, op: TfliteOp) -> Value:
     return cut(graph, op, x, cuts, tuple(len(kept) for kept in cuts))
 
 
+def reverse(graph: Graph, op: TfliteOp) -> Value:
+    """The last position first, along the given axes."""
+    x, rank = graph.value(op), len(graph.value(op).shape)
+    moved(graph, op, x)
+    axes = graph.integers(op, 1)
+    if not all(-rank <= axis < rank for axis in axes):
+        raise Unsupported(f"axes {tuple(axes)} of a value with {rank} dimensions")
+    turned = {axis % rank for axis in axes}
+    return cut(graph, op, x, [range(n)[:: -1 if k in turned else 1] for k, n in enumerate(x.shape)], x.shape)
+
+
 def parts(graph: Graph, op: TfliteOp, x: Value, axis: int, sizes: Sequence[int], *, drop: bool = False) -> list[Value]:
     """One value after the other along an axis, which goes away where `drop` says so."""
     if len(sizes) != len(op.outputs) or sum(sizes) != x.shape[axis] or min(sizes) < 1:
@@ -305,6 +316,7 @@ MOVES: Final[Mapping[str, Operator]] = MappingProxyType(
         "PADV2": pad,
         "SLICE": slice_,
         "STRIDED_SLICE": strided_slice,
+        "REVERSE_V2": reverse,
         "SPLIT": split,
         "SPLIT_V": split_v,
         "UNPACK": unpack,

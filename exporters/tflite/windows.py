@@ -13,6 +13,7 @@ import numpy as np
 from edgerun.arrays import F32, F64
 from edgerun.layers.window import Pair, Sides
 from exporters.nodes import Affine, FloatConv, FloatDense, FloatDepthwise, FloatLstm, FloatPad, FloatPool
+from exporters.nodes.conv import ungroup
 from exporters.tflite.graph import (
     VALUES_MAX,
     Graph,
@@ -133,7 +134,9 @@ def convolution(graph: Graph, op: TfliteOp) -> Value:
         shape, source, padding = unblocked(op, x, stride, dilation), x.source, x.blocks.padding
         dilation = x.blocks.size
     channels, filters = shape[2], len(taps)
-    if (filters % channels if depthwise else taps.shape[3] != channels) or (depthwise and filters < channels):
+    if not depthwise:
+        taps = full(taps, channels)
+    elif filters % channels or filters < channels:
         raise Unsupported(f"weights of shape {weight.shape} on {channels} channels")
     y = graph.fixed(op)
     low, high = clip_of(op.options["fused_activation_function"], y)
@@ -158,6 +161,17 @@ def convolution(graph: Graph, op: TfliteOp) -> Value:
         return made
     h, w = (n // size for n, size in zip(layer.shape, x.blocks.size, strict=False))
     return replace(made, shape=(x.shape[0], h, w, filters), blocks=replace(x.blocks, done=True))
+
+
+def full(taps: F32 | F64, channels: int) -> F32 | F64:
+    """Weights over all channels: those of groups (filters, kh, kw, channels / groups) get zeros elsewhere."""
+    filters, each = len(taps), taps.shape[3]
+    groups = channels // each if each else 0
+    if groups < 1 or groups * each != channels or filters % groups:
+        raise Unsupported(f"weights of shape {taps.shape} on {channels} channels")
+    if taps.size * groups > VALUES_MAX:
+        raise Unsupported(f"{taps.size * groups} weights without groups, the limit is {VALUES_MAX}")
+    return ungroup(taps, groups, channels) if groups > 1 else taps
 
 
 def without_padding(graph: Graph, x: Value, shape: tuple[int, int, int]) -> tuple[str, tuple[int, int, int], Sides]:

@@ -372,6 +372,7 @@ def computed(made: Made, output: int, x: Any = X) -> Any:
 WEIGHT = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
 ROW = np.arange(1, 7, dtype=np.float32)
 COLUMN = np.arange(1, 5, dtype=np.float32)[:, None]
+GROUPED = np.random.default_rng(6).normal(size=(6, 1, 1, 2)).astype(np.float32)
 AROUND = [[0, 0], [1, 1], [1, 1], [0, 0]]
 
 
@@ -469,6 +470,24 @@ FUNCTIONS = {
             for i in range(3)
             for j in range(3)
         ),
+    ),
+    "a convolution in two groups": (
+        lambda m: m.op(
+            "CONV_2D",
+            m.op("RESHAPE", m.x, m.constant([1, 2, 3, 4])),
+            m.constant(GROUPED, "float32"),
+            padding="VALID",
+            stride_w=1,
+            stride_h=1,
+        ),
+        lambda x: np.concatenate(
+            [x.reshape(5, 6, 2, 2)[:, :, g] @ GROUPED[g * 3 : g * 3 + 3, 0, 0].T for g in (0, 1)], -1
+        ),
+    ),
+    "turned about": (lambda m: m.op("REVERSE_V2", m.x, m.constant([-1, 1])), lambda x: x[:, :, ::-1, ::-1]),
+    "less what is filled": (
+        lambda m: m.op("SUB", m.x, m.op("FILL", m.constant([4, 6]), m.constant(0.5, "float32"))),
+        lambda x: x - 0.5,
     ),
     "the squared distance from a row": (
         lambda m: m.op("SQUARED_DIFFERENCE", m.x, m.constant(ROW, "float32")),
