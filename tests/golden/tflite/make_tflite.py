@@ -322,6 +322,7 @@ MODELS: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "gru_while": (recurrent(keras, "GRU"), ("float",)),
     "unsupported": (unsupported, ("float",)),
     "fake_quant": (lambda: None, ("uint8",)),
+    "zero_points": (lambda: None, ("uint8",)),
 }
 
 
@@ -374,7 +375,7 @@ def convert(model: object, kind: str, name: str) -> bytes:
     return converter.convert()
 
 
-def fake_quant_uint8() -> bytes:
+def fake_quant() -> bytes:
     """A convolution and a dense layer with fake-quant nodes, as networks of 2018 were made: asymmetric uint8."""
     v1 = tf.compat.v1
     fake = tf.quantization.fake_quant_with_min_max_args
@@ -385,10 +386,33 @@ def fake_quant_uint8() -> bytes:
         y = tf.reshape(fake(y, min=0, max=4), (1, 36))
         weight = fake(constant(36, 5, scale=0.3), min=-1, max=0.9)
         out = fake(tf.matmul(y, weight) + tf.constant([0.5, 0.0, -0.5, 0.1, 0.2]), min=-6, max=6)
-        converter = v1.lite.TFLiteConverter.from_session(session, [x], [out])
-        converter.inference_type = tf.uint8
-        converter.quantized_input_stats = {"x": (127.5, 127.5 / 3)}
-        return converter.convert()
+        return of_bytes(session, x, out)
+
+
+def zero_points() -> bytes:
+    """Weights that lie mostly on one side of zero: with their zero point off, int8 does not hold them."""
+    v1 = tf.compat.v1
+    fake = tf.quantization.fake_quant_with_min_max_args
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (1, 6, 6, 3), name="x")
+        kernel = fake(0.15 + constant(3, 3, 3, 4, scale=0.3), min=-0.25, max=1.0)
+        y = fake(tf.nn.conv2d(fake(x, min=-3, max=3), kernel, 1, "SAME") + tf.constant([0.1, -0.2, 0.3, 0.0]), -8, 8)
+        kernel = fake(constant(3, 3, 4, 2, scale=0.3) - 0.3, min=-1.1, max=0.02)
+        y = fake(tf.nn.depthwise_conv2d(y, kernel, [1, 2, 2, 1], "SAME") + tf.constant([0.3] * 8), -20, 20)
+        weight = fake(constant(72, 5, scale=0.3) + 0.5, min=0.0, max=1.2)
+        out = fake(tf.matmul(tf.reshape(y, (1, 72)), weight) + tf.constant([0.5, 0.0, -0.5, 0.1, 0.2]), -200, 200)
+        return of_bytes(session, x, out)
+
+
+def of_bytes(session: object, x: object, out: object) -> bytes:
+    """By the TensorFlow 1 converter, real input in +-3."""
+    converter = tf.compat.v1.lite.TFLiteConverter.from_session(session, [x], [out])
+    converter.inference_type = tf.uint8
+    converter.quantized_input_stats = {"x": (127.5, 127.5 / 3)}
+    return converter.convert()
+
+
+UINT8 = {"fake_quant": fake_quant, "zero_points": zero_points}
 
 
 # ---- what LiteRT computes
@@ -431,7 +455,7 @@ def main(names: list[str]) -> None:
             keras.utils.set_random_seed(SEED)
             tf_keras.utils.set_random_seed(SEED)
             stem = HERE / f"{name}_{kind}"
-            blob = fake_quant_uint8() if kind == "uint8" else convert(build(), kind, name)
+            blob = UINT8[name]() if kind == "uint8" else convert(build(), kind, name)
             stem.with_suffix(".tflite").write_bytes(blob)
             if name != "unsupported":
                 np.savez_compressed(stem.with_suffix(".npz"), **golden(blob))
