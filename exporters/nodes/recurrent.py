@@ -220,7 +220,7 @@ def narrow(name: str, integers: I16) -> I8:
     if integers.min() < low or integers.max() > high:
         raise ModelError(
             f"layer {name}: weights from {integers.min()} to {integers.max()} steps from their zero point, outside "
-            f"[{low}, {high}]; quantise the weights of recurrent layers without zero points (symmetric int8)"
+            f"[{low}, {high}]; quantise a recurrent layer's weights as symmetric int8"
         )
     return integers.astype(np.int8)
 
