@@ -1,6 +1,7 @@
 """What a bundle costs before it runs: operations counted from its own self-test, and the memory that it needs.
 
-    one window     spikes of the mean self-test sample, each times the width that it reaches; T ticks of every neuron
+    one window     weights that spikes of the mean self-test sample meet; T times the weights that meet other values,
+                   and every neuron
     deep lesson    answer + (1 + passes) * (recorded window + update) + its share of the prototypes' refresh + journal
     update         T * (m n + n n) + n k products of trace and post, and every plastic synapse written once
     head lesson    answer + journal, and where prototypes decide one more window + its class's mean
@@ -29,7 +30,7 @@ from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.stages import BLOCK_ROWS
 from edgerun.network import Network
 from edgerun.plan import Plan, Slot, make_plan
-from edgerun.spec import DType, Layer, Level, Lif, Manifest, PhaseRate, Prices, Readout
+from edgerun.spec import DType, Layer, Level, Manifest, PhaseRate, Prices
 
 LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
 
@@ -143,30 +144,55 @@ def inference(bundle: Bundle) -> Ops:
 
 def layer_ops(bundle: Bundle) -> dict[str, Ops]:
     """What each layer does in one window, the whitening layer included, for the mean sample of the self-test."""
-    manifest, rows, spikes = bundle.manifest, len(bundle.selftest.x), events(bundle)
-    last = max((k + 1 for k, layer in enumerate(manifest.layers) if layer.stateful), default=0)
+    manifest, rows, ticks = bundle.manifest, len(bundle.selftest.x), _ticks(bundle.manifest)
+    whole, spikes = multiplied(bundle), events(bundle)
     found = {
-        layer.name: _layer(layer, manifest.steps if k < last else 1, math.ceil(spikes[layer.name] / rows))
-        for k, layer in enumerate(manifest.layers)
+        layer.name: _layer(layer, ticks[layer.name], math.ceil(spikes[layer.name] / rows), whole=layer.name in whole)
+        for layer in manifest.layers
     }
     whiten = manifest.head.whiten
-    return found | ({whiten.name: _layer(whiten, 1, 0)} if whiten else {})
+    return found | ({whiten.name: _layer(whiten, 1, 0, whole=True)} if whiten else {})
+
+
+def multiplied(bundle: Bundle) -> frozenset[str]:
+    """Layers whose every weight is multiplied at every step, since what they read is no spikes.
+
+    Spikes come from what can emit no more than 1, and from a recording that holds zeros and ones alone.
+    """
+    reaches, x = layer_reaches(bundle.manifest), _encoded(bundle)
+    recorded_spikes = bool(((x == 0) | (x == 1)).all())
+    return frozenset(
+        layer.name
+        for layer, sources in bundle.manifest.wiring()
+        if max(reaches[layer.name][0]) > 1 and not (sources == (INPUT,) and recorded_spikes)
+    )
 
 
 def events(bundle: Bundle) -> dict[str, int]:
-    """Weight additions that the spikes of all self-test samples cause in each Lif and Readout layer."""
-    network = Network(bundle.manifest, bundle.tensors, (len(bundle.selftest.x),))
-    counts = {layer.name: 0 for layer in bundle.manifest.layers}
+    """By layer, the weight additions that spikes cause over all self-test samples: those that come in, where the
+    layer is not `multiplied`, and its own of the step before."""
+    manifest, rows, whole, ticks = bundle.manifest, len(bundle.selftest.x), multiplied(bundle), _ticks(bundle.manifest)
+    network = Network(manifest, bundle.tensors, (rows,))
+    counts = {layer.name: 0 for layer in manifest.layers}
+    driven = [layer for layer in manifest.layers if layer.work().synapses and layer.name not in whole]
+    fans = {layer.name: layer.fan_out() for layer in driven}
     network.reset()
-    for x in _encoded(bundle):
-        before = {name: int(np.count_nonzero(run.out)) for name, run in network.layers.items()}
+    for t, x in enumerate(_encoded(bundle)):
+        for layer in manifest.layers:
+            if layer.echo:
+                counts[layer.name] += int(np.count_nonzero(network.layers[layer.name].out)) * layer.echo
         network.step(x)
-        for layer, sources in bundle.manifest.wiring():
-            if isinstance(layer, Lif | Readout):
+        for layer, sources in manifest.wiring():
+            if layer.name in fans and t + ticks[layer.name] >= manifest.steps:
                 source = x if sources[0] == INPUT else network.layers[sources[0]].out
-                back = before[layer.name] if isinstance(layer, Lif) and layer.recurrent else 0
-                counts[layer.name] += (int(np.count_nonzero(source)) + back) * layer.outputs
+                counts[layer.name] += int(np.count_nonzero(source, axis=0) @ fans[layer.name])
     return counts
+
+
+def _ticks(manifest: Manifest) -> dict[str, int]:
+    """By layer, how often it runs in a window: layers behind the last one with state run once, at its end."""
+    last = max((k + 1 for k, layer in enumerate(manifest.layers) if layer.stateful), default=0)
+    return {layer.name: manifest.steps if k < last else 1 for k, layer in enumerate(manifest.layers)}
 
 
 def recorded(manifest: Manifest) -> Ops:
@@ -227,10 +253,10 @@ def prototype(manifest: Manifest, window: Ops) -> Ops:
     return Ops.total([window, Ops(dense_macs=values, array_calls=CALLS_SCORE)])
 
 
-def _layer(layer: Layer, steps: int, synaptic_ops: int) -> Ops:
+def _layer(layer: Layer, steps: int, synaptic_ops: int, *, whole: bool) -> Ops:
     once = layer.work()
     return Ops(
-        dense_macs=steps * once.macs,
+        dense_macs=steps * (once.macs + once.synapses * whole),
         synaptic_ops=synaptic_ops,
         neuron_updates=steps * once.neurons,
         bytes_moved=steps * once.elements,

@@ -104,7 +104,8 @@ class State(NamedTuple):
 class Work(NamedTuple):
     """What one step of a layer does, counted. What depends on spikes is counted as it runs instead (`price`)."""
 
-    macs: int = 0  # int8 multiply-accumulates
+    macs: int = 0  # int8 multiply-accumulates, whatever comes in
+    synapses: int = 0  # weights that meet what comes in: multiply-accumulates too, but of spikes one addition each
     elements: int = 0  # values rescaled, looked up, compared or moved
     neurons: int = 0  # neurons that leak, compare and reset
     calls: int = 0  # calls into numpy
@@ -181,6 +182,15 @@ class LayerRecord(Record, frozen=True, kw_only=True):
     def work(self) -> Work:
         """What one step costs."""
         raise NotImplementedError
+
+    def fan_out(self) -> I64:
+        """(width,)  how many weights a spike of each input meets."""
+        return np.zeros(self.widths[0], np.int64)
+
+    @property
+    def echo(self) -> int:
+        """How many weights a spike of its own meets in the step after."""
+        return 0
 
     def describe(self, tensors: Tensors) -> str:
         """The numbers of this layer in a few words, for a person."""

@@ -33,7 +33,7 @@ from edgerun.layers.base import (
     refuse_above,
 )
 from edgerun.layers.recurrent import Lstm
-from edgerun.layers.window import Sliding
+from edgerun.layers.window import Sliding, positions
 
 DRIVE_LIMIT: Final = 1 << 30
 FINE: Final = 24  # fraction bits of synaptic currents and readouts
@@ -117,7 +117,14 @@ class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
         return f"weight = w / 2^{self.weight_exponent}, threshold {self.threshold / 4096:g}{flags}"
 
     def work(self) -> Work:
-        return Work(neurons=self.outputs, calls=24)
+        return Work(synapses=self.inputs * self.outputs, neurons=self.outputs, calls=24)
+
+    def fan_out(self) -> I64:
+        return np.full(self.inputs, self.outputs)
+
+    @property
+    def echo(self) -> int:
+        return self.outputs if self.recurrent else 0
 
 
 class Readout(LayerRecord, tag="readout", frozen=True, kw_only=True):
@@ -164,7 +171,10 @@ class Readout(LayerRecord, tag="readout", frozen=True, kw_only=True):
         return f"weight = w / 2^{self.weight_exponent}"
 
     def work(self) -> Work:
-        return Work(neurons=self.outputs, calls=12)
+        return Work(synapses=self.inputs * self.outputs, neurons=self.outputs, calls=12)
+
+    def fan_out(self) -> I64:
+        return np.full(self.inputs, self.outputs)
 
 
 # ------------------------------------------------------------------ synapses
@@ -197,7 +207,10 @@ class DenseSum(LayerRecord, tag="dense-sum", frozen=True, kw_only=True):
         return certify_sums(self.name, magnitude(weight, axis=0), reaches[0], self.zero_point, self.output_bound)
 
     def work(self) -> Work:
-        return Work(macs=self.inputs * self.outputs, calls=2)
+        return Work(synapses=self.inputs * self.outputs, calls=2)
+
+    def fan_out(self) -> I64:
+        return np.full(self.inputs, self.outputs)
 
 
 class ConvSum(Sliding, tag="conv-sum", frozen=True, kw_only=True):
@@ -225,7 +238,13 @@ class ConvSum(Sliding, tag="conv-sum", frozen=True, kw_only=True):
 
     def work(self) -> Work:
         taps = math.prod(self.kernel) * self.input_shape[2]
-        return Work(macs=self.outputs * taps, elements=math.prod(self.padded_shape), calls=4)
+        return Work(synapses=self.outputs * taps, elements=math.prod(self.padded_shape), calls=4)
+
+    def fan_out(self) -> I64:
+        (height, width, channels), (top, left, bottom, right) = self.input_shape, self.padding
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
+        places = np.outer(seen_by(height, top, bottom, kh, sh, dh), seen_by(width, left, right, kw, sw, dw))
+        return np.repeat(places.reshape(-1) * self.filters, channels)
 
 
 class SumPool(Sliding, tag="sum-pool", frozen=True, kw_only=True):
@@ -383,6 +402,10 @@ class Cells(Neurons, tag="cells", frozen=True, kw_only=True):
             drive = drive + back.reshape(-1, *self.parameters).max(axis=0)
         return certify_drive(self, drive, tensors)
 
+    @property
+    def echo(self) -> int:
+        return {"none": 0, "diagonal": 1, "dense": self.outputs}[self.recurrence]
+
 
 class AlphaCells(Neurons, tag="alpha-cells", frozen=True, kw_only=True):
     """Neurons whose membrane is the difference of two currents: E <- alpha E + I, N <- beta N - I, v = tau (E + N).
@@ -507,8 +530,12 @@ class SLstm(LayerRecord, tag="slstm", frozen=True, kw_only=True):
         return f"threshold {threshold.min():.3g} to {threshold.max():.3g}, reset {self.reset}"
 
     def work(self) -> Work:
-        inner = self.lstm.work()
-        return inner._replace(neurons=self.outputs, calls=inner.calls + 6)
+        """Membranes go back as values, not as spikes: the recurrent product is always whole."""
+        inner, n = self.lstm.work(), self.outputs
+        return inner._replace(macs=4 * n * n, synapses=4 * n * self.inputs, neurons=n, calls=inner.calls + 6)
+
+    def fan_out(self) -> I64:
+        return np.full(self.inputs, 4 * self.outputs)
 
 
 SPIKING: Final = (Lif, Cells, AlphaCells, SLstm)
@@ -535,6 +562,16 @@ def certify_sums(name: str, weights: I64, reach: int, zero_point: int, bound: in
 def scaled(total: I64, shift: int) -> I64:
     """The largest current that sums up to `total` can drive, half up where the shift is to the right."""
     return total << shift if shift >= 0 else (total + (1 << (-shift - 1))) >> -shift
+
+
+def seen_by(size: int, before: int, after: int, kernel: int, stride: int, dilation: int) -> I64:
+    """(size,)  along an axis, how many windows each place of the image lies in."""
+    found = np.zeros(size, np.int64)
+    starts = np.arange(positions(size, before, after, kernel, stride, dilation)) * stride - before
+    for tap in range(kernel):
+        places = starts + dilation * tap
+        found[places[(places >= 0) & (places < size)]] += 1
+    return found
 
 
 def fan_in(name: str, tensors: Tensors, plastic: frozenset[str]) -> I64:

@@ -326,7 +326,8 @@ def try_bundle(path: Path) -> None:
 
 
 def work(layers: tuple[Layer, ...]) -> int:
-    return sum(layer.work().macs + layer.work().elements + layer.work().neurons + layer.outputs for layer in layers)
+    once = [layer.work() for layer in layers]
+    return sum(w.macs + w.synapses + w.elements + w.neurons for w in once) + sum(layer.outputs for layer in layers)
 
 
 def quietly(*argv: str) -> None:

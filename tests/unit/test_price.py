@@ -17,6 +17,7 @@ from edgerun.arrays import Tensors
 from edgerun.boards import BOARDS, Board, Ops
 from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
 from edgerun.graph import plastic_tensors, score_width, wanted_tensors
+from edgerun.layers import Cells, ConvSum, DenseSum, SLstm, SumPool
 from edgerun.learn.learner import Learner, learned_slots, working_slots
 from edgerun.network import Network
 from edgerun.ops import LifRun
@@ -26,9 +27,11 @@ from edgerun.spec import (
     ClassTable,
     Dense,
     EProp,
+    Frames,
     Head,
     InputSpec,
     Intelligence,
+    Layer,
     LearningPlan,
     Level,
     Lif,
@@ -91,9 +94,9 @@ def tensors(manifest: Manifest) -> Tensors:
         part = name.rpartition(".")[2]
         if part in ("decay", "kappa"):
             array[...] = 29000
-        elif part == "multiplier":
+        elif part.endswith("multiplier"):
             array[...] = 1 << 23
-        elif part == "shift":
+        elif part.endswith("shift"):
             array[...] = 29
         elif name == "head.count":
             array[...] = 40
@@ -159,6 +162,95 @@ def test_a_dense_network_costs_its_products() -> None:
     inference = price.work(BUNDLES["denselogits"]).inference
     assert inference.dense_macs == 9 * 7 + 7 * 4
     assert (inference.synaptic_ops, inference.neuron_updates, inference.bytes_moved) == (0, 0, 0)
+
+
+FEW = np.zeros((8, 3, 4), np.uint8)
+"""Eight recordings of three steps of four values; in each, three spikes, two of the first value and one of the last."""
+FEW[:, 0, 0] = FEW[:, 2, 0] = FEW[:, 2, 3] = 1
+
+
+def of(x: Any, *layers: Layer, **big: int) -> tuple[dict[str, int], dict[str, Ops], Bundle]:
+    """Additions by layer over all samples, operations by layer of the mean window, and the bundle of such a net.
+
+    big  the value of every threshold or bias, where it is not drawn
+    """
+    manifest = Manifest(
+        name="net", input=InputSpec(shape=x.shape[1:], dtype=x.dtype.name), encoder=Frames(), layers=layers,
+        classes=ClassTable(names=("a",), capacity=max(1, layers[-1].outputs)),
+    )  # fmt: skip
+    own = tensors(manifest)
+    for name in own:
+        own[name][...] = big.get(name.rpartition(".")[2], own[name])
+    y = np.zeros((len(x), score_width(manifest)), np.int32)
+    bundle = read_bundle(
+        pack(manifest, own, selftest=Selftest(x=x, y=y), probe=Probe(x=x, label=np.zeros(len(x), np.int32)))
+    )
+    return price.events(bundle), price.layer_ops(bundle), bundle
+
+
+LOUD = {"bias": 1 << 24, "threshold": 1}
+"""Every neuron of `Cells` spikes in every step."""
+
+
+def test_a_spike_costs_the_filters_of_every_window_that_sees_it() -> None:
+    conv = ConvSum(name="conv", input_shape=(1, 4, 1), kernel=(1, 2), padding=(0, 1, 0, 0), filters=5)
+    cells = Cells(name="cells", shape=(1, 4, 5), weight_exponent=12)
+    counts, ops, _ = of(FEW, conv, cells)
+    a_window = 2 * 2 * 5 + 1 * 1 * 5  # windows (-1, 0), (0, 1), (1, 2), (2, 3)
+    assert counts == {"conv": 8 * a_window, "cells": 0}
+    assert (ops["conv"].synaptic_ops, ops["conv"].dense_macs) == (a_window, 0)
+    counts, ops, _ = of(FEW * 2, conv, cells)  # the same places, but no spikes
+    assert counts["conv"] == 0
+    assert (ops["conv"].synaptic_ops, ops["conv"].dense_macs) == (0, 3 * 4 * 2 * 5)
+
+
+def test_recurrent_cells_hear_their_spikes_of_the_step_before() -> None:
+    dense = DenseSum(name="sum", inputs=4, outputs=6)
+    for recurrence, width in {"none": 0, "diagonal": 1, "dense": 6}.items():
+        cells = Cells(
+            name="cells", shape=(6,), weight_exponent=12, recurrence=recurrence, recurrent_exponent=12, reset="none"
+        )
+        counts, ops, _ = of(FEW, dense, cells, **LOUD)
+        assert counts == {"sum": 8 * 3 * 6, "cells": 8 * (3 - 1) * 6 * width}, recurrence
+        assert (ops["cells"].neuron_updates, ops["cells"].dense_macs) == (3 * 6, 0)
+
+
+def test_what_reads_sums_of_spikes_is_multiplied_whole() -> None:
+    first, neurons = DenseSum(name="first", inputs=4, outputs=4), Cells(name="n", shape=(1, 4, 1), weight_exponent=12)
+    pool = SumPool(name="pool", input_shape=(1, 4, 1), kernel=(1, 2), stride=(1, 2))
+    dense, cells = DenseSum(name="sum", inputs=2, outputs=6), Cells(name="cells", shape=(6,), weight_exponent=12)
+    counts, ops, _ = of(FEW, first, neurons, pool, dense, cells, **LOUD)
+    assert counts == {"first": 8 * 3 * 4, "n": 0, "pool": 0, "sum": 0, "cells": 0}
+    assert ops["sum"].dense_macs == 3 * 2 * 6
+
+
+def test_lif_neurons_on_values_multiply_them_and_add_their_own_spikes() -> None:
+    lif = Lif(name="lif", inputs=4, outputs=5, weight_exponent=6, reset="none")
+    readout = Readout(name="out", inputs=5, outputs=2, weight_exponent=7)
+    for x, into, products in ((FEW, 3 * 5, 0), (FEW * 3, 0, 3 * 4 * 5)):
+        counts, ops, bundle = of(x, lif, readout, bias=1 << 20)
+        assert counts == {"lif": 8 * (into + (3 - 1) * 5 * 5), "out": 8 * 3 * 5 * 2}
+        assert (ops["lif"].dense_macs, ops["out"].dense_macs) == (products, 0)
+        assert price.multiplied(bundle) == ({"lif"} if products else set())
+
+
+def test_an_slstm_multiplies_its_membranes_and_adds_what_comes_in() -> None:
+    slstm = SLstm(name="slstm", inputs=4, outputs=5)
+    x = FEW.astype(np.int8)
+    counts, ops, _ = of(x, slstm)
+    assert counts == {"slstm": 8 * 3 * 4 * 5}
+    assert (ops["slstm"].synaptic_ops, ops["slstm"].dense_macs) == (60, 3 * 4 * 5 * 5)
+    _, ops, _ = of(-x, slstm)
+    assert (ops["slstm"].synaptic_ops, ops["slstm"].dense_macs) == (0, 3 * 4 * 5 * (5 + 4))
+
+
+def test_a_synapse_behind_the_last_neurons_adds_once_a_window() -> None:
+    first, last = DenseSum(name="first", inputs=4, outputs=6), DenseSum(name="last", inputs=6, outputs=2)
+    counts, ops, _ = of(
+        FEW, first, Cells(name="cells", shape=(6,), weight_exponent=12, reset="none"), last, **LOUD
+    )  # fmt: skip
+    assert counts["last"] == 8 * 6 * 2
+    assert ops["last"].synaptic_ops == 6 * 2
 
 
 def test_an_update_writes_every_plastic_synapse_once_and_sums_its_chunk() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import spiking as slow
 from runs import peak_of, rows
@@ -151,6 +151,24 @@ def test_synapses_give_the_bits_of_the_slow_reference(data: st.DataObject) -> No
     assert rows(dense, {"l.weight": matrix}, x) == [slow.SlowDenseSum(dense, {"l.weight": matrix}).step(r) for r in x]
     total = Total(name="l", outputs=x.shape[1], terms=3)
     assert rows(total, {}, x, big, x) == (2 * x + big).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_fan_out_of_a_convolution_is_what_an_impulse_reaches(data: st.DataObject) -> None:
+    """With weights of 1 the sums of one spike add up to the number of weights that it meets."""
+    h, w, c = (data.draw(st.integers(1, 5)) for _ in range(3))
+    pairs = {name: (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))) for name in ("stride", "dilation")}
+    kernel, filters = (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))), data.draw(st.integers(1, 3))
+    sides = tuple(data.draw(st.integers(0, 7)) for _ in range(4))
+    assume(all(d * (k - 1) < size + sum(sides[axis::2]) for axis, (size, k, d) in enumerate(
+        zip((h, w), kernel, pairs["dilation"], strict=True)
+    )))  # fmt: skip
+    conv = ConvSum(name="l", input_shape=(h, w, c), kernel=kernel, padding=sides, filters=filters, **pairs)
+    weight = {"l.weight": np.ones((filters, *kernel, c), np.int8)}
+    assert [
+        sum(slow.SlowConvSum(conv, weight).step(x)) for x in np.eye(h * w * c, dtype=int)
+    ] == conv.fan_out().tolist()
 
 
 # ------------------------------------------------------------------ proofs
