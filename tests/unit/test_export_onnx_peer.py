@@ -85,3 +85,19 @@ def test_both_products_of_an_attention_are_named(tmp_path: Path) -> None:
     ]
     with pytest.raises(ModelError, match=r"2 nodes are not supported: scores \(MatMul: multiplies two.*, mixed \(M"):
         load_onnx(saved(tmp_path, graph(nodes, {}, ("n", 4, 3))))
+
+
+def test_integers_may_be_off_by_one_step_however_little_answers_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, samples = quantised_file(tmp_path), Samples(np.repeat(X[:1], 40, axis=0), np.zeros(40, np.int64))
+    twin = quantise_net(load_onnx(path), samples)
+    ours = measure.integer_answers(twin, samples)
+    for steps in (1, 2):
+        theirs = ours + np.float32(0.04 * steps)
+        monkeypatch.setattr(measure, "runtime_scores", lambda *_, found=theirs: ("a runtime", found))
+        if steps == 1:
+            measure.peer_scores(path, twin, samples, ours - np.float32(1e-3), values=True)
+            continue
+        with pytest.raises(ModelError, match="of their spread off a runtime's values"):
+            measure.peer_scores(path, twin, samples, ours - np.float32(1e-3), values=True)
