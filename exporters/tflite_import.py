@@ -28,7 +28,7 @@ from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
 from exporters.layout import needed, simplified
 from exporters.nodes import FloatSoftmax
-from exporters.tflite.constants import fold
+from exporters.tflite.constants import FOLDS, fold
 from exporters.tflite.elementwise import ELEMENTWISE
 from exporters.tflite.graph import UINT8_BASE, VALUES_MAX, Constant, Graph, Operator, Unsupported, Value, affine_of
 from exporters.tflite.moves import MOVES
@@ -127,6 +127,7 @@ def walk(file: str, graph: Graph) -> None:
     lost: set[int] = set()
     for op in graph.model.operators:
         try:
+            known(graph, op)
             if lost.isdisjoint(op.inputs):
                 run(graph, op)
             else:
@@ -136,18 +137,27 @@ def walk(file: str, graph: Graph) -> None:
             refused.append(f"{graph.model.label(op)}: {first_line(err)}")
     if refused:
         more = f", and {len(refused) - LISTED} more" if len(refused) > LISTED else ""
+        count = "1 operator is" if len(refused) == 1 else f"{len(refused)} operators are"
         raise ModelError(
-            f"{file}: {len(refused)} operators are not supported: {'; '.join(refused[:LISTED])}{more}; "
+            f"{file}: {count} not supported: {'; '.join(refused[:LISTED])}{more}; "
             "replace them in the model, or cut it before them"
         )
+
+
+def known(graph: Graph, op: TfliteOp) -> None:
+    """Whatever its inputs are. Raises Unsupported where none could help."""
+    if op.custom or op.code not in (*OPERATORS, *FOLDS, "SHAPE"):
+        raise Unsupported("a custom operator" if op.custom else "has no counterpart")
+    if op.code == "BATCH_MATMUL" and graph.constants.keys().isdisjoint(op.inputs):
+        raise Unsupported("multiplies two values as matrices, as attention does")
 
 
 def run(graph: Graph, op: TfliteOp) -> None:
     """Note what an operator gives. Raises Unsupported, or one of MALFORMED."""
     if fold(graph, op):
         return
-    if op.custom or op.code not in OPERATORS:
-        raise Unsupported("a custom operator" if op.custom else "has no counterpart")
+    if op.code not in OPERATORS:
+        raise Unsupported("has no counterpart but for constants")
     found = OPERATORS[op.code](graph, op)
     values = [found] if isinstance(found, Value) else list(found)
     if len(values) != len(op.outputs):

@@ -455,8 +455,9 @@ def check_order(
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
 ) -> None:
-    """Every value is there when it is read, and nothing is written twice."""
-    ready = {tensor.index for tensor in tensors if tensor.data is not None or tensor.is_variable}
+    """Every value is there when it is read, and nothing is written twice. A state may be given what it begins with."""
+    states = {tensor.index for tensor in tensors if tensor.data is None and tensor.is_variable}
+    ready = {tensor.index for tensor in tensors if tensor.data is not None} | states
     if len({*inputs}) != len(inputs) or not ready.isdisjoint(inputs):
         raise ValueError(f"the graph's inputs {inputs} are not distinct values")
     ready |= {*inputs}
@@ -465,8 +466,9 @@ def check_order(
             if index >= 0 and index not in ready:
                 raise ValueError(f"operator {op.index} {op.code} reads tensor {index}, which nothing has written")
         for index in op.outputs:
-            if index in ready:
+            if index in ready - states:
                 raise ValueError(f"operator {op.index} {op.code} writes tensor {index}, which has a value")
+            states.discard(index)
             ready.add(index)
     absent = [index for index in outputs if index not in ready]
     if absent:

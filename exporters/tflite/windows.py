@@ -326,6 +326,10 @@ def states(graph: Graph, op: TfliteOp) -> tuple[Affine, float] | None:
     """The maps of the hidden state and of the cell, where the file fixes them."""
     if not (graph.has(op, HIDDEN_STATE) and graph.has(op, CELL_STATE)):
         raise Unsupported("lacks its hidden state or its cell")
+    for k in (HIDDEN_STATE, CELL_STATE):
+        begins = graph.constants.get(op.inputs[k])
+        if op.inputs[k] in graph.values or (begins is not None and begins.real.any()):
+            raise Unsupported("begins with a state that is not zero")
     hidden, cell = (graph.model.tensors[op.inputs[k]] for k in (HIDDEN_STATE, CELL_STATE))
     y = affine_of(hidden)
     if y is None:

@@ -116,7 +116,7 @@ def test_of_an_operator_with_weights_for_axes_the_beginning_is_told(tmp_path: Pa
     builder.Finish(model.Pack(builder), b"TFL3")
     path = tmp_path / "net.tflite"
     path.write_bytes(bytes(builder.Output()))
-    with pytest.raises(ModelError, match=r"^net.tflite: . operators are not supported: operator 0 TRANSPOSE.*perm"):
+    with pytest.raises(ModelError, match=r"^net.tflite: 1 operator is not supported: operator 0 TRANSPOSE.*perm"):
         load_tflite(path)
     with pytest.raises(ModelError, match=r"^.{0,600}$"):
         load_tflite(path)

@@ -689,6 +689,19 @@ def test_an_lstm_computes_what_its_gates_say_and_no_more() -> None:
             made.net(lstm(made, **{place: extra}))
 
 
+def test_an_lstm_may_be_told_that_its_state_begins_at_zero() -> None:
+    """As float16 files tell it: the zeros are dequantised into the state."""
+    for begin, fits in ((0.0, True), (0.5, False)):
+        made = Made((1, 4, 6))
+        state = made.op("DEQUANTIZE", made.constant(np.full((1, 2), begin), "float16"))
+        out = lstm(made, k18=state)
+        if fits:
+            np.testing.assert_array_equal(computed(made, out), computed(plain := Made((1, 4, 6)), lstm(plain)))
+            continue
+        with pytest.raises(ModelError, match="begins with a state that is not zero"):
+            made.net(out)
+
+
 def test_integers_that_move_keep_their_scale() -> None:
     made = Made((1, 8), "int8", (0.5, 0))
     with pytest.raises(ModelError, match="operator 0 RESHAPE -> 'model/layer2/op': moves integers to another scale"):
@@ -702,13 +715,21 @@ def test_every_operator_without_a_counterpart_is_listed_once() -> None:
     with pytest.raises(ModelError) as raised:
         load_tflite(GOLDEN / "unsupported_float.tflite")
     message = str(raised.value)
-    assert message.startswith("unsupported_float.tflite: 3 operators are not supported: operator 0 TOPK_V2 -> ")
+    assert message.startswith("unsupported_float.tflite: 4 operators are not supported: operator 0 TOPK_V2 -> ")
     assert "MatrixDeterminant" in message
     assert "a custom operator" in message
     assert "RFFT2D" in message
-    assert "COMPLEX_ABS" not in message  # it only reads what is refused already
+    assert "COMPLEX_ABS" in message  # though it reads what is refused already
     assert message.endswith("replace them in the model, or cut it before them")
     assert "\n" not in message
+
+
+def test_both_products_of_an_attention_are_named() -> None:
+    made = Made((1, 4, 4))
+    scores = made.op("BATCH_MATMUL", made.x, made.x, adj_x=False, adj_y=True)
+    mixed = made.op("BATCH_MATMUL", made.op("SOFTMAX", scores, beta=1.0), made.x, adj_x=False, adj_y=False)
+    with pytest.raises(ModelError, match=r"2 operators are not .*0 BATCH_MATMUL .* 2 BATCH_MATMUL .*attention"):
+        made.net(mixed)
 
 
 @pytest.mark.parametrize(

@@ -473,6 +473,13 @@ def test_a_value_without_elements_is_still_computed(tmp_path: Path) -> None:
     assert read(tmp_path, build((Tensor(), Tensor(shape=(0,))))).tensors[1].data is None
 
 
+def test_a_variable_may_be_written_once(tmp_path: Path) -> None:
+    state = constant(variable=True)
+    assert len(read(tmp_path, build(state, (Op(outputs=(2,)), Op(inputs=(2,))))).operators) == 2
+    with pytest.raises(ModelError, match="operator 1 RELU writes tensor 2, which has a value"):
+        read(tmp_path, build(state, (Op(outputs=(2,)), Op(outputs=(2,)), Op(inputs=(2,)))))
+
+
 def test_a_variable_is_no_constant(tmp_path: Path) -> None:
     state = read(tmp_path, build(constant(variable=True), (Op(inputs=(0, 2)),), buffers=(b"", b"ab"))).tensors[2]
     assert state.is_variable
