@@ -25,10 +25,11 @@ from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.errors import BudgetError, DataError, Refused
 from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, capacity_uj, charge, check_budget, decide
+from edgerun.layers.spiking import SPIKING
 from edgerun.learn.drift import PageHinkley
 from edgerun.learn.records import Boundary, NewClass, Reason, Settle
 from edgerun.lifetime import Lifetime
-from edgerun.ops import LifRun
+from edgerun.network import Network
 from edgerun.ports import Clock, Disk, Power, Sensor
 from edgerun.price import learn_cost, prices, refresh, work
 from edgerun.spec import LEVELS, Budget, Level, Readings
@@ -664,7 +665,7 @@ class Agent:
             "lessons": self.learner.lessons,
             "updates": self.learner.updates,
             "inferences": self.inferences,
-            "spike_rate": self._spike_rate(),
+            "spike_rate": spike_rate(self.learner.network),
             "update_norm": self._norm,
             "importance_p50": float(np.percentile(importance, 50)) if len(importance) else nan,
             "importance_p99": float(np.percentile(importance, 99)) if len(importance) else nan,
@@ -679,12 +680,6 @@ class Agent:
         names = [name for name in self.energy_uj if name.startswith(act)]
         count = sum(self._counts[name] for name in names)
         return sum(self.energy_uj[name] for name in names) / count if count else float("nan")
-
-    def _spike_rate(self) -> float:
-        """Share of neurons that spike in a step, over the newest window."""
-        network = self.learner.network
-        counts = [run.counts.mean() / network.steps for run in network.layers.values() if isinstance(run, LifRun)]
-        return float(np.mean(counts)) if counts else float("nan")
 
     def _mode(self) -> Any:
         plan = self.life.bundle.manifest.learning
@@ -715,6 +710,13 @@ class Agent:
 
     def _save_durable(self) -> None:
         replace(self.ports.disk, SETTINGS, msgspec.json.encode(self._durable))
+
+
+def spike_rate(network: Network) -> float:
+    """Share of neurons that spiked in a step of the newest window: the mean over layers that spike, nan without one."""
+    layers = [layer.name for layer in network.manifest.layers if isinstance(layer, SPIKING)]
+    counts = [network.layers[name].state()["counts"].mean() / network.steps for name in layers]
+    return float(np.mean(counts)) if counts else float("nan")
 
 
 def _load_durable(disk: Disk) -> Durable:
