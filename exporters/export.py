@@ -415,7 +415,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="fit",
         help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
     )
-    model.add_argument("--features", metavar="LAYER", help="what prototypes look at: a Dense or Lif layer")
+    model.add_argument("--features", metavar="LAYER", help="what prototypes look at: any layer but a readout")
     model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")
     model.add_argument("--capacity", type=int, metavar="N", help="how many classes the device may know in the end")
     model.add_argument("--name", help="the model's name; the file's where not given")

@@ -32,6 +32,7 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--ink); 
 svg .soft { fill: var(--soft); } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr));
   gap: 18px; } .pair h3 { font-size: 14px; margin: 10px 0 6px; }
 .pair table td { text-align: center; padding: 4px 6px; }
+.plot svg { background: #fff; border-radius: 14px; } .plot svg text { fill: #222; }
 .heat td { border: 1px solid var(--line); } ul { color: var(--soft); padding-left: 20px; }
 """
 MOST_CLASSES: Final = 30
@@ -101,14 +102,20 @@ def blame_words(layer: LayerStory) -> str:
 def cost_section(found: Explanation) -> Iterable[str]:
     if found.bits_plot:
         yield "<h2>Bits</h2><p>How much the loss minds a change of each layer, and what it got.</p>"
-        yield f'<div class="wide">{found.bits_plot}</div>'
+        yield f'<div class="wide plot">{found.bits_plot}</div>'
     yield "<h2>Bytes</h2><p>What each layer's tensors take in the bundle.</p>"
     yield bars([(layer.name, layer.bytes, f"{layer.bytes:,}") for layer in found.layers], "--a")
     for board in found.layers[0].energy_uj if found.layers else ():
         energies = [(layer.name, layer.energy_uj[board]) for layer in found.layers]
-        yield f"<h2>Energy on {html.escape(board)}</h2><p>Estimated, one inference: {sum(e for _, e in energies):,.3g} "
-        yield "µJ in layers, above sleep.</p>"
-        yield bars([(name, energy, f"{energy:,.3g} µJ") for name, energy in energies], "--a")
+        yield f"<h2>Energy on {html.escape(board)}</h2><p>Estimated, one inference: "
+        yield f"{joules(sum(energy for _, energy in energies))} in layers, above sleep.</p>"
+        yield bars([(name, energy, joules(energy)) for name, energy in energies], "--a")
+
+
+def joules(microjoules: float) -> str:
+    """Three digits in the unit that suits: "0.25 µJ", "11.1 mJ"."""
+    unit, value = ("mJ", microjoules / 1e3) if microjoules >= 1e3 else ("µJ", microjoules)
+    return f"{value:.3g} {unit}"
 
 
 def bars(rows: Sequence[tuple[str, float, str]], colour: str) -> str:
