@@ -61,7 +61,8 @@ class Filters(Windowed, frozen=True, kw_only=True):
 
     def describe(self, tensors: Tensors) -> str:
         scales = describe_scales(self.tensor(tensors, "multiplier"), self.tensor(tensors, "shift"), self.zero_point)
-        return f"{'x'.join(map(str, self.shape))}, {scales}"
+        zeros = ", weights with zero points" if self.asymmetric else ""
+        return f"{'x'.join(map(str, self.shape))}, {scales}{zeros}"
 
     def work(self) -> Work:
         macs = math.prod(self.outputs_size) * math.prod(self.weight_shape)

@@ -65,7 +65,8 @@ class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
         return certify_weights(self.name, self.zero_point, self.input_bound, *parts)
 
     def describe(self, tensors: Tensors) -> str:
-        return describe_scales(self.tensor(tensors, "multiplier"), self.tensor(tensors, "shift"), self.zero_point)
+        scales = describe_scales(self.tensor(tensors, "multiplier"), self.tensor(tensors, "shift"), self.zero_point)
+        return f"{scales}, weights with zero points" if self.asymmetric else scales
 
     def work(self) -> Work:
         return Work(macs=self.inputs * self.outputs, calls=7)

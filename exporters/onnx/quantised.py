@@ -135,7 +135,9 @@ def dequantise_constant(
     if "int" in q.dtype.name and (q.dtype.itemsize == 1 or reach <= STEPS_OF_BYTE):
         graph.steps[result] = step
     else:
-        graph.notes.append(f"{name}: its {q.dtype.name} values are no integers of a byte's range; rounded anew")
+        graph.notes.append(
+            f"{name}: its {q.dtype.name} values are no integers of a byte's range; they are rounded anew"
+        )
 
 
 def along(x: AnyArray, q: AnyArray, axis: int) -> F64:

@@ -97,6 +97,7 @@ def test_zero_points_of_nothing_change_nothing(kind: type[Any]) -> None:
     x = rng.integers(-128, 128, (9, *spec.widths))
     assert step(spec, tensors, x).tolist() == step(plain, tensors, x).tolist()
     assert spec.proof(tensors) == plain.proof(tensors)
+    assert spec.describe(tensors) == f"{plain.describe(tensors)}, weights with zero points"
 
 
 def test_few_effective_weights_run_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -488,6 +488,46 @@ def test_any_zero_point_of_a_weight_is_taken_exactly(tmp_path: Path, form: str, 
         assert gap(path, X8).largest <= 1
 
 
+def test_a_gain_below_zero_keeps_the_integers_and_turns_their_signs(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", *X_MAP], ["i"]), node("MatMulInteger", ["i", "w", "xsz", "wz"], ["m"]),
+        node("Cast", ["m"], ["f"], to=TensorProto.FLOAT), node("Mul", ["f", "both"], ["y"]),
+    ]  # fmt: skip
+    q, gains = bytes_of(np.random.default_rng(9), (8, 3), np.uint8, 1), np.float32([-3e-4, 2e-4, -1e-4])
+    path = saved(tmp_path, graph(nodes, U8 | {"w": q, "wz": np.uint8(128), "both": gains}, (1, 8)))
+    (layer,) = load_onnx(path).layers
+    assert isinstance(layer, FloatDense)
+    (part,) = quantise_net(load_onnx(path), Samples(x=X8, y=np.zeros(len(X8), np.int64), names=())).parts
+    assert part.tensors[f"{layer.name}.weight_zero"].tolist() == [-1, 0, 0]  # 128 is no int8
+    want = (q.T.astype(np.int64) - 128) * np.sign(gains)[:, None]
+    found = part.tensors[f"{layer.name}.weight"] - part.tensors[f"{layer.name}.weight_zero"].astype(np.int64)[:, None]
+    assert found.tolist() == want.tolist()
+    assert gap(path, X8).largest <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "exact"),
+    [
+        (TensorProto.INT16, np.arange(-12, 12) * 10, True),
+        (TensorProto.INT16, np.arange(-12, 12) * 100, False),
+        (TensorProto.FLOAT8E4M3FN, np.arange(-12, 12) / 16, False),
+    ],
+)
+def test_weights_that_are_no_integers_of_a_byte_are_rounded_anew_and_noted(
+    tmp_path: Path, kind: int, values: Any, exact: bool
+) -> None:
+    nodes = [node("DequantizeLinear", ["w", "ws"], ["wd"]), node("MatMul", ["x", "wd"], ["y"])]
+    proto = onnx.load_from_string(graph(nodes, {"ws": f32(0.1)}, (1, 8)))
+    proto.graph.initializer.append(onnx.helper.make_tensor("w", kind, (8, 3), values))
+    net = load_onnx(saved(tmp_path, proto.SerializeToString()))
+    (layer,) = net.layers
+    assert isinstance(layer, FloatDense)
+    np.testing.assert_allclose(layer.weight.T.reshape(-1), values * f32(0.1), rtol=1e-6)
+    assert (layer.weight_scale is not None) == exact
+    assert len(net.notes) == (not exact)
+    assert all("are no integers of a byte's range" in note for note in net.notes)
+
+
 @pytest.mark.parametrize("group", [1, 3])
 def test_convolutions_keep_the_zero_points_of_their_weights(tmp_path: Path, group: int) -> None:
     """In groups that are no single channel too, where zeros stand for what a filter does not see."""
