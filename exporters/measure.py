@@ -98,11 +98,10 @@ def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: 
         if twin.parts[-1].layer.name != twin.net.layers[-1].name:
             return theirs
         ours, values, limit = integer_answers(twin, samples), True, STEPS
-    step = twin.parts[-1].output.scale if twin.net.input is not None else 0.0
-    rms = float(np.sqrt(np.square(ours.astype(np.float64) - theirs).mean()))
-    if values and rms > step and (gap := spread_error(ours.astype(np.float64), theirs)) > limit:
-        raise ModelError(f"{path.name}: the import is {gap:.2%} of their spread off {peer}'s values")
     if values:
+        gap = spread_error(ours.astype(np.float64), theirs)
+        if gap > limit and not within_step(twin, ours, theirs):
+            raise ModelError(f"{path.name}: the import is {gap:.2%} of their spread off {peer}'s values")
         return theirs
     apart = disagreements(ours, theirs)
     if apart > DISAGREE * len(ours) and twin.net.input is not None:  # floats do not saturate as the file's integers do
@@ -112,11 +111,18 @@ def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: 
     return theirs
 
 
+def within_step(twin: Twin, ours: F32, theirs: F32) -> bool:
+    """Whether a file of integers is answered, root mean square, to within one step of its output."""
+    if twin.net.input is None:
+        return False
+    return bool(np.square(ours.astype(np.float64) - theirs).mean() <= twin.parts[-1].output.scale ** 2)
+
+
 def disagreements(ours: F32, theirs: F32) -> int:
     """On how many samples our winner lies clearly behind theirs, by their own answers."""
     rows = np.arange(len(theirs))
-    behind = theirs.max(axis=1) - theirs[rows, ours.argmax(axis=1)]
-    return int((behind > TIE * theirs.std()).sum())
+    behind = theirs.max(axis=1).astype(np.float64) - theirs[rows, ours.argmax(axis=1)]
+    return int((behind > TIE * theirs.astype(np.float64).std()).sum())
 
 
 def integer_answers(twin: Twin, samples: Samples) -> F32:
