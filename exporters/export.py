@@ -19,7 +19,7 @@ import numpy as np
 from edgerun.arrays import I64, Tensors
 from edgerun.boards import BOARDS
 from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read_bundle
-from edgerun.errors import DataError, MissingExtra, ModelError
+from edgerun.errors import DataError, MissingExtra, ModelError, Refused
 from edgerun.graph import is_reserved
 from edgerun.learn.eprop import EPropRule
 from edgerun.packing import best_packing
@@ -81,6 +81,7 @@ class Options:
     steps: int | None = None
     full_scale: int | None = None
     input_scale: float | None = None
+    dt: float | None = None
     window: Fit = "fit"
 
     @property
@@ -453,6 +454,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     spiking.add_argument("--steps", type=int, metavar="N", help="time steps of one sample")
     spiking.add_argument("--full-scale", type=int, metavar="N", help="the input value that spikes in every step")
+    spiking.add_argument("--dt", type=float, metavar="S", help="seconds that one time step stands for (1e-4)")
     spiking.add_argument("--input-scale", type=float, metavar="X", help="what one step of the input stands for")
     parser.epilog = (
         "example:\n  edgerun export digits.onnx --calibrate digits.npz -o digits.edgb\n"
@@ -461,6 +463,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_outputs(args)
     signers = [signer(key) for key in args.sign]
     boards = (args.board or list(DEFAULT_BOARDS)) if args.report else None
     tell = teller(wanted=not args.json)
@@ -478,6 +481,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises Refused where a file to write lies in no folder, or is one of those to read."""
+    read = [path for path in (args.model, args.calibrate, args.test) if path is not None and path.exists()]
+    for option, path in (("-o", args.output), ("--report", args.report)):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise Refused(f"{option} {path}: there is no folder {path.parent}")
+        if path.exists() and any(path.samefile(other) for other in read):
+            raise Refused(f"{option} {path} is a file to read, and would be lost")
+    if args.report is not None and args.report.resolve() == args.output.resolve():
+        raise Refused(f"-o and --report are both {args.output}")
+
+
 def options_of(args: argparse.Namespace) -> Options:
     """Arguments as Options. Raises DataError for numbers out of range."""
     given: dict[str, Any] = {name: getattr(args, name, None) for name in Options.__slots__}
@@ -487,8 +504,9 @@ def options_of(args: argparse.Namespace) -> Options:
         given["classes"] = tuple(name.strip() for name in args.classes.split(","))
     if args.reset_delay is not None:
         given["reset_delay"] = bool(args.reset_delay)
-    if args.input_scale is not None and not 0 < args.input_scale < float("inf"):
-        raise DataError(f"--input-scale {args.input_scale} is not positive and finite")
+    for name in ("input_scale", "dt"):
+        if given[name] is not None and not 0 < given[name] < float("inf"):
+            raise DataError(f"--{name.replace('_', '-')} {given[name]} is not positive and finite")
     for name in ("capacity", "steps", "full_scale"):
         if given[name] is not None and given[name] < 1:
             raise DataError(f"--{name.replace('_', '-')} {given[name]} is under 1")

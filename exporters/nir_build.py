@@ -527,7 +527,7 @@ class Population:
                 raise ModelError(f"{self.name}: {part} {tau.min():g} s is not above 0")
             return np.asarray(np.exp(-dt / tau))
         if not (tau >= dt * (1 - EXACT)).all():
-            raise ModelError(f"{self.name}: {part} {tau.min():g} s is under the time step of {dt:g} s")
+            raise ModelError(f"{self.name}: {part} {tau.min():g} s is under the time step of {dt:g} s (--dt)")
         beta = np.maximum(1 - dt / tau, 0).astype(np.float32)  # as it was before NIR divided by 1 - beta
         return beta.astype(np.float64)
 

@@ -19,7 +19,7 @@ is read from a node's metadata, then from the options, then assumed and noted:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -54,6 +54,7 @@ class NirOptions:
     steps: int | None = None
     full_scale: int | None = None
     input_scale: float | None = None
+    dt: float | None = None
 
 
 def load_nir(path: Path, options: NirOptions) -> FloatNet:
@@ -64,6 +65,8 @@ def load_nir(path: Path, options: NirOptions) -> FloatNet:
 def convert(file: str, graph: Any, options: NirOptions) -> FloatNet:
     """A graph in memory as float layers; `file` is what messages call it. Raises ModelError."""
     wiring, facts = flat(file, graph), facts_of(graph)
+    if "dt" not in facts and options.dt is not None:
+        wiring = replace(wiring, dt=options.dt)
     unsupported(wiring)
     encoder, steps = encoder_of(file, facts, options)
     shape = input_of(wiring)

@@ -129,6 +129,19 @@ def test_metadata_beats_the_options() -> None:
     assert (hidden.reset, hidden.reset_delay) == ("subtract", True)
 
 
+@pytest.mark.parametrize(("said", "dt", "beta"), [(None, None, 0.9), (None, 2e-4, 0.8), (5e-4, 2e-4, 0.5)])
+def test_a_time_step_is_what_the_graph_says_or_the_option(said: float | None, dt: float | None, beta: float) -> None:
+    facts = {"encoder": "phase-rate", "steps": 8, "full_scale": 16} | ({} if said is None else {"dt": said})
+    hidden = convert("model.nir", built(graph(), metadata=facts), NirOptions(dt=dt)).layers[0]
+    assert isinstance(hidden, FloatLif)
+    np.testing.assert_allclose(hidden.beta, beta, rtol=1e-6)
+
+
+def test_a_time_constant_under_the_step_names_the_option() -> None:
+    with pytest.raises(ModelError, match=r"tau 0.001 s is under the time step of 0.01 s \(--dt\)"):
+        convert("model.nir", built(graph()), NirOptions(dt=0.01))
+
+
 def test_gain_and_leak_potential_are_folded() -> None:
     nodes = graph()
     nodes["lif"] = lif(r=np.full(3, 20.0), v_leak=np.full(3, 0.5))
