@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from edgerun.errors import DataError
 from edgerun.samples import Fit, class_names, read_arrays, windows
 from edgerun.samples import first_line as first_line
 from edgerun.spec import InputSpec
+
+LIKE_LABELS: Final = ("y", "label", "labels", "target", "targets", "Y")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,14 @@ def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True) 
     Raises DataError naming the file and the key that is missing, misshapen or out of range.
     """
     arrays = read_arrays(path)
+    check_layout(path.name, arrays, spec.shape)
     found = windows(path.name, arrays, spec, fit)
     x = compact(found.take(0, len(found)))
     broken = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
     if broken.any():
-        raise DataError(f"{path.name}: {int(broken.sum())} samples are not finite, the first is {broken.argmax()}")
+        raise DataError(
+            f"{path.name}: {broken.sum()} of {len(x)} samples are not finite, the first is {broken.argmax()}"
+        )
     if not labels:
         return Samples(x, np.full(len(x), -1, np.int64), notes=found.notes())
     names = class_names(path.name, arrays)
@@ -61,6 +67,17 @@ def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True) 
     if names is not None and y.max() >= len(names):
         raise DataError(f"{path.name}: label {y.max()} is outside the {len(names)} class_names")
     return Samples(x, y, names, found.notes())
+
+
+def check_layout(name: str, arrays: Tensors, shape: Sequence[int]) -> None:
+    """Raises DataError where samples have the model's dimensions in another order: read so, they are scrambled."""
+    x = arrays.get("x")
+    given, taken = ([n for n in dims if n > 1] for dims in (() if x is None else x.shape[1:], shape))
+    if x is not None and given != taken and sorted(given) == sorted(taken):
+        raise DataError(
+            f"{name}: a sample has shape {x.shape[1:]}, the model takes {tuple(shape)}: transpose the samples, "
+            "or flatten them where their values lie in the model's order"
+        )
 
 
 def compact(x: AnyArray) -> AnyArray:
@@ -75,7 +92,10 @@ def compact(x: AnyArray) -> AnyArray:
 
 def labels_of(name: str, arrays: Tensors, samples: int) -> I64:
     """Labels (N,) as whole numbers, -1 everywhere where the file has none."""
-    labels = arrays.get("y" if "x" in arrays else "label")
+    key = "y" if "x" in arrays else "label"
+    labels = arrays.get(key)
+    if labels is None and (other := [word for word in LIKE_LABELS if word in arrays]):
+        raise DataError(f"{name}: has {other[0]!r} but no {key!r}: labels are {key!r} (--head values needs none)")
     if labels is None:
         return np.full(samples, -1, dtype=np.int64)
     if labels.shape != (samples,):
