@@ -186,6 +186,8 @@ def input_map(net: FloatNet, samples: Samples, how: Calibration) -> Affine:
         return Affine(calibrate.spiking_input_scale(net, samples.x, net.encoder.full_scale), 0)
     if net.input is not None:
         return net.input
+    if net.input_scale is not None:
+        return Affine(net.input_scale, 0)
     if samples.x.dtype == np.dtype(input_dtype(net)):
         return Affine(1.0, -input_offset(net))
     whole = net.steps > 1 and not (samples.x % 1).any() and samples.x.min() >= -128 and samples.x.max() <= 127

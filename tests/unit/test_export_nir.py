@@ -307,3 +307,20 @@ def test_foreign_files_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "foreign.nir").write_bytes(data)
     with pytest.raises(ModelError, match=r"foreign.nir: is no"):
         load_nir(tmp_path / "foreign.nir", NirOptions())
+
+
+def test_frames_take_the_scale_that_is_said() -> None:
+    """Events of 0 and 1 at scale 1 might be -128, which synapses that keep their current refuse, unless told otherwise."""
+    from exporters.data import Samples
+    from exporters.twin import quantise_net
+
+    nodes, ones = graph(), np.ones(3, np.float32)
+    nodes["lif"] = nir.CubaLIF(
+        tau_syn=ones * 5e-4, tau_mem=ones * 1e-3, r=ones * 10, v_leak=ones * 0, v_threshold=ones, w_in=ones * 5
+    )
+    facts = {"encoder": "frames", "steps": 6}
+    events = np.random.default_rng(2).integers(0, 2, (8, 6, 4)).astype(np.float32)
+    samples = Samples(events, np.zeros(8, np.int64))
+    for said, scale in ((None, 1.0), (1 / 127, 1 / 127)):
+        net = convert("model.nir", built(nodes, metadata=facts), NirOptions(input_scale=said))
+        assert quantise_net(net, samples).input.scale == scale
