@@ -310,7 +310,7 @@ def test_foreign_files_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_frames_take_the_scale_that_is_said() -> None:
-    """Events of 0 and 1 at scale 1 might be -128, which synapses that keep their current refuse, unless told otherwise."""
+    """Events of 0 and 1 at scale 1 might be -128, which synapses that keep their current refuse."""
     from exporters.data import Samples
     from exporters.twin import quantise_net
 

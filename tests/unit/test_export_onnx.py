@@ -132,7 +132,7 @@ def test_all_unsupported_nodes_are_listed_at_once(tmp_path: Path) -> None:
         load_onnx(saved(tmp_path, model(nodes, {"w1": W1, "w2": W2})))
     assert str(refusal.value) == (
         "net.onnx: 3 nodes are not supported: squash (Det), #3 (Einsum), "
-        "attend (MatMul: takes a value as input 1, where a constant is needed); "
+        "attend (MatMul: multiplies two values as matrices, as attention does); "
         "replace them in the model, or export the part before them with onnx.utils.extract_model"
     )
 
