@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-WORD_MAX: Final = 120
+WORD_MAX: Final = 256  # longer than most paths
 LONG_WORD: Final = re.compile(rf"\S{{{WORD_MAX + 1},}}")
 
 
