@@ -54,6 +54,9 @@ from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_
 
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
+SAMPLE_BYTES: Final = 128 << 10
+"""What the probe of a bundle that learns nothing, and the self-test of any, may take, if their least rows allow it."""
+LEAST_ROWS: Final = (8, 10)  # of self-test and probe
 DEFAULT_BOARDS: Final = ("nucleo-f446", "rpi-zero-2w")
 FORMATS: Final = (".onnx", ".tflite", ".nir")
 UNLABELLED_SHARE: Final = 5  # every so many-th part of samples without labels is kept apart
@@ -156,7 +159,9 @@ def export(
         manifest,
         tensors,
         selftest=selftest(twin, manifest, tensors, samples.take(np.setdiff1d(np.arange(len(samples)), rows))),
-        probe=labelled_rows(twin, samples, held) if samples.labelled else no_probe(manifest),
+        probe=labelled_rows(twin, samples, probe_rows(samples, held, options))
+        if samples.labelled
+        else no_probe(manifest),
         priors=offline_importance(twin, manifest, tensors, samples.take(kept)),
         exemplars=labelled_rows(twin, samples, rows) if len(rows) else None,
         packing={name: best_packing(array) for name, array in tensors.items()},
@@ -316,6 +321,19 @@ def exemplar_rows(y: I64, rows: I64, capacity: int) -> I64:
     return rows[order[label[order] >= 0][:capacity]]
 
 
+def probe_rows(samples: Samples, held: I64, options: Options) -> I64:
+    """Those kept apart; of a bundle that learns nothing, whose probe only shows that it works, what fits the room."""
+    if options.learn != "none":
+        return held
+    return np.sort(exemplar_rows(samples.y, held, affordable(samples, LEAST_ROWS[1], len(held))))
+
+
+def affordable(samples: Samples, least: int, most: int) -> int:
+    """How many samples fit `SAMPLE_BYTES`, a byte a value, within these bounds."""
+    fitting: int = SAMPLE_BYTES // max(1, samples.x[0].size)
+    return min(most, max(least, fitting))
+
+
 def labelled_rows(twin: Twin, samples: Samples, rows: I64) -> Probe:
     """Samples as a bundle stores them, with their labels."""
     return Probe(x=twin.stored(samples.take(rows)), label=samples.y[rows].astype(np.int32))
@@ -355,7 +373,8 @@ def digest(path: Path) -> str:
 
 def selftest(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Selftest:
     """Inputs spread over the data, and the exact scores that the network gives them."""
-    rows = samples.take(np.linspace(0, len(samples) - 1, SELFTEST_ROWS).astype(np.int64))
+    count = affordable(samples, LEAST_ROWS[0], SELFTEST_ROWS)
+    rows = samples.take(np.linspace(0, len(samples) - 1, count).astype(np.int64))
     return Selftest(x=twin.stored(rows), y=measure.scores(manifest, tensors, twin.inputs(rows)))
 
 
