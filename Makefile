@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -66,6 +66,12 @@ bench-digits: $(VENV)/.dev  ## digits in blocks over five seeds: mean and spread
 
 bench-export: data-folder $(VENV)/.dev  ## exports beside ONNX Runtime and LiteRT, same files and inputs, into docs/export-results.md
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/export/bench.py --markdown docs/export-results.md
+
+bench-bits: data-folder $(VENV)/.train  ## what fewer bits cost: uniform widths beside those chosen by the Hessian's trace, into build/bits
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/export/bits.py -o build/bits
+
+bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % density beside chance and magnitude (hours)
+	$(BIN)/python benchmarks/export/ntt.py -o build/ntt.json
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
