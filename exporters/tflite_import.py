@@ -11,6 +11,7 @@ so that its integers come back bit for bit.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,6 +41,8 @@ MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, 
 """What numpy, options and layers raise over numbers that make no sense together."""
 SIMPLIFIED_MAX: Final = 1024
 """Layers among which functions written out in many of them are looked for, which takes its time."""
+BEHIND_CHOICE: Final = ("CAST", "RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+"""What an output may still be after a class was chosen."""
 LISTED: Final = 20
 """Refused operators that a message names."""
 ROOM: Final = 1 << 16
@@ -66,6 +69,7 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
             f"{file}: has {len(model.inputs)} inputs ({', '.join(model.input_names)}), must have one; a state that "
             "goes round through inputs and outputs belongs into the model, as a recurrent layer over all steps"
         )
+    names, model = model.output_names, without_choices(model)
     graph = opened(file, model)
     with np.errstate(all="ignore"):  # what is not finite is refused by name
         walk(file, graph)
@@ -73,7 +77,7 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
     value = graph.values.get(model.outputs[answer])
     if value is None or value.source == INPUT:
         raise ModelError(f"{file}: output {name} is {'a constant' if value is None else 'the input'}, not computed")
-    left = [repr(other) for k, other in enumerate(model.output_names) if k != answer]
+    left = [repr(other) for k, other in enumerate(names) if k != answer or other != model.output_names[k]]
     notes = [f"the answer is {name}; left out: {', '.join(left)}"] if left else []
     source, last = value.source, graph.layers[value.source]
     if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == value.size:
@@ -90,6 +94,38 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
         notes=tuple(notes),
         input=graph.input,
     )
+
+
+def without_choices(model: TfliteModel) -> TfliteModel:
+    """The model with scores as outputs where it gives the place of the largest, under the names of their tensors."""
+    makers = {k: op for op in model.operators for k in op.outputs}
+    readers = Counter((*(index for op in model.operators for index in op.inputs), *model.outputs))
+    outputs, names = list(model.outputs), list(model.output_names)
+    tails: list[TfliteOp] = []
+    for k, index in enumerate(model.outputs):
+        tail = choice(model, makers, readers, index)
+        if tail:
+            outputs[k] = tail[-1].inputs[0]
+            names[k] = model.tensors[outputs[k]].name
+            tails += tail
+    kept = tuple(op for op in model.operators if op not in tails)
+    return replace(model, operators=kept, outputs=tuple(outputs), output_names=tuple(names))
+
+
+def choice(
+    model: TfliteModel, makers: Mapping[int, TfliteOp], readers: Mapping[int, int], index: int
+) -> list[TfliteOp]:
+    """The operators from an output that nothing else reads back to the choice of a class; none without a choice."""
+    tail: list[TfliteOp] = []
+    while index in makers and readers[index] == 1 and makers[index].inputs:
+        tail.append(makers[index])
+        if tail[-1].code == "ARG_MAX":
+            shape = model.tensors[tail[-1].inputs[0]].shape
+            return tail if max(shape, default=1) == math.prod(shape) else []  # one choice, not one for each pixel
+        if tail[-1].code not in BEHIND_CHOICE:
+            return []
+        index = tail[-1].inputs[0]
+    return []
 
 
 def opened(file: str, model: TfliteModel) -> Graph:
@@ -180,11 +216,19 @@ def litert_scores(path: Path, x: AnyArray) -> F32:
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    model = read_tflite(path)
+    outputs = without_choices(model).outputs
     try:
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # a delegate writes to standard error
-        interpreter = Interpreter(str(path), experimental_op_resolver_type=resolver, num_threads=1)
+        interpreter = Interpreter(
+            str(path),
+            experimental_op_resolver_type=resolver,
+            num_threads=1,
+            experimental_preserve_all_tensors=outputs != model.outputs,
+        )
         interpreter.allocate_tensors()
-        entry, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        entry = interpreter.get_input_details()[0]
+        (answer,) = (found for found in interpreter.get_tensor_details() if found["index"] == outputs[0])
         rows = []
         for sample in stored(x.reshape(len(x), *entry["shape"]), entry):
             interpreter.reset_all_variables()
