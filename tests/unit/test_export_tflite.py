@@ -702,6 +702,24 @@ def test_an_lstm_may_be_told_that_its_state_begins_at_zero() -> None:
             made.net(out)
 
 
+def test_a_choice_of_a_class_at_the_end_is_left_out() -> None:
+    """Also where it is cast and turned on the way; one choice for each of many places is none of a class."""
+    for before in ("TANH", "SOFTMAX"):
+        made = Made((1, 4, 6))
+        flat = made.op("TANH", made.op("RESHAPE", made.x, made.constant([1, 24])))
+        scores = made.op(before, flat, beta=1.0)
+        chosen = made.op("ARG_MAX", scores, made.constant(-1), out=("int64", None))
+        end = made.op("RESHAPE", made.op("CAST", chosen, out=("int32", None)), made.constant([1]), out=("int32", None))
+        net = made.net(end)
+        assert net.notes[0] == f"the answer is '{made.tensors[scores].name}'; left out: 'y0'"
+        assert net.outputs == 24
+        both = net_of("made", made.model(scores, end))
+        assert both.notes[0] == "the answer is 'y0'; left out: 'y1'"
+    made = Made((1, 4, 6))
+    with pytest.raises(ModelError, match=r"ARG_MAX .*has no counterpart"):
+        made.net(made.op("ARG_MAX", made.x, made.constant(-1), out=("int64", None)))
+
+
 def test_integers_that_move_keep_their_scale() -> None:
     made = Made((1, 8), "int8", (0.5, 0))
     with pytest.raises(ModelError, match="operator 0 RESHAPE -> 'model/layer2/op': moves integers to another scale"):
