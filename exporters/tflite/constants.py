@@ -11,26 +11,31 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from edgerun.arrays import AnyArray
-from exporters.tflite.graph import FLOATS, Constant, Graph, Unsupported
+from exporters.tflite.graph import FLOATS, Constant, Graph, Unsupported, clip_of
 from exporters.tflite.slices import bounds
 from exporters.tflite_reader import TfliteOp
 
-Fold: TypeAlias = Callable[[Graph, TfliteOp, Sequence[Constant]], Constant]
+Fold: TypeAlias = Callable[[Graph, TfliteOp, Sequence[Constant]], Constant | Sequence[Constant]]
 
 
 def fold(graph: Graph, op: TfliteOp) -> bool:
     """Whether the operator only prepares a constant: then its value is noted. Raises Unsupported."""
-    if op.custom or len(op.outputs) != 1:
+    if op.custom or not op.outputs:
         return False
     if op.code == "SHAPE" and graph.is_value(op, 0):
         graph.constants[op.outputs[0]] = Constant(np.array(graph.value(op).shape, np.int64))
         return True
-    known = [graph.constants[index] for index in op.inputs if index in graph.constants]
-    if op.code not in FOLDS or not known or len(known) != len(op.inputs):
+    given = [index for index in op.inputs if index >= 0]  # those under 0 are left out
+    known = [graph.constants[index] for index in given if index in graph.constants]
+    if op.code not in FOLDS or not known or len(known) != len(given):
         return False
-    found = FOLDS[op.code](graph, op, known)
-    graph.take(found.array.size)
-    graph.constants[op.outputs[0]] = found
+    made = FOLDS[op.code](graph, op, known)
+    found = [made] if isinstance(made, Constant) else made
+    if len(found) != len(op.outputs):
+        raise Unsupported(f"has {len(op.outputs)} outputs, not {len(found)}")
+    for index, constant in zip(op.outputs, found, strict=True):
+        graph.take(constant.array.size)
+        graph.constants[index] = constant
     return True
 
 
@@ -126,6 +131,35 @@ def strided_slice(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Cons
     return Constant(array.reshape(shape))
 
 
+def fully_connected(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Constant:
+    """act(W x + b), as of the zeros that an unrolled loop begins with; in the output's steps where it has a scale."""
+    if any(constant.scale is None and constant.array.dtype.kind != "f" for constant in given):
+        raise Unsupported("computes with integers that have no scale")
+    x, weight, *bias = (constant.real for constant in given)
+    total = x.reshape(-1, weight.shape[1]) @ weight.T
+    graph.take(total.size)
+    total = np.clip(total + (bias[0] if bias else 0), *clip_of(op.options["fused_activation_function"], None))
+    y = graph.model.writes(op)[0]
+    if y.scale is None or y.zero_point is None:
+        return Constant(total.astype(np.float32))
+    ends = np.iinfo(y.dtype)
+    q = np.clip(np.rint(total / y.scale) + y.zero_point, ends.min, ends.max)
+    return Constant(q.astype(y.dtype), y.scale, y.zero_point)
+
+
+def split(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Sequence[Constant]:
+    """Parts of one size."""
+    (axis,) = numbers(given[0])
+    return [moved(given[1], part) for part in np.split(given[1].array, len(op.outputs), axis=axis)]
+
+
+def split_v(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Sequence[Constant]:
+    """Parts of the sizes that the file gives, -1 for the one that takes what is left."""
+    array, sizes, (axis,) = given[0].array, numbers(given[1]), numbers(given[2])
+    sizes = [array.shape[axis] - sum(sizes) - 1 if size == -1 else size for size in sizes]
+    return [moved(given[0], part) for part in np.split(array, np.cumsum(sizes)[:-1], axis=axis)]
+
+
 def arithmetic(function: Callable[[AnyArray, AnyArray], AnyArray]) -> Fold:
     def run(graph: Graph, op: TfliteOp, given: Sequence[Constant]) -> Constant:
         a, b = whole(given)
@@ -149,6 +183,9 @@ FOLDS: Final[Mapping[str, Fold]] = MappingProxyType(
         "PACK": pack,
         "CONCATENATION": concatenation,
         "STRIDED_SLICE": strided_slice,
+        "FULLY_CONNECTED": fully_connected,
+        "SPLIT": split,
+        "SPLIT_V": split_v,
         "ADD": arithmetic(np.add),
         "SUB": arithmetic(np.subtract),
         "MUL": arithmetic(np.multiply),

@@ -702,6 +702,35 @@ def test_an_lstm_may_be_told_that_its_state_begins_at_zero() -> None:
             made.net(out)
 
 
+def test_what_an_unrolled_loop_computes_of_its_zeros_is_a_constant() -> None:
+    """With an open batch a converter leaves W 0 + b in the file, cut into gates, behind a shape that it fills."""
+    weight, bias = np.ones((6, 3), np.float32), np.arange(6, dtype=np.float32) - 1
+    for code in ("SPLIT", "SPLIT_V"):
+        made = Made((1, 4, 6))
+        zeros = made.op("FILL", made.constant([1, 3]), made.constant(0.0, "float32"))
+        state = made.op(
+            "FULLY_CONNECTED",
+            made.op("ADD", zeros, made.constant(0.5, "float32")),
+            made.constant(weight, "float32"),
+            made.constant(bias, "float32"),
+            fused_activation_function="RELU6",
+        )
+        inputs = (made.constant(1), state) if code == "SPLIT" else (state, made.constant([3, -1]), made.constant(1))
+        first = made.op(code, *inputs, count=2)
+        total = made.op("FULLY_CONNECTED", first + 1, made.constant(np.ones((1, 3)), "float32"), -1)
+        want = X.reshape(5, -1) + np.clip(1.5 + bias, 0, 6)[3:].sum()
+        np.testing.assert_allclose(computed(made, made.op("ADD", made.x, total)), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_quantised_constant_state_is_rounded_as_its_output_says() -> None:
+    made = Made((1, 2), "int8", (0.5, 0))
+    given = made.constant([[10, -4]], "int8", (0.1, 0)), made.constant([[100, 50], [10, 0]], "int8", (0.01, 0))
+    bias = made.constant([500, -100], "int32", (0.001, 0))
+    state = made.op("FULLY_CONNECTED", *given, bias, out=("int8", (0.2, 1)))  # 1.3 and 0 in real numbers
+    net = made.net(made.op("ADD", made.x, state, out=("int8", (0.1, 0))))
+    np.testing.assert_allclose(answers(net, np.zeros((1, 2), np.float32)), [[1.2, 0.0]], atol=1e-6)
+
+
 def test_a_choice_of_a_class_at_the_end_is_left_out() -> None:
     """Also where it is cast and turned on the way; one choice for each of many places is none of a class."""
     for before in ("TANH", "SOFTMAX"):
