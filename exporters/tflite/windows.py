@@ -12,7 +12,7 @@ import numpy as np
 
 from edgerun.arrays import F32, F64
 from edgerun.layers.window import Pair, Sides
-from exporters.nodes import Affine, FloatConv, FloatDense, FloatDepthwise, FloatLstm, FloatPad, FloatPool
+from exporters.nodes import Affine, FloatConv, FloatDense, FloatDepthwise, FloatLstm, FloatPad, FloatPool, FloatUnary
 from exporters.nodes.conv import ungroup
 from exporters.tflite.graph import (
     VALUES_MAX,
@@ -283,7 +283,10 @@ ABSENT: Final = (
 
 
 def lstm(graph: Graph, op: TfliteOp) -> Value:
-    """Gates i, f, g, o: weights 1-4, recurrent weights 5-8, biases 12-15; one scale for each of the eight matrices."""
+    """Gates i, f, g, o: weights 1-4, recurrent weights 5-8, biases 12-15; one scale for each of the eight matrices.
+
+    An output by another map than the hidden state's, as that of a bidirectional layer, is a table behind the layer.
+    """
     x = graph.value(op)
     for what, places in ABSENT:
         if any(graph.has(op, k) for k in places):
@@ -300,6 +303,8 @@ def lstm(graph: Graph, op: TfliteOp) -> Value:
         raise Unsupported(f"weights of shape {(units, inputs)} on a value of shape {x.shape}")
     biases = [bias_of(graph, op, 12 + k, x, weights[k][1], units) for k in range(GATES)]
     state, limit = cell(states(graph, op), float(op.options["cell_clip"]))
+    y = graph.fixed(op)
+    hidden = state[0] if state else y
     layer = FloatLstm(
         graph.name(op),
         steps,
@@ -312,9 +317,13 @@ def lstm(graph: Graph, op: TfliteOp) -> Value:
         cell_clip=limit,
         state_scales=state,
         sources=(x.source,),
-        output=graph.fixed(op),
+        output=hidden,
     )
-    return graph.add(layer, (*x.shape[:-1], units))
+    found = graph.add(layer, (*x.shape[:-1], units))
+    if y == hidden:
+        return found
+    remapped = FloatUnary(graph.name(op, "-output"), layer.shape, "identity", sources=(layer.name,), output=y)
+    return graph.add(remapped, found.shape)
 
 
 def joint(scales: Sequence[F64 | None]) -> F64 | None:

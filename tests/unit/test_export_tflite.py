@@ -702,6 +702,24 @@ def test_an_lstm_may_be_told_that_its_state_begins_at_zero() -> None:
             made.net(out)
 
 
+def test_an_lstm_may_give_its_output_by_another_map_than_its_state() -> None:
+    """As each direction of a bidirectional one does, whose halves are joined: a table stands behind the layer."""
+    made, zero = Made((1, 4, 6), "int8", (0.05, 0)), np.zeros(2)
+    narrow = [made.constant(np.full((2, n), 40), "int8", (0.01, 0)) for n in (6, 2) for _ in range(4)]
+    bias = [made.constant(zero, "int32", (0.05 * 0.01, 0)) for _ in range(4)]
+    states = made.tensor((1, 2), "int8", (1 / 128, 0)), made.tensor((1, 2), "int16", (2.0**-11, 0))
+    inputs = (made.x, *narrow, *[-1] * 3, *bias, -1, -1, *states)
+    found = made.op("UNIDIRECTIONAL_SEQUENCE_LSTM", *inputs, out=("int8", (0.02, 5)), fused_activation_function="TANH")
+    net = made.net(found)
+    assert [type(layer) for layer in net.layers] == [FloatLstm, FloatUnary]
+    x = (np.random.default_rng(5).integers(-60, 60, (40, 4, 6)) * 0.05).astype(np.float32)
+    samples = Samples(x, np.zeros(40, np.int64), ())
+    twin = quantise_net(net, samples)
+    got = measure.scores(measure.bare_manifest(twin, net.outputs), twin.tensors, twin.inputs(samples))
+    np.testing.assert_allclose((got - 5) * 0.02, answers(net, x), rtol=0, atol=0.025)
+    assert twin.parts[-1].output == Affine(0.02, 5)
+
+
 def test_what_an_unrolled_loop_computes_of_its_zeros_is_a_constant() -> None:
     """With an open batch a converter leaves W 0 + b in the file, cut into gates, behind a shape that it fills."""
     weight, bias = np.ones((6, 3), np.float32), np.arange(6, dtype=np.float32) - 1
