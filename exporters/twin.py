@@ -22,7 +22,17 @@ from exporters import calibrate
 from exporters.calibrate import MINMAX, Calibration, Observer
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
-from exporters.nodes import Affine, FloatDense, FloatLayer, FloatLif, FloatReadout, Quantised, Range
+from exporters.nodes import (
+    Affine,
+    FloatCells,
+    FloatDense,
+    FloatIntegrators,
+    FloatLayer,
+    FloatLif,
+    FloatReadout,
+    Quantised,
+    Range,
+)
 from exporters.nodes.conv import Filters
 from exporters.nodes.recurrent import FloatRecurrent
 from exporters.nodes.spiking import FloatDenseSum
@@ -32,6 +42,10 @@ InputDType: TypeAlias = Literal["int8", "uint8"]
 MEMBRANE_REACH: Final = 8.0  # thresholds that an int16 in Q3.12 holds
 BLOCK: Final = 64  # samples that run side by side
 REACH_SAMPLES: Final = 512  # for the reach of membranes and readouts
+EVENT: Final = Affine(1 / 127, 0)  # events of 0 and 1: nothing larger than 128/127 can come in
+EVENT_NOTE: Final = (
+    "input: events of 0 and 1 are 0 and 127 steps of 1/127, so that synaptic currents fit (--input-scale 1 keeps them)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +127,7 @@ def bare_twin(net: FloatNet, samples: Samples, how: Calibration) -> tuple[Twin, 
         dtype = other_dtype(net, entry.scale)
     zero_point = entry.zero_point + input_offset(net)
     spec = InputSpec(shape=net.input_shape, dtype=dtype, scale=entry.scale, zero_point=zero_point)
-    return Twin(net, spec, ()), entry
+    return Twin(net, spec, (), (EVENT_NOTE,) if entry is EVENT else ()), entry
 
 
 def observed(bare: Twin, samples: Samples, *, keep: bool) -> dict[str, Observer]:
@@ -180,7 +194,7 @@ def input_map(net: FloatNet, samples: Samples, how: Calibration) -> Affine:
     """What one integer of the input stands for: the file's word, the encoder's, or the range of the data.
 
     Kept as they are: data in the input's own dtype, which a device takes as quantised, and recordings of whole numbers
-    that fit int8.
+    that fit int8; but events of 0 and 1 into synaptic currents are `EVENT`.
     """
     if isinstance(net.encoder, PhaseRate):
         return Affine(calibrate.spiking_input_scale(net, samples.x, net.encoder.full_scale), 0)
@@ -191,7 +205,14 @@ def input_map(net: FloatNet, samples: Samples, how: Calibration) -> Affine:
     if samples.x.dtype == np.dtype(input_dtype(net)):
         return Affine(1.0, -input_offset(net))
     whole = net.steps > 1 and not (samples.x % 1).any() and samples.x.min() >= -128 and samples.x.max() <= 127
+    if whole and samples.x.min() >= 0 and samples.x.max() <= 1 and keeps_currents(net):
+        return EVENT
     return Affine(1.0, 0) if whole else calibrate.reach(samples.x, how).affine()
+
+
+def keeps_currents(net: FloatNet) -> bool:
+    """Whether synapses add up what comes in over the steps, so that inputs which never come would count many times."""
+    return any(isinstance(layer, FloatCells | FloatIntegrators) and layer.alpha is not None for layer in net.layers)
 
 
 def saturation_notes(twin: Twin, samples: Samples) -> tuple[str, ...]:

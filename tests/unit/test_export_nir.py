@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +321,10 @@ def test_frames_take_the_scale_that_is_said() -> None:
     facts = {"encoder": "frames", "steps": 6}
     events = np.random.default_rng(2).integers(0, 2, (8, 6, 4)).astype(np.float32)
     samples = Samples(events, np.zeros(8, np.int64))
-    for said, scale in ((None, 1.0), (1 / 127, 1 / 127)):
+    for said, given, scale in ((None, events, 1 / 127), (1.0, events, 1.0), (None, 2 * events, 1.0)):
         net = convert("model.nir", built(nodes, metadata=facts), NirOptions(input_scale=said))
-        assert quantise_net(net, samples).input.scale == scale
+        twin = quantise_net(net, replace(samples, x=given))
+        assert twin.input.scale == scale
+        assert any("--input-scale" in note for note in twin.notes) is (scale != 1.0)
+    nodes["lif"] = graph()["lif"]
+    assert quantise_net(convert("model.nir", built(nodes, metadata=facts), NirOptions()), samples).input.scale == 1.0
