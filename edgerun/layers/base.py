@@ -200,6 +200,21 @@ class LayerRecord(Record, frozen=True, kw_only=True):
         return tensors[f"{self.name}.{part}"]
 
 
+class VectorLayer(LayerRecord, frozen=True, kw_only=True):
+    """The base of layers that take one flat vector and give another."""
+
+    inputs: Count
+    outputs: Count
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.inputs,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.outputs,)
+
+
 # ------------------------------------------------------------------ checks and proofs that several kinds share
 
 

@@ -9,11 +9,10 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers.base import (
     Certificate,
-    Count,
     Field,
     Int8,
-    LayerRecord,
     Tensors,
+    VectorLayer,
     Work,
     certify_weights,
     describe_scales,
@@ -22,15 +21,13 @@ from edgerun.layers.base import (
 )
 
 
-class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
+class Dense(VectorLayer, tag="dense", frozen=True, kw_only=True):
     """y = requant(W x + b), int8 in and out. Tensors: `<name>.weight` int8 (out, in), `<name>.bias` int32 (out,),
     `<name>.multiplier` int32 (out,), `<name>.shift` uint8 (out,). The bias holds the folded input zero point.
 
     Where it is `asymmetric`, there is `<name>.weight_zero` int8 (out,) too, and W = weight - weight_zero.
     """
 
-    inputs: Count
-    outputs: Count
     zero_point: Int8 = 0
     qmin: Int8 = -128
     qmax: Int8 = 127
@@ -40,14 +37,6 @@ class Dense(LayerRecord, tag="dense", frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.qmin > self.qmax:
             raise SpecError(f"qmin {self.qmin} is above qmax {self.qmax}")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.inputs,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.outputs,)
 
     def fields(self) -> tuple[Field, ...]:
         return weight_fields((self.outputs, self.inputs), asymmetric=self.asymmetric)

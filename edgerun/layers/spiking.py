@@ -28,6 +28,7 @@ from edgerun.layers.base import (
     Requant,
     State,
     Tensors,
+    VectorLayer,
     Work,
     magnitude,
     refuse_above,
@@ -50,7 +51,7 @@ Exponent: TypeAlias = Annotated[int, Meta(ge=0, le=40)]
 Shape: TypeAlias = Annotated[tuple[Count, ...], Meta(min_length=1, max_length=3)]
 
 
-class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
+class Lif(VectorLayer, tag="lif", frozen=True, kw_only=True):
     """Recurrent leaky integrate-and-fire neurons, adaptive where `adaptive` is set (ALIF).
 
     Step order: leak, add input, spikes of the previous step and bias, compare, reset. Membrane in Q3.12.
@@ -59,8 +60,6 @@ class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
     Q3.12.
     """
 
-    inputs: Count
-    outputs: Count
     weight_exponent: Annotated[int, Meta(ge=0, le=20)]  # f: a weight is w * 2**-f
     recurrent: bool = True
     adaptive: bool = False
@@ -70,14 +69,6 @@ class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
     refractory_steps: Annotated[int, Meta(ge=0, le=255)] = 0
 
     stateful: ClassVar[bool] = True
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.inputs,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.outputs,)
 
     def fields(self) -> tuple[Field, ...]:
         m, n = self.inputs, self.outputs
@@ -127,25 +118,15 @@ class Lif(LayerRecord, tag="lif", frozen=True, kw_only=True):
         return self.outputs if self.recurrent else 0
 
 
-class Readout(LayerRecord, tag="readout", frozen=True, kw_only=True):
+class Readout(VectorLayer, tag="readout", frozen=True, kw_only=True):
     """Leaky integrators, one a class: y <- kappa * y + W z + b in Q7.24. Its value after the last step is the logit.
 
     Tensors: `<name>.input` int8 (in, n) pre-major, `<name>.bias` int32 (n,) in Q7.24, `<name>.kappa` uint16 (n,) Q0.15.
     """
 
-    inputs: Count
-    outputs: Count
     weight_exponent: Annotated[int, Meta(ge=0, le=20)]
 
     stateful: ClassVar[bool] = True
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.inputs,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.outputs,)
 
     def fields(self) -> tuple[Field, ...]:
         n = self.outputs
@@ -180,21 +161,11 @@ class Readout(LayerRecord, tag="readout", frozen=True, kw_only=True):
 # ------------------------------------------------------------------ synapses
 
 
-class DenseSum(LayerRecord, tag="dense-sum", frozen=True, kw_only=True):
+class DenseSum(VectorLayer, tag="dense-sum", frozen=True, kw_only=True):
     """s = W (x - zero_point), raw sums for neurons of another layer. Tensor: `<name>.weight` int8 (in, n) pre-major."""
 
-    inputs: Count
-    outputs: Count
     zero_point: Int8 = 0  # of the input
     output_bound: Sum = F32_EXACT  # the largest |s|; what the layers behind rest on
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.inputs,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.outputs,)
 
     def fields(self) -> tuple[Field, ...]:
         return (Field("weight", "int8", (self.inputs, self.outputs), *WEIGHT),)
@@ -465,7 +436,7 @@ class Integrators(OnSums, tag="integrators", frozen=True, kw_only=True):
         return f"{'x'.join(map(str, self.shape))}, sum = s / 2^{self.weight_exponent}, the {self.reading} value is read"
 
 
-class SLstm(LayerRecord, tag="slstm", frozen=True, kw_only=True):
+class SLstm(VectorLayer, tag="slstm", frozen=True, kw_only=True):
     """Long short-term memory whose hidden values are membranes: U = o * tanh(A), less the reset; a spike where U is at
     its threshold.
 
@@ -473,8 +444,6 @@ class SLstm(LayerRecord, tag="slstm", frozen=True, kw_only=True):
     and leaves the cell as it is.
     """
 
-    inputs: Count
-    outputs: Count
     reset: Reset = "none"
     hidden_map: Requant = Requant(multiplier=1, shift=8)  # from a membrane in Q0.15 to the int8 that goes back
     input_bound: Annotated[int, Meta(ge=1, le=128)] = 128
@@ -499,14 +468,6 @@ class SLstm(LayerRecord, tag="slstm", frozen=True, kw_only=True):
             cell_exponent=self.cell_exponent,
             cell_limit=self.cell_limit,
         )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.inputs,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.outputs,)
 
     @property
     def sums(self) -> int:
