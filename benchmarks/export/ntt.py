@@ -1,14 +1,18 @@
 """Sparse MNIST nets 784-300-100-10 whose masks were made without a label: neural tangent transfer beside a random mask
 and the largest weights of the same random start, all trained alike with labels afterwards.
 
-    python benchmarks/export/ntt.py [--seeds 0 1 2] [--density 0.03] [--iterations 12000] [--epochs 50] [-o FILE.json]
+    python benchmarks/export/ntt.py [--seeds 1 2 3 4 5] [--iterations 12000] [--epochs 50] [-o FILE.json]
 
-Needs EDGERUN_DATA and the extra train; about six minutes a seed on one thread.
+A random mask so sparse often leaves an output without a single weight, which costs a whole class. `random_reached`
+draws again until every output has one, so that masks are compared and not that accident. Rate, batch and iterations
+were chosen on seed 0, whose figures are therefore not among those reported. Needs EDGERUN_DATA and the extra train;
+about fifteen minutes a seed on one thread; FILE.json grows seed by seed, and seeds in it are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -50,12 +54,19 @@ def packed_bytes(net: FloatNet) -> int:
     )
 
 
+def reached_by_chance(net: FloatNet, density: float, seed: int) -> FloatNet:
+    """A random mask that leaves no output without a weight."""
+    draws = (by_chance(net, density, 1000 * seed + k) for k in itertools.count())
+    return next(sparse for sparse in draws if sparse.layers[-1].weight.any(axis=1).all())
+
+
 def one_seed(seed: int, args: argparse.Namespace, learn: Samples, test: Samples) -> dict[str, Any]:
     whole = ntt.fresh(SIZES, seed)
     how = ntt.Transfer(iterations=args.iterations)
     makers = {
         "ntt": lambda: ntt.transfer(whole, learn.x, args.density, how, seed),
         "random": lambda: by_chance(whole, args.density, seed),
+        "random_reached": lambda: reached_by_chance(whole, args.density, seed),
         "magnitude": lambda: magnitude(whole, args.density),
     }
     found: dict[str, Any] = {"seed": seed}
@@ -76,7 +87,7 @@ def one_seed(seed: int, args: argparse.Namespace, learn: Samples, test: Samples)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--density", type=float, default=0.03)
     parser.add_argument("--iterations", type=int, default=12000)
     parser.add_argument("--epochs", type=int, default=50)
@@ -84,14 +95,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     learn, test = (samples_of(part) for part in data.pictures("mnist.npz", 60_000, 10_000, data.flat))
-    found = {
-        "density": args.density,
-        "iterations": args.iterations,
-        "epochs": args.epochs,
-        "runs": [one_seed(seed, args, learn, test) for seed in args.seeds],
-    }
-    if args.output:
-        args.output.write_text(json.dumps(found, indent=2) + "\n")
+    found = {"density": args.density, "iterations": args.iterations, "epochs": args.epochs, "runs": []}
+    if args.output and args.output.exists():
+        found = json.loads(args.output.read_text())
+        if any(found[key] != getattr(args, key) for key in ("density", "iterations", "epochs")):
+            parser.error(f"{args.output} holds runs with other settings; name another file")
+    for seed in args.seeds:
+        if seed in [run["seed"] for run in found["runs"]]:
+            continue
+        found["runs"].append(one_seed(seed, args, learn, test))
+        if args.output:
+            args.output.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
