@@ -1,25 +1,23 @@
-"""`edgerun export`: a trained model file and some data become one bundle.
+"""A trained model file and some data become one bundle.
 
 file -> float layers -> ranges on data -> integer layers -> head -> measured against the float model -> packed
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Final, Literal, TypeAlias, cast
 
 import msgspec
 import numpy as np
 
 from edgerun.arrays import I64, Tensors
-from edgerun.boards import BOARDS
 from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read_bundle
-from edgerun.errors import DataError, MissingExtra, ModelError, Refused
+from edgerun.errors import DataError, ModelError
 from edgerun.graph import is_reserved
 from edgerun.learn.eprop import EPropRule
 from edgerun.packing import best_packing
@@ -36,20 +34,18 @@ from edgerun.spec import (
     encode_manifest,
 )
 from exporters import data, measure
-from exporters.calibrate import METHODS, MINMAX, Calibration
+from exporters.calibrate import MINMAX, Calibration
 from exporters.data import Samples
 from exporters.explain import explain
-from exporters.files import write
 from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
 from exporters.learning import learning_plan
 from exporters.nodes import Reset
-from exporters.page import page
-from exporters.progress import Say, silent, teller
-from exporters.report import Accuracy, Report, render
-from exporters.slim import EPOCHS, Bits, Diet, Slim, slim
+from exporters.progress import Say, silent
+from exporters.report import Accuracy, Report
+from exporters.slim import Diet, Slim, slim
 from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, saturation_notes, widen_readout
 
 SELFTEST_ROWS: Final = 16
@@ -57,7 +53,6 @@ PROBE_ROWS: Final = (50, 128)
 SAMPLE_BYTES: Final = 128 << 10
 """What the probe of a bundle that learns nothing, and the self-test of any, may take, if their least rows allow it."""
 LEAST_ROWS: Final = (8, 10)  # of self-test and probe
-DEFAULT_BOARDS: Final = ("nucleo-f446", "rpi-zero-2w")
 FORMATS: Final = (".onnx", ".tflite", ".nir")
 UNLABELLED_SHARE: Final = 5  # every so many-th part of samples without labels is kept apart
 HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
@@ -392,158 +387,3 @@ def describe(
         sections=tuple((section.name, section.length) for section in bundle.sections),
         notes=(*notes, *twin.net.notes, *twin.notes),
     )
-
-
-# ------------------------------------------------------------------ the command
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL.{onnx,tflite,nir}", help="a trained model")
-    parser.add_argument(
-        "--calibrate",
-        type=Path,
-        required=True,
-        metavar="DATA.npz",
-        help="x, and y where it is labelled: ranges, class means, self-test, probe",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.edgb", help="the bundle to write")
-    parser.add_argument("--test", type=Path, metavar="DATA.npz", help="measure accuracy on these samples instead")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE.{html,json}",
-        help="explain layer by layer and class by class, as a page to look at or as JSON",
-    )
-    parser.add_argument(
-        "--board", choices=sorted(BOARDS), action="append", help=f"energy on this board; {' and '.join(DEFAULT_BOARDS)}"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a page")
-    parser.add_argument("--sign", metavar="KEY", action="append", default=[], help="sign with this private key")
-    model = parser.add_argument_group("the bundle")
-    model.add_argument(
-        "--learn", choices=("none", "prototypes", "eprop"), default="none", help="what the device may learn"
-    )
-    model.add_argument(
-        "--head",
-        choices=("logits", "prototypes", "values"),
-        help="who decides; follows --learn where not given. values: nobody, the outputs are the answer; so also where "
-        "the data have neither labels nor class names",
-    )
-    model.add_argument(
-        "--window",
-        choices=get_args(Fit),
-        default="fit",
-        help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
-    )
-    model.add_argument("--features", metavar="LAYER", help="what prototypes look at: any layer but a readout")
-    model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")
-    model.add_argument("--capacity", type=int, metavar="N", help="how many classes the device may know in the end")
-    model.add_argument("--name", help="the model's name; the file's where not given")
-    model.add_argument(
-        "--seq", type=int, default=0, metavar="N", help="rises with every release: devices refuse lower ones"
-    )
-    model.add_argument("--device-class", default="any", metavar="NAME", help="which devices may run it")
-    model.add_argument(
-        "--calibration",
-        choices=("auto", *METHODS),
-        default="auto",
-        help="how ranges are chosen; auto tries them all and keeps what changes the answers least",
-    )
-    model.add_argument(
-        "--percentile", type=float, metavar="P", help="ranges that hold P per cent of the values, 90 to 100"
-    )
-    bytes_ = parser.add_argument_group("fewer bytes")
-    bytes_.add_argument(
-        "--bits", choices=get_args(Bits), default="8", help="of a weight; auto: few where the loss minds it least"
-    )
-    bytes_.add_argument("--flash", type=float, metavar="KB", help="what all weights may take, with --bits auto")
-    bytes_.add_argument("--prune", type=float, metavar="SHARE", help="keep this share of each layer's weights")
-    bytes_.add_argument(
-        "--finetune",
-        type=int,
-        metavar="EPOCHS",
-        help=f"train what is left; {EPOCHS} where torch is there, needs no labels",
-    )
-    spiking = parser.add_argument_group("what a NIR file may leave open")
-    spiking.add_argument("--reset", choices=("subtract", "zero", "none"), help="what a spike does to the membrane")
-    spiking.add_argument("--reset-delay", type=int, choices=(0, 1), help="1: the reset acts one step after the spike")
-    spiking.add_argument("--readout", choices=("last",), help="the last LIF layer is a readout that does not spike")
-    spiking.add_argument(
-        "--encoder", choices=("phase-rate", "frames", "constant"), help="how inputs arrive, step by step"
-    )
-    spiking.add_argument("--steps", type=int, metavar="N", help="time steps of one sample")
-    spiking.add_argument("--full-scale", type=int, metavar="N", help="the input value that spikes in every step")
-    spiking.add_argument("--dt", type=float, metavar="S", help="seconds that one time step stands for (1e-4)")
-    spiking.add_argument("--input-scale", type=float, metavar="X", help="what one step of the input stands for")
-    parser.epilog = (
-        "example:\n  edgerun export digits.onnx --calibrate digits.npz -o digits.edgb\n"
-        "  edgerun export digits.nir --calibrate digits.npz --learn eprop --capacity 10 -o digits.edgb"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    check_outputs(args)
-    signers = [signer(key) for key in args.sign]
-    boards = (args.board or list(DEFAULT_BOARDS)) if args.report else None
-    tell = teller(wanted=not args.json)
-    try:
-        made = export(
-            args.model, args.calibrate, options_of(args), test=args.test, sign=signers, boards=boards, say=tell
-        )
-    finally:
-        tell("")
-    write(args.output, made.data)
-    as_json = msgspec.json.format(msgspec.json.encode(made.report))
-    if args.report:
-        write(args.report, page(made.report).encode() if args.report.suffix == ".html" else as_json + b"\n")
-    print(as_json.decode() if args.json else f"{args.output}\n{render(made.report)}")
-    return 0
-
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Raises Refused where a file to write lies in no folder, or is one of those to read."""
-    read = [path for path in (args.model, args.calibrate, args.test) if path is not None and path.exists()]
-    for option, path in (("-o", args.output), ("--report", args.report)):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise Refused(f"{option} {path}: there is no folder {path.parent}")
-        if path.exists() and any(path.samefile(other) for other in read):
-            raise Refused(f"{option} {path} is a file to read, and would be lost")
-    if args.report is not None and args.report.resolve() == args.output.resolve():
-        raise Refused(f"-o and --report are both {args.output}")
-
-
-def options_of(args: argparse.Namespace) -> Options:
-    """Arguments as Options. Raises DataError for numbers out of range."""
-    given: dict[str, Any] = {name: getattr(args, name, None) for name in Options.__slots__}
-    given["diet"] = Diet(bits=args.bits, flash_kb=args.flash, prune=args.prune, finetune=args.finetune)
-    given["calibration"] = calibration_of(args.calibration, args.percentile)
-    if args.classes is not None:
-        given["classes"] = tuple(name.strip() for name in args.classes.split(","))
-    if args.reset_delay is not None:
-        given["reset_delay"] = bool(args.reset_delay)
-    for name in ("input_scale", "dt"):
-        if given[name] is not None and not 0 < given[name] < float("inf"):
-            raise DataError(f"--{name.replace('_', '-')} {given[name]} is not positive and finite")
-    for name in ("capacity", "steps", "full_scale"):
-        if given[name] is not None and given[name] < 1:
-            raise DataError(f"--{name.replace('_', '-')} {given[name]} is under 1")
-    return Options(**given)
-
-
-def calibration_of(method: str, percentile: float | None) -> Calibration | None:
-    """The calibration that arguments name; None for the best of all. Raises DataError."""
-    if percentile is None:
-        return None if method == "auto" else Calibration(method)  # type: ignore[arg-type]  # argparse chose
-    if method not in ("auto", "percentile"):
-        raise DataError(f"--percentile goes with --calibration percentile, not {method}")
-    return Calibration("percentile", percentile)
-
-
-def signer(key: str) -> Signer:
-    try:
-        from exporters.keys import file_signer
-    except ModuleNotFoundError:
-        raise MissingExtra("export --sign", "sign", "cryptography") from None
-    return file_signer(key)

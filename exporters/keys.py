@@ -1,8 +1,7 @@
-"""`edgerun keys`: make and show the Ed25519 keys that sign bundles and commands."""
+"""Ed25519 keys that sign bundles and commands: made, shown and used."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Final
@@ -10,44 +9,14 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from edgerun.bundle import Signer, countersign, open_bundle
+from edgerun.bundle import Signer
 from edgerun.errors import Refused
 from edgerun.keys import key_id, read_private_key, read_public_key
-from exporters.files import write
 
 PRIVATE_SUFFIX: Final = ".key"
 PUBLIC_SUFFIX: Final = ".pub"
 PRIVATE_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show | sign")
-    new = verbs.add_parser("new", help="make NAME.key (keep it, tell nobody) and NAME.pub (for devices)")
-    new.add_argument("name", metavar="NAME", help="where to write, without the suffix")
-    show = verbs.add_parser("show", help="print key ids")
-    show.add_argument("files", metavar="FILE", nargs="+", help="files that end in .pub or .key")
-    sign = verbs.add_parser("sign", help="put more signatures on a bundle: its id and content stay")
-    sign.add_argument("bundle", type=Path, metavar="MODEL.edgb", help="a bundle file, changed in place")
-    sign.add_argument("keys", metavar="KEY.key", nargs="+", help="private keys that have not signed it yet")
-    parser.epilog = (
-        "example:\n  edgerun keys new release\n"
-        "  edgerun export model.onnx --calibrate data.npz --sign release.key -o model.edgb\n"
-        "  edgerun keys sign model.edgb safety.key"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    if args.verb == "new":
-        key_file, public_file = new_key(Path(args.name))
-        print(f"{show_key(public_file)}\n{key_file} is secret: whoever has it signs in your name")
-    elif args.verb == "sign":
-        write(args.bundle, countersign(args.bundle.read_bytes(), [file_signer(key) for key in args.keys]))
-        print(f"{args.bundle} is signed by {', '.join(open_bundle(args.bundle).key_ids)}")
-    else:
-        for file in args.files:
-            print(show_key(Path(file)))
-    return 0
 
 
 def new_key(name: Path) -> tuple[Path, Path]:

@@ -18,6 +18,7 @@ from edgerun.bundle import open_bundle, read_bundle
 from edgerun.errors import BundleError, Refused
 from edgerun.keys import key_id, read_private_key, read_public_key, trusted_keys
 from exporters import keys
+from exporters.commands import keys as command
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def open_umask() -> Iterator[None]:
 
 def keys_command(*words: str) -> int:
     parser = ArgumentParser()
-    keys.configure(parser)
-    return keys.run(parser.parse_args(words))
+    command.configure(parser)
+    return command.run(parser.parse_args(words))
 
 
 @pytest.mark.usefixtures("open_umask")

@@ -7,6 +7,6 @@ from typing import Final
 from edgerun.cli import Row
 
 ROWS: Final = (
-    Row("export", "turn a trained model into a bundle", "exporters.export", "export"),
-    Row("keys", "make and show signing keys", "exporters.keys", "sign"),
+    Row("export", "turn a trained model into a bundle", "exporters.commands.export", "export"),
+    Row("keys", "make and show signing keys", "exporters.commands.keys", "sign"),
 )
