@@ -18,8 +18,8 @@ from edgerun.errors import ModelError
 from edgerun.packing import best_packing, pack_array
 from exporters.data import Samples
 from exporters.float_net import FloatNet
-from exporters.nodes.grid import grid_steps, integers, nearest
-from exporters.sensitivity import Weights, bit_layers, traces
+from exporters.rounding import Rounding, roundings
+from exporters.sensitivity import traces
 
 WIDTHS: Final = (2, 4, 8)
 
@@ -33,25 +33,26 @@ def choose_bits(
 
     Raises ModelError where even 2 bits a weight are too many, or nothing is free to choose.
     """
-    weights = bit_layers(net)
-    if not weights:
+    free = roundings(net, samples)
+    if not free:
         raise ModelError("no layer's bits are free to choose")
     found = traces(net, samples) if trace is None else trace
-    costs = [[damage(parts, found[name], bits) for bits in WIDTHS] for name, parts in weights.items()]
-    sizes = [[stored_bytes(parts, bits) for bits in WIDTHS] for parts in weights.values()]
+    costs = [[damage(layer, found[name], bits) for bits in WIDTHS] for name, layer in free.items()]
+    sizes = [[stored_bytes(layer, bits) for bits in WIDTHS] for layer in free.values()]
     chosen = allocate(costs, sizes, budget_bytes)
-    return {name: WIDTHS[k] for name, k in zip(weights, chosen, strict=True)}
+    return {name: WIDTHS[k] for name, k in zip(free, chosen, strict=True)}
 
 
-def damage(weights: Weights, trace: float, bits: int) -> float:
+def damage(layer: Rounding, trace: float, bits: int) -> float:
     """trace / n * |Q(W) - W|**2: twice what rounding to so many bits is expected to add to the loss, at least 0."""
-    error = sum(float(np.square(nearest(weight, bits) - weight).sum()) for weight in weights.values())
-    return max(trace, 0.0) / sum(weight.size for weight in weights.values()) * error
+    rounded = layer.rounded(bits)
+    error = sum(float(np.square(rounded[part] - weight).sum()) for part, weight in layer.weights.items())
+    return max(trace, 0.0) / layer.size * error
 
 
-def stored_bytes(weights: Weights, bits: int) -> int:
+def stored_bytes(layer: Rounding, bits: int) -> int:
     """What the weights of a layer take in a bundle, rounded to so many bits and packed as is best."""
-    rounded = [integers(weight, grid_steps(weight, bits), bits).astype(np.int8) for weight in weights.values()]
+    rounded = [values.astype(np.int8) for values in layer.integers(bits).values()]
     return sum(len(pack_array("weight", values, best_packing(values))) for values in rounded)
 
 

@@ -3,8 +3,8 @@
     trace_l = E[v . H v],  v = +-1 on the weights of layer l, biases excluded       (Hutchinson; Lui and Neftci 2021)
     v . H v = (L(W + h v) - 2 L(W) + L(W - h v)) / h**2,  h = STEP * rms(W_l)
 
-L is the mean cross-entropy of the labels. Only forward passes are needed, so any float net without spikes will do;
-`exporters/training/curvature.py` has the exact product for all of them where torch is there.
+L is the mean cross-entropy of the labels. Only forward passes are needed, so any float net without spikes will do; that
+of spikes moves in jumps. `exporters/training/curvature.py` has the exact product for all of them where torch is there.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ SETTLED: Final = 1e-3  # change of the mean, relative, that ends it
 def bit_layers(net: FloatNet) -> dict[str, Weights]:
     """The weights, by field, of every layer whose bits are free: those that have `bits`, no scale fixed by the file.
 
-    Spiking layers have one power of two as their step, not one step a channel; what is reckoned here is the latter.
+    A number for each neuron, as of neurons that drive themselves, is no such weight.
     """
-    return {
-        layer.name: {part: weight for part in PARTS if (weight := getattr(layer, part, None)) is not None}
+    found = {
+        layer.name: {
+            part: weight for part in PARTS if (weight := getattr(layer, part, None)) is not None and weight.ndim > 1
+        }
         for layer in net.layers
         if hasattr(layer, "bits") and getattr(layer, "weight_scale", None) is None
     }
+    return {name: parts for name, parts in found.items() if parts}
 
 
 def labelled(samples: Samples) -> Samples:

@@ -14,6 +14,7 @@ from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.progress import Say, silent
 from exporters.prune import density_of, magnitude
+from exporters.rounding import Rounding, roundings
 from exporters.sensitivity import bit_layers, labelled, traces
 
 Bits: TypeAlias = Literal["8", "4", "2", "auto"]
@@ -87,7 +88,7 @@ def slim(net: FloatNet, samples: Samples, diet: Diet, say: Say = silent) -> Slim
         notes.append(f"trained {epochs} epochs on the calibration samples, weights rounded as they will be")
     elif diet.finetune is None:
         notes.append("torch is not there: nothing was trained back (pip install 'edgerun[train]')")
-    plot = bits_svg("Sensitivity and bits", rows(net, bits, trace)) if diet.bits == "auto" else ""
+    plot = bits_svg("Sensitivity and bits", rows(roundings(net, samples), bits, trace)) if diet.bits == "auto" else ""
     return Slim(thin, {name: width for name, width in bits.items() if width != 8}, tuple(notes), plot)
 
 
@@ -102,20 +103,19 @@ def sensitivity(net: FloatNet, samples: Samples) -> dict[str, float]:
     return curvature.traces(net, samples)
 
 
-def rows(net: FloatNet, bits: Mapping[str, int], trace: Mapping[str, float]) -> list[LayerBits]:
+def rows(free: Mapping[str, Rounding], bits: Mapping[str, int], trace: Mapping[str, float]) -> list[LayerBits]:
     """What the plot shows of every layer."""
     return [
-        LayerBits(name, trace[name], bits[name], stored_bytes(parts, bits[name]), stored_bytes(parts, 8))
-        for name, parts in bit_layers(net).items()
+        LayerBits(name, trace[name], bits[name], stored_bytes(layer, bits[name]), stored_bytes(layer, 8))
+        for name, layer in free.items()
     ]
 
 
 def bits_of(net: FloatNet, samples: Samples, diet: Diet, trace: Mapping[str, float]) -> dict[str, int]:
     """Bits by layer name, of every layer whose bits are free."""
-    weights = bit_layers(net)
     if diet.bits != "auto":
-        return dict.fromkeys(weights, int(diet.bits))
-    full = sum(stored_bytes(parts, 8) for parts in weights.values())
+        return dict.fromkeys(bit_layers(net), int(diet.bits))
+    full = sum(stored_bytes(layer, 8) for layer in roundings(net, samples).values())
     budget = int(1024 * diet.flash_kb) if diet.flash_kb is not None else int(AUTO_SHARE * full)
     return choose_bits(net, samples, budget, trace)
 

@@ -35,11 +35,14 @@ from exporters.nodes import (
 )
 from exporters.nodes.conv import Filters
 from exporters.nodes.recurrent import FloatRecurrent
-from exporters.nodes.spiking import FloatDenseSum
+from exporters.nodes.spiking import FloatDenseSum, FloatSLstm
 
 InputDType: TypeAlias = Literal["int8", "uint8"]
 
 MEMBRANE_REACH: Final = 8.0  # thresholds that an int16 in Q3.12 holds
+WEIGHED: Final = (
+    FloatDense, Filters, FloatRecurrent, FloatLif, FloatReadout, FloatDenseSum, FloatCells, FloatSLstm
+)  # fmt: skip
 BLOCK: Final = 64  # samples that run side by side
 REACH_SAMPLES: Final = 512  # for the reach of membranes and readouts
 EVENT: Final = Affine(1 / 127, 0)  # events of 0 and 1: nothing larger than 128/127 can come in
@@ -142,7 +145,7 @@ def with_bits(layer: FloatLayer, bits: int) -> FloatLayer:
     """
     if bits == 8:
         return layer
-    if not isinstance(layer, FloatDense | Filters | FloatRecurrent | FloatLif | FloatReadout | FloatDenseSum):
+    if not isinstance(layer, WEIGHED):
         raise ModelError(f"layer {layer.name}: has no weights of {bits} bits")
     return replace(layer, bits=bits)
 

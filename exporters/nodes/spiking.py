@@ -102,8 +102,15 @@ class FloatLif(StatefulLayer):
         """Spike counts of the window."""
         return state["counts"]
 
+    def units(self) -> F64:
+        """(n,)  what a membrane of 4096 stands for: the threshold; where all are zero, a part of the largest drive."""
+        if above_zero(self.name, self.threshold):
+            return self.threshold.astype(np.float64)
+        drive = np.abs(self.weight).sum(axis=1) + np.abs(self.bias)
+        return np.full(self.outputs, float(drive.max()) / 4 or 1.0)
+
     def in_two(self, x: Affine, reach: Range) -> tuple[Quantised, ...]:
-        """The synapse and the neurons, each with an exponent of its own; weights of the recurrence have 8 bits."""
+        """The synapse and the neurons, each with an exponent of its own."""
         synapse = FloatDenseSum(f"{self.name}.sum", self.weight, bits=self.bits, sources=self.sources)
         cells = FloatCells(
             self.name,
@@ -114,6 +121,7 @@ class FloatLif(StatefulLayer):
             beta=self.beta,
             recurrent=self.recurrent,
             reset_delay=self.reset_delay,
+            bits=self.bits,
             sources=(synapse.name,),
         )
         first = synapse.quantise((x,), reach)
@@ -131,12 +139,7 @@ class FloatLif(StatefulLayer):
         x = sources[0]
         if self.recurrent is not None and x.scale != 1:
             return self.in_two(x, reach)
-        if above_zero(self.name, self.threshold):
-            unit = self.threshold.astype(np.float64)
-        else:
-            drive = np.abs(self.weight).sum(axis=1) + np.abs(self.bias)
-            unit = np.full(self.outputs, float(drive.max()) / 4 or 1.0)
-        per_threshold = unit[:, None]
+        per_threshold = self.units()[:, None]
         parts = [self.weight * x.scale / per_threshold]
         if self.recurrent is not None:
             parts.append(self.recurrent / per_threshold)
@@ -485,6 +488,7 @@ class FloatCells(Firing):
     alpha: F32 | None = None
     recurrent: F32 | None = None
     reset_delay: bool = True
+    bits: int = 8  # of an integer weight of a dense recurrence, 2 to 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Cells,)
 
@@ -529,7 +533,7 @@ class FloatCells(Firing):
         recurrence: Literal["none", "diagonal", "dense"] = "none"
         back, clipped = 0, 0.0
         if self.recurrent is not None and self.recurrent.ndim == 2:
-            back, (integers,), clipped = power_of_two([self.recurrent.astype(np.float64) / unit])
+            back, (integers,), clipped = power_of_two([self.recurrent.astype(np.float64) / unit], self.bits)
             parts["recurrent"], recurrence = pre_major(integers), "dense"
         elif self.recurrent is not None:
             parts["recurrent"], recurrence = self.whole(self.recurrent, unit, fraction), "diagonal"

@@ -14,7 +14,7 @@ from torch.nn import functional
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.sensitivity import PROBES, PROBES_LEAST, SETTLED, labelled
-from exporters.training.torch_net import parameters, real_moments, torch_answers
+from exporters.training.torch_net import parameters, seen_by, torch_answers
 
 BATCH = 64
 
@@ -41,13 +41,14 @@ def draws(net: FloatNet, samples: Samples, probes: int, seed: int) -> Iterator[d
     values = parameters(net)
     names = [name for name in values if not name.endswith("bias")]
     weights = [values[name] for name in names]
+    seen = seen_by(net, samples)
     parts = np.array_split(np.arange(len(samples)), -(-len(samples) // BATCH))
     for _ in range(probes):
         v = [2.0 * torch.randint(0, 2, w.shape, generator=generator) - 1.0 for w in weights]
         found = dict.fromkeys((name.rpartition(".")[0] for name in names), 0.0)
         for rows in parts:
             some = samples.take(rows)
-            answers = torch_answers(net, values, real_moments(net, some.x))
+            answers = torch_answers(net, values, seen(some))
             loss = functional.cross_entropy(answers, torch.tensor(some.y))
             slopes = torch.autograd.grad(loss, weights, create_graph=True)
             along = sum((slope * direction).sum() for slope, direction in zip(slopes, v, strict=True))

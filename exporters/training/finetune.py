@@ -18,9 +18,9 @@ from edgerun.arrays import F64
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.nodes import FloatLayer
-from exporters.nodes.grid import grid_steps, on_grid
-from exporters.sensitivity import bit_layers
-from exporters.training.torch_net import TRAINED, Parameters, Tensor, parameters, real_moments, torch_answers
+from exporters.nodes.grid import on_grid
+from exporters.rounding import SHARED, roundings
+from exporters.training.torch_net import TRAINED, Parameters, Tensor, parameters, seen_by, torch_answers
 
 RATE = 3e-4
 BATCH = 64
@@ -40,30 +40,34 @@ def finetune(
     """The same net with weights on their grids, and biases that go with them, after so many passes over the samples.
 
     teacher  whose answers are learned; the net's own where none is named
-    bits  by layer, for those whose bits are free; others keep their weights and learn biases only, as do spiking
-          layers, whose grid has one step. Zeros stay zeros
+    bits  by layer, for those whose bits are free; others keep their weights and learn biases only. Zeros stay zeros
 
-    Adam, its rate falling to 0 along a cosine. The steps of the grids are found once, before it; the layers that come
-    back name them as their `weight_scale`, so that quantising finds the same integers.
+    Adam, its rate falling to 0 along a cosine. The steps of the grids are found once, before it; quantising finds the
+    same integers: layers that come back name the steps as their `weight_scale`, or, where one power of two serves a
+    whole layer, find it again, because only it leaves no error.
     """
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
     wise = teacher or net
-    known, values = parameters(wise, gradients=False), parameters(net)
+    known, values, seen = parameters(wise, gradients=False), parameters(net), seen_by(net, samples)
+    grids = {
+        name: layer
+        for name, layer in roundings(net, samples).items()
+        if name in bits and (hasattr(layer.layer, "weight_scale") or isinstance(layer.layer, SHARED))
+    }
     free = {
         f"{name}.{part}": (bits[name], torch.from_numpy(weight != 0))
-        for name, parts in bit_layers(net).items()
-        if name in bits and hasattr(net.layer(name), "weight_scale")
-        for part, weight in parts.items()
+        for name, layer in grids.items()
+        for part, weight in layer.weights.items()
     }
     trained = [value for name, value in values.items() if name.endswith("bias") or name in free]
     batches = -(-len(samples) // BATCH)
     optimiser = torch.optim.Adam(trained, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
-    steps = {name: grid_steps(values[name].detach().numpy(), width) for name, (width, _) in free.items()}
+    steps = {f"{name}.{part}": s for name, layer in grids.items() for part, s in layer.steps(bits[name]).items()}
     for _ in range(epochs):
         for rows in np.array_split(order.permutation(len(samples)), batches):
-            moments = real_moments(net, samples.x[rows])
+            moments = seen(samples.take(rows))
             with torch.no_grad():
                 wanted = torch.log_softmax(torch_answers(wise, known, moments), dim=-1)
             rounded = dict(values) | {
@@ -94,5 +98,8 @@ def tuned(layer: FloatLayer, values: Parameters, steps: Mapping[str, F64], bits:
             found[part] = values[name].detach().numpy()
         if name in steps:
             found[part] = on_grid(found[part], steps[name], bits[layer.name])
-            found[SCALES[part]] = np.where(steps[name] > 0, steps[name], 1.0)
+            if isinstance(layer, SHARED):
+                found[part] = found[part].astype(np.float32)
+            else:
+                found[SCALES[part]] = np.where(steps[name] > 0, steps[name], 1.0)
     return replace(layer, **found)

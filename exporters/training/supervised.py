@@ -11,7 +11,7 @@ from torch.nn import functional
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.sensitivity import bit_layers
-from exporters.training.torch_net import parameters, real_moments, torch_answers
+from exporters.training.torch_net import parameters, seen_by, torch_answers
 
 
 def train(
@@ -19,7 +19,7 @@ def train(
 ) -> FloatNet:
     """The net after so many passes over labelled samples: Adam on their cross-entropy, its rate falling as a cosine."""
     rng = np.random.default_rng(seed)
-    values = parameters(net)
+    values, seen = parameters(net), seen_by(net, samples)
     masks = {
         f"{name}.{part}": torch.from_numpy(weight != 0)
         for name, parts in bit_layers(net).items()
@@ -30,7 +30,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
     for _ in range(epochs):
         for rows in np.array_split(rng.permutation(len(samples)), batches):
-            answers = torch_answers(net, values, real_moments(net, samples.x[rows]))
+            answers = torch_answers(net, values, seen(samples.take(rows)))
             optimiser.zero_grad()
             functional.cross_entropy(answers, torch.tensor(samples.y[rows])).backward()
             for name, mask in masks.items():

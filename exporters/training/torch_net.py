@@ -2,6 +2,7 @@
 
 Tensors are (N, width) between layers, as everywhere in `exporters`. Spikes are hard going forward; going backward a
 spike is the sigmoid of SLOPE * (U / threshold - 1), which can be differentiated twice, and a reset is a constant.
+Where all thresholds are zero, U is in units of 1.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from edgerun.arrays import AnyArray
 from edgerun.errors import ModelError
 from edgerun.layers.base import INPUT
+from exporters.calibrate import MINMAX
+from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.nodes import (
     FloatAdd,
+    FloatAlphaCells,
+    FloatCells,
     FloatConcat,
     FloatConv,
+    FloatConvSum,
     FloatDense,
+    FloatDenseSum,
     FloatDepthwise,
     FloatGru,
+    FloatIntegrators,
     FloatLayer,
     FloatLayerNorm,
     FloatLif,
@@ -36,13 +43,19 @@ from exporters.nodes import (
     FloatPool,
     FloatReadout,
     FloatSlice,
+    FloatSLstm,
     FloatSoftmax,
+    FloatSumPool,
+    FloatTotal,
     FloatTranspose,
     FloatUnary,
+    StatefulLayer,
 )
 from exporters.nodes.conv import Filters, image_windows
 from exporters.nodes.recurrent import FloatRecurrent
+from exporters.nodes.spiking import Firing, OnSums, after_input, after_spikes
 from exporters.sensitivity import answer_layer
+from exporters.twin import bare_twin
 
 Tensor: TypeAlias = Any  # torch carries no types for us
 Parameters: TypeAlias = Mapping[str, Tensor]
@@ -53,20 +66,23 @@ TRAINED: Final = ("weight", "recurrent", "bias", "recurrent_bias")
 
 
 def parameters(net: FloatNet, *, gradients: bool = True) -> dict[str, Tensor]:
-    """Copies of all weights and biases by `<layer>.<field>`, float32."""
+    """Copies of all weights and biases by `<layer>.<field>`, float32; a convolution's before neurons has no bias."""
     return {
         f"{layer.name}.{part}": torch.tensor(np.asarray(value, np.float32), requires_grad=gradients)
         for layer in net.layers
         for part in TRAINED
         if (value := getattr(layer, part, None)) is not None
+        if not (part == "bias" and isinstance(layer, FloatConvSum))
     }
 
 
-def real_moments(net: FloatNet, x: AnyArray) -> Tensor:
-    """What the layers see of real samples, (steps, N, step size). Raises ModelError for a phase-rate code."""
-    if net.spiking:
-        raise ModelError(f"{net.name}: a phase-rate code makes spikes from integers, there is no gradient through it")
-    return torch.tensor(net.moments(x))
+def seen_by(net: FloatNet, samples: Samples) -> Callable[[Samples], Tensor]:
+    """What the layers see of some of these samples, (steps, N, step size).
+
+    A phase-rate code makes spikes from integers; their scale is what calibration on all these samples gives.
+    """
+    bare, _ = bare_twin(net, samples, MINMAX)
+    return lambda some: torch.tensor(bare.moments(some))
 
 
 def torch_answers(net: FloatNet, values: Parameters, moments: Tensor) -> Tensor:
@@ -76,7 +92,7 @@ def torch_answers(net: FloatNet, values: Parameters, moments: Tensor) -> Tensor:
     """
     states: dict[str, State] = {layer.name: {} for layer in net.layers}
     wiring, answer = net.wiring(), answer_layer(net)
-    last = max((k + 1 for k, (layer, _) in enumerate(wiring) if isinstance(layer, STATEFUL)), default=0)
+    last = max((k + 1 for k, (layer, _) in enumerate(wiring) if isinstance(layer, StatefulLayer)), default=0)
     seen: dict[str, Tensor] = {}
     for t, x in enumerate(moments):
         seen[INPUT] = x
@@ -85,7 +101,19 @@ def torch_answers(net: FloatNet, values: Parameters, moments: Tensor) -> Tensor:
                 raise ModelError(f"layer {layer.name}: {type(layer).__name__} has no gradient here")
             call = Call(layer, values, states[layer.name])
             seen[layer.name] = KINDS[type(layer)](call, layer, *(seen[source] for source in sources))
-    return states[answer].get("counts", seen[answer])
+    return reading(net.layer(answer), states[answer], seen[answer])
+
+
+def reading(layer: FloatLayer, state: State, out: Tensor) -> Tensor:
+    """What is read of a layer at the end of a window, as `StatefulLayer.reading`."""
+    match getattr(layer, "reading_of", "counts"):
+        case "max":
+            return state["peak"]
+        case "mean":
+            return state["total"] / state["steps"]
+        case "last":
+            return state["mem"]
+    return state.get("counts", out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +160,7 @@ def filtered(call: Call, layer: Filters, weight: Tensor, x: Tensor, groups: int)
     return clipped(rows(y), layer)
 
 
-def planes(x: Tensor, layer: Filters | FloatPool, fill: float = 0.0) -> Tensor:
+def planes(x: Tensor, layer: Filters | FloatPool | FloatSumPool, fill: float = 0.0) -> Tensor:
     """(N, c, h, w), padded, from flat (N, h * w * c)."""
     top, left, bottom, right = layer.padding
     image = x.reshape(-1, *layer.input_shape).permute(0, 3, 1, 2)
@@ -292,33 +320,36 @@ def lstm_step(call: Call, layer: FloatLstm, current: Tensor) -> Tensor:
     return call.state["hidden"]
 
 
+def over(mem: Tensor, threshold: Tensor) -> Tensor:
+    """1 where U is above the threshold, without a derivative."""
+    return (mem > threshold).to(mem.dtype)
+
+
 def fired(mem: Tensor, threshold: Tensor) -> Tensor:
-    """1 where U is above the threshold; its derivative is that of the sigmoid of SLOPE * (U / threshold - 1)."""
-    soft = torch.sigmoid(SLOPE * (mem / threshold - 1))
-    return (mem > threshold).to(mem.dtype) + (soft - soft.detach())
+    """The same; its derivative is that of the sigmoid of SLOPE * (U / threshold - 1)."""
+    soft = torch.sigmoid(SLOPE * (mem - threshold) / torch.where(threshold > 0, threshold, 1.0))
+    return over(mem, threshold) + (soft - soft.detach())
+
+
+def at_rest(call: Call, x: Tensor, *names: str) -> State:
+    """The layer's state, all zeros (N, n) in the first step."""
+    if not call.state:
+        call.state.update({name: x.new_zeros(len(x), call.layer.outputs) for name in names})
+    return call.state
 
 
 def lif(call: Call, layer: FloatLif, x: Tensor) -> Tensor:
     """`FloatLif.step`, operation by operation."""
-    state, threshold = call.state, tensor(layer.threshold)
-    if not state:
-        state.update({name: x.new_zeros(len(x), layer.outputs) for name in ("mem", "spikes", "counts")})
-    mem = state["mem"]
-    reset = (mem > threshold).to(mem.dtype)
-    if layer.reset == "zero":
-        mem = (1 - reset) * mem
+    state, threshold = at_rest(call, x, "mem", "spikes", "counts"), tensor(layer.threshold)
+    reset = over(state["mem"], threshold)
+    mem = (1 - reset) * state["mem"] if layer.reset == "zero" else state["mem"]
     mem = tensor(layer.beta) * mem + (x @ call["weight"].T + call["bias"])
     if layer.recurrent is not None:
         mem = mem + state["spikes"] @ call["recurrent"].T
-    if layer.reset == "subtract":
-        mem = mem - reset * threshold
+    mem = after_input(mem, reset, layer.reset, threshold)
     spikes = fired(mem, threshold)
     if not layer.reset_delay:
-        due = (mem > threshold).to(mem.dtype) - reset
-        if layer.reset == "subtract":
-            mem = mem - due * threshold
-        elif layer.reset == "zero":
-            mem = mem - due * mem
+        mem = after_spikes(mem, over(mem, threshold) - reset, layer.reset, threshold)
     state.update(mem=mem, spikes=spikes, counts=state["counts"] + spikes)
     return spikes
 
@@ -329,7 +360,111 @@ def readout(call: Call, layer: FloatReadout, x: Tensor) -> Tensor:
     return call.state["y"]
 
 
-STATEFUL: Final = (FloatLif, FloatReadout, FloatGru, FloatLstm)
+def dense_sum(call: Call, layer: FloatDenseSum, x: Tensor) -> Tensor:
+    return x @ call["weight"].T
+
+
+def sum_pool(call: Call, layer: FloatSumPool, x: Tensor) -> Tensor:
+    image = planes(x, layer)
+    return rows(functional.avg_pool2d(image, layer.kernel, layer.stride, divisor_override=layer.count))
+
+
+def total(call: Call, layer: FloatTotal, *sources: Tensor) -> Tensor:
+    return sum(sources[1:], start=sources[0])
+
+
+def spread(layer: OnSums, parameter: Tensor) -> Tensor:
+    """(n,) from (n,) or (channels,)."""
+    return parameter.repeat(layer.outputs // len(parameter))
+
+
+def gather(call: Call, layer: Firing | FloatIntegrators, mem: Tensor) -> None:
+    """What may be read of a window: the newest and the largest membrane, and the sum of all."""
+    state = call.state
+    state["peak"] = torch.maximum(state["peak"], mem) if "peak" in state else mem
+    state["total"], state["steps"] = state.get("total", 0.0) + mem, state.get("steps", 0) + 1
+    state["mem"] = mem
+
+
+def fire(call: Call, layer: Firing, mem: Tensor) -> Tensor:
+    """The spikes of a step, counted."""
+    threshold = spread(layer, tensor(layer.threshold))
+    spikes = fired(mem, threshold)
+    if layer.inhibition:
+        first = (mem - threshold).argmax(dim=1)
+        spikes = spikes * functional.one_hot(first, layer.outputs)
+    call.state.update(spikes=spikes, counts=call.state["counts"] + spikes)
+    return spikes
+
+
+def cells(call: Call, layer: FloatCells, x: Tensor) -> Tensor:
+    """`FloatCells.step`, operation by operation."""
+    state, threshold = at_rest(call, x, "mem", "spikes", "counts", "syn"), spread(layer, tensor(layer.threshold))
+    reset, beta = over(state["mem"], threshold), spread(layer, tensor(layer.beta))
+    drive = x + spread(layer, call["bias"])
+    mem = (1 - reset) * state["mem"] if layer.reset == "zero" else state["mem"]
+    if layer.alpha is None:
+        mem = beta * mem + drive + back(call, layer)
+    else:
+        state["syn"] = spread(layer, tensor(layer.alpha)) * state["syn"] + drive + back(call, layer)
+        mem = beta * mem + state["syn"]
+    mem = after_input(mem, reset, layer.reset, threshold)
+    spikes = fire(call, layer, mem)
+    if not layer.reset_delay:
+        mem = after_spikes(mem, spikes.detach() - reset, layer.reset, threshold)
+    gather(call, layer, mem)
+    return spikes
+
+
+def back(call: Call, layer: FloatCells) -> Tensor:
+    """What the spikes of the step before add."""
+    if layer.recurrent is None:
+        return 0.0
+    if layer.recurrent.ndim == 2:
+        return call.state["spikes"] @ call["recurrent"].T
+    return call.state["spikes"] * spread(layer, call["recurrent"])
+
+
+def alpha_cells(call: Call, layer: FloatAlphaCells, x: Tensor) -> Tensor:
+    """`FloatAlphaCells.step`, operation by operation."""
+    state = at_rest(call, x, "mem", "spikes", "counts", "excitatory", "inhibitory")
+    alpha, beta, tau, threshold = (
+        spread(layer, tensor(part)) for part in (layer.alpha, layer.beta, layer.tau, layer.threshold)
+    )
+    reset, before = over(state["mem"], threshold), state["inhibitory"]
+    drive = x + spread(layer, call["bias"])
+    excitatory, inhibitory = alpha * state["excitatory"] + drive, beta * before - drive
+    mem = tau * (excitatory + inhibitory)
+    if layer.reset == "hold":
+        excitatory, inhibitory, mem = ((1 - reset) * part for part in (excitatory, inhibitory, mem))
+    elif layer.reset == "subtract":
+        excitatory, inhibitory = excitatory - threshold * reset, inhibitory - inhibitory * reset
+        mem = mem + before * reset
+    state.update(excitatory=excitatory, inhibitory=inhibitory)
+    gather(call, layer, mem)
+    return fire(call, layer, mem)
+
+
+def integrators(call: Call, layer: FloatIntegrators, x: Tensor) -> Tensor:
+    """`FloatIntegrators.step`, operation by operation."""
+    state, drive = at_rest(call, x, "mem", "syn"), x + spread(layer, call["bias"])
+    if layer.alpha is not None:
+        drive = state["syn"] = spread(layer, tensor(layer.alpha)) * state["syn"] + drive
+    gather(call, layer, spread(layer, tensor(layer.beta)) * state["mem"] + drive)
+    return state["mem"]
+
+
+def slstm(call: Call, layer: FloatSLstm, x: Tensor) -> Tensor:
+    """`FloatSLstm.step`, operation by operation."""
+    state, threshold = at_rest(call, x, "hidden", "cell", "counts"), tensor(layer.threshold)
+    due = over(state["hidden"], threshold)
+    mem = lstm_step(call, layer.lstm, x @ call["weight"].T + call["bias"])
+    mem = after_input(mem, due, layer.reset, threshold)
+    spikes = fired(mem, threshold)
+    state.update(hidden=mem, counts=state["counts"] + spikes)
+    return spikes
+
+
 KINDS: Final[Mapping[type[FloatLayer], Callable[..., Tensor]]] = MappingProxyType(
     {
         FloatDense: dense,
@@ -349,5 +484,13 @@ KINDS: Final[Mapping[type[FloatLayer], Callable[..., Tensor]]] = MappingProxyTyp
         FloatLstm: lstm,
         FloatLif: lif,
         FloatReadout: readout,
+        FloatDenseSum: dense_sum,
+        FloatConvSum: conv,
+        FloatSumPool: sum_pool,
+        FloatTotal: total,
+        FloatCells: cells,
+        FloatAlphaCells: alpha_cells,
+        FloatIntegrators: integrators,
+        FloatSLstm: slstm,
     }
 )

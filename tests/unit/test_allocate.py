@@ -16,10 +16,18 @@ from edgerun.spec import Frames
 from exporters.allocate import WIDTHS, allocate, choose_bits, damage, stored_bytes
 from exporters.data import Samples
 from exporters.float_net import FloatNet
-from exporters.nodes import FloatConv, FloatDense, FloatLif, FloatReadout, FloatUnary
+from exporters.nodes import (
+    FloatCells,
+    FloatConv,
+    FloatConvSum,
+    FloatDense,
+    FloatDenseSum,
+    FloatLif,
+    FloatReadout,
+    FloatUnary,
+)
 from exporters.nodes.grid import grid_steps, nearest, on_grid
-from exporters.nodes.spiking import FloatConvSum
-from exporters.sensitivity import bit_layers
+from exporters.rounding import Rounding, roundings
 from exporters.twin import quantise_net
 
 RNG = np.random.default_rng(11)
@@ -107,7 +115,7 @@ def samples(n: int = 60) -> Samples:
 
 def test_bits_fit_the_budget_and_follow_the_trace() -> None:
     small, some = net(), samples()
-    weights = bit_layers(small)
+    weights = roundings(small, some)
     assert list(weights) == ["eye", "wide", "last"]
     full = sum(stored_bytes(weight, 8) for weight in weights.values())
     equal = dict.fromkeys(weights, 1.0)
@@ -120,46 +128,80 @@ def test_bits_fit_the_budget_and_follow_the_trace() -> None:
 
 
 def test_bits_are_chosen_without_anyone_giving_a_trace() -> None:
-    small = net()
-    full = sum(stored_bytes(weight, 8) for weight in bit_layers(small).values())
-    assert set(choose_bits(small, samples(), full // 2).values()) <= set(WIDTHS)
+    small, some = net(), samples()
+    full = sum(stored_bytes(layer, 8) for layer in roundings(small, some).values())
+    assert set(choose_bits(small, some, full // 2).values()) <= set(WIDTHS)
 
 
 def test_quantising_gives_the_integers_that_were_reckoned_with() -> None:
     small, some = net(), samples()
     bits = {"eye": 4, "wide": 2, "last": 8}
     twin = quantise_net(small, some, bits=bits)
-    for name, weights in bit_layers(small).items():
+    for name, weights in roundings(small, some).items():
         integers = twin.tensors[f"{name}.weight"]
         assert np.abs(integers).max() <= top(bits[name])
         assert len(pack_array(name, integers, best_packing(integers))) == stored_bytes(weights, bits[name])
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_spiking_weights_take_few_bits_too(bits: int) -> None:
-    ones = np.ones(12, np.float32)
-    weight, back = (RNG.normal(size=shape).astype(np.float32) for shape in ((12, 5), (12, 12)))
-    lif = FloatLif("cells", weight, back, ones, 0.9 * ones, ones)
+def lif_net(recurrent: bool, *, thresholds: float = 0.7) -> FloatNet:
+    ones, weight = np.ones(12, np.float32), RNG.normal(size=(12, 5)).astype(np.float32)
+    back = RNG.normal(size=(12, 12)).astype(np.float32) if recurrent else None
+    uneven = thresholds * np.linspace(0.5, 2, 12).astype(np.float32)
+    lif = FloatLif("cells", weight, back, ones, 0.9 * ones, uneven)
     out = FloatReadout("out", RNG.normal(size=(3, 12)).astype(np.float32), ones[:3], 0.9 * ones[:3])
-    image = FloatConvSum("eye", (1, 1, 5), RNG.normal(size=(7, 1, 1, 5)).astype(np.float32), np.zeros(7, np.float32))
-    for net in (FloatNet("spikes", (4, 5), (lif, out), encoder=Frames()), FloatNet("sums", (1, 1, 5), (image,))):
-        names = list(bit_layers(net))
-        assert names == [layer.name for layer in net.layers]
-        shape = net.input_shape
-        some = Samples(RNG.integers(0, 2, (40, *shape)).astype(np.float64), RNG.integers(0, 3, 40))
-        twin = quantise_net(net, some, bits=dict.fromkeys(names, bits))
-        weights = [array for name, array in twin.tensors.items() if array.dtype == np.int8]
-        assert top(bits) // 2 < max(int(np.abs(array).max()) for array in weights) <= top(bits)
+    return FloatNet("spikes", (4, 5), (lif, out), encoder=Frames())
+
+
+def sums_net() -> FloatNet:
+    """Two synapses of which one scales, neurons with a dense recurrence, a readout."""
+    ones = np.ones(7, np.float32)
+    layers = (
+        FloatConvSum("eye", (1, 1, 5), RNG.normal(size=(7, 1, 1, 5)).astype(np.float32), 0 * ones, gain=0.25),
+        FloatCells("cells", (7,), ones, ones, beta=0.5 * ones, recurrent=RNG.normal(size=(7, 7)).astype(np.float32)),
+        FloatDenseSum("wide", RNG.normal(size=(9, 7)).astype(np.float32), peak=1),
+        FloatCells("self", (9,), ones[:1], ones[:1], beta=ones[:1] / 2, recurrent=ones[:1], reset="zero"),
+    )
+    return FloatNet("sums", (4, 1, 1, 5), layers, encoder=Frames())
+
+
+SPIKING = {
+    "plain": lambda: lif_net(False),
+    "recurrent": lambda: lif_net(True),
+    "threshold 0": lambda: lif_net(False, thresholds=0.0),
+    "sums": sums_net,
+}
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("analog", [False, True], ids=["spikes", "analog"])
+@pytest.mark.parametrize("kind", SPIKING)
+def test_spiking_weights_become_the_integers_that_were_reckoned_with(kind: str, analog: bool, bits: int) -> None:
+    net = SPIKING[kind]()
+    x = RNG.normal(size=(40, *net.input_shape)) if analog else RNG.integers(0, 2, (40, *net.input_shape)) * 1.0
+    some = Samples(x, RNG.integers(0, 3, 40))
+    free = roundings(net, some)
+    assert list(free) == [layer.name for layer in net.layers if layer.name != "self"]
+    found = quantise_net(net, some, bits=dict.fromkeys(free, bits)).tensors
+    weights = [array for array in found.values() if array.dtype == np.int8]
+    wanted = [array for layer in free.values() for array in layer.integers(bits).values()]
+    assert len(wanted) == len(weights)
+    for array, want in zip(weights, wanted, strict=True):
+        lies = want if array.ndim == 4 else want.T
+        np.testing.assert_array_equal(array, lies)
+    assert top(bits) // 2 < max(int(np.abs(array).max()) for array in weights) <= top(bits)
+    assert sum(len(pack_array("w", w, best_packing(w))) for w in weights) == pytest.approx(
+        sum(stored_bytes(layer, bits) for layer in free.values()), abs=8
+    )
 
 
 def test_fewer_bits_do_more_damage() -> None:
-    weight, recurrent = RNG.normal(size=(20, 30)), RNG.normal(size=(20, 20))
-    parts = {"weight": weight, "recurrent": recurrent}
-    two, four, eight = (damage(parts, 3.0, bits) for bits in WIDTHS)
+    parts = {"weight": RNG.normal(size=(20, 30)), "recurrent": RNG.normal(size=(20, 20))}
+    layer = Rounding(FloatDense("any", parts["weight"], np.zeros(20, np.float32)), parts)
+    two, four, eight = (damage(layer, 3.0, bits) for bits in WIDTHS)
     assert two > 4 * four > 16 * eight > 0
     error = sum(np.square(nearest(part, 4) - part).sum() for part in parts.values())
     assert four == pytest.approx(3.0 / 1000 * error)
-    assert damage(parts, -1.0, 2) == 0
+    assert damage(layer, -1.0, 2) == 0
 
 
 def test_a_net_without_free_bits_is_refused() -> None:

@@ -12,15 +12,21 @@ import pytest
 from edgerun.errors import ModelError
 from edgerun.packing import top
 from edgerun.spec import Constant, Frames, PhaseRate
+from exporters.calibrate import MINMAX
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nodes import (
     FloatAdd,
+    FloatAlphaCells,
+    FloatCells,
     FloatConcat,
     FloatConv,
+    FloatConvSum,
     FloatDense,
+    FloatDenseSum,
     FloatDepthwise,
     FloatGru,
+    FloatIntegrators,
     FloatLayer,
     FloatLayerNorm,
     FloatLif,
@@ -30,21 +36,32 @@ from exporters.nodes import (
     FloatPool,
     FloatReadout,
     FloatSlice,
+    FloatSLstm,
     FloatSoftmax,
+    FloatSumPool,
+    FloatTotal,
     FloatTranspose,
     FloatUnary,
 )
 from exporters.nodes.grid import nearest
 from exporters.prune import by_chance, density_of, largest, magnitude, thinned
 from exporters.sensitivity import bit_layers, cross_entropy
-from exporters.twin import quantise_net
+from exporters.twin import bare_twin, quantise_net
 
 torch = pytest.importorskip("torch", reason="pip install 'edgerun[train]'")
 
 from exporters.training import curvature, ntt  # noqa: E402
 from exporters.training.finetune import finetune  # noqa: E402
 from exporters.training.supervised import train  # noqa: E402
-from exporters.training.torch_net import KINDS, UNARY, parameters, torch_answers  # noqa: E402
+from exporters.training.torch_net import (  # noqa: E402
+    KINDS,
+    SLOPE,
+    UNARY,
+    fired,
+    parameters,
+    seen_by,
+    torch_answers,
+)
 
 RNG = np.random.default_rng(3)
 
@@ -111,6 +128,37 @@ def spiking_net(reset: Any, delay: bool, recurrent: bool) -> FloatNet:
     )
 
 
+def sums_net(kind: str, reset: Any, reading: Any) -> FloatNet:
+    """Two convolutions whose sums drive neurons, sums of several sources, and neurons of one kind at the end."""
+    ones = np.ones(6, np.float32)
+    some = np.linspace(0.3, 1.2, 6).astype(np.float32)
+    zeros = np.zeros(3, np.float32)
+    eye = FloatConvSum("eye", (5, 6, 2), normal(3, 2, 3, 2), zeros, padding=(1, 0, 0, 1))
+    first = FloatCells("first", (5, 5, 3), normal(3), some[:3], reset, beta=some[:3] / 2, recurrent=-some[:3])
+    shrink = FloatSumPool("shrink", (5, 5, 3), (2, 3), (2, 1), (1, 0, 1, 1), mean=reading != "max", sources=("first",))
+    wide = FloatDenseSum("wide", normal(6, 36))
+    both = FloatTotal("both", 6, 2, sources=("wide", "wide"))
+    last: FloatLayer
+    match kind:
+        case "cells":
+            dense = normal(6, 6) / 3
+            options: dict[str, Any] = {"alpha": some / 2, "beta": some / 2, "recurrent": dense, "reading_of": reading}
+            late = {"inhibition": reading == "max", "reset_delay": reading != "mean"}
+            last = FloatCells("last", (6,), normal(6), 3 * some, reset, **options, **late)
+        case "alpha":
+            times = {"alpha": 0.9 * ones, "beta": some / 2, "reading_of": reading}
+            last = FloatAlphaCells("last", (6,), normal(6), some, "hold" if reset == "zero" else reset, **times)
+        case "slstm":
+            kind_of = "hold" if reset == "zero" else reset
+            last = FloatSLstm("last", normal(24, 6), normal(24, 6), normal(24), some / 8, kind_of)
+        case _:
+            alpha = some / 2 if kind == "synaptic" else None
+            last = FloatIntegrators(
+                "last", (6,), normal(6), some / 2, alpha, reading if reading != "counts" else "last"
+            )
+    return FloatNet("sums", (9, 5, 6, 2), (eye, first, shrink, wide, both, last), encoder=Frames())
+
+
 NETS: dict[str, Callable[[], FloatNet]] = {
     "conv": conv_net,
     "moved": moved_net,
@@ -125,6 +173,12 @@ NETS: dict[str, Callable[[], FloatNet]] = {
         for reset in ("subtract", "zero", "none")
         for delay in (False, True)
     },
+    **{
+        f"{kind} {reset} {reading}": lambda k=kind, s=reset, r=reading: sums_net(k, s, r)  # type: ignore[misc]
+        for kind in ("cells", "alpha", "slstm", "integrators", "synaptic")
+        for reset in ("subtract", "zero", "none")
+        for reading in ("counts", "last", "max", "mean")
+    },
 }
 
 
@@ -135,7 +189,9 @@ def test_torch_computes_what_the_float_net_computes(make: Callable[[], FloatNet]
     values = parameters(net, gradients=False)
     answer = "last" if net.layers[-1].name == "chances" else net.layers[-1].name
     wanted = forward(net, moments).readings[answer]
-    assert np.abs(torch_answers(net, values, torch.tensor(moments)).numpy() - wanted).max() < 1e-4
+    found = torch_answers(net, values, torch.tensor(moments)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+    assert np.ptp(found, axis=0).max() > 0.1
 
 
 @pytest.mark.parametrize("function", UNARY)
@@ -276,10 +332,82 @@ def test_recurrent_weights_are_tuned_on_both_sides(kind: str) -> None:
     assert max(np.abs(plain.tensors[f"cell.{part}"]).max() for part in ("weight", "recurrent")) == 7
 
 
-def test_a_rate_code_is_refused() -> None:
-    net = replace(spiking_net("zero", False, False), input_shape=(5,), encoder=PhaseRate(steps=4, full_scale=16))
-    with pytest.raises(ModelError, match="a phase-rate code makes spikes from integers"):
-        curvature.traces(net, Samples(np.ones((4, 5)), np.zeros(4, np.int64)))
+def test_a_rate_code_has_traces_of_the_spikes_that_it_makes() -> None:
+    net = replace(spiking_net("zero", False, False), input_shape=(5,), encoder=PhaseRate(steps=9, full_scale=16))
+    x = RNG.uniform(0, 3, (20, 5))
+    some = Samples(x, RNG.integers(0, 4, 20))
+    bare, _ = bare_twin(net, some, MINMAX)
+    spikes = bare.moments(some)
+    assert set(np.unique(spikes)) == {0, 1}
+    found = torch_answers(net, parameters(net), seen_by(net, some)(some)).detach().numpy()
+    np.testing.assert_allclose(found, forward(net, spikes).readings["out"], atol=1e-4)
+    assert curvature.traces(net, some, probes=4)["out"] > 0
+
+
+# ------------------------------------------------------------------ surrogate gradients
+
+
+def test_a_spike_has_the_slope_of_its_sigmoid() -> None:
+    mem = torch.linspace(-1, 3, 41, dtype=torch.float64, requires_grad=True)
+    threshold = torch.full((41,), 0.8, dtype=torch.float64)
+    spikes = fired(mem, threshold)
+    np.testing.assert_array_equal(spikes.detach().numpy(), mem.detach().numpy() > 0.8)
+    (slope,) = torch.autograd.grad(spikes.sum(), mem, create_graph=True)
+    soft = 1 / (1 + np.exp(-SLOPE * (mem.detach().numpy() / 0.8 - 1)))
+    np.testing.assert_allclose(slope.detach().numpy(), SLOPE / 0.8 * soft * (1 - soft), rtol=1e-9)
+    assert torch.autograd.grad(slope.sum(), mem)[0].abs().max() > 0
+
+
+def by_hand(net: FloatNet, weight: Any, x: Any) -> Any:
+    """A spike after one step of one neuron is the sigmoid itself, so that differences see what gradients should be."""
+    return 1 / (1 + np.exp(-SLOPE * ((x @ weight.T) / net.layers[-1].threshold - 1)))  # type: ignore[attr-defined]
+
+
+def test_gradients_go_through_neurons_to_the_synapse() -> None:
+    ones = np.ones(4, np.float32)
+    synapse, cells = FloatDenseSum("wide", normal(4, 3)), FloatCells("last", (4,), 0 * ones, 0.7 * ones, beta=ones / 2)
+    net = FloatNet("one", (1, 3), (synapse, cells), encoder=Frames())
+    x, values = normal(5, 1, 3), parameters(net)
+    (found,) = torch.autograd.grad(
+        torch_answers(net, values, torch.tensor(net.moments(x))).sum(), values["wide.weight"]
+    )
+    weight = synapse.weight.astype(np.float64)
+    for place in np.ndindex(weight.shape):
+        step = np.zeros_like(weight)
+        step[place] = 1e-5
+        slope = (by_hand(net, weight + step, x[:, 0]) - by_hand(net, weight - step, x[:, 0])).sum() / 2e-5
+        assert found[place].item() == pytest.approx(slope, abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [make for name, make in NETS.items() if "subtract" in name], ids=lambda make: "")
+def test_every_weight_of_a_spiking_net_learns_and_bends(make: Callable[[], FloatNet]) -> None:
+    net = make()
+    values = parameters(net)
+    answers = torch_answers(net, values, torch.tensor(net.moments(normal(7, *net.input_shape))))
+    names = [name for name in values if not name.endswith("bias")]
+    slopes = torch.autograd.grad(answers.square().sum(), [values[name] for name in names], create_graph=True)
+    for name, slope in zip(names, slopes, strict=True):
+        assert slope.abs().max() > 0, name
+    bends = torch.autograd.grad(sum(slope.sum() for slope in slopes), [values[name] for name in names])
+    assert all(torch.isfinite(bend).all() for bend in bends)
+
+
+def test_spiking_weights_are_tuned_on_the_grid_that_they_get() -> None:
+    net = sums_net("cells", "subtract", "mean")
+    some = Samples(RNG.integers(0, 2, (40, 9, 5, 6, 2)).astype(np.float64), RNG.integers(0, 6, 40))
+    bits = {"eye": 4, "wide": 2, "last": 4}
+    assert set(bit_layers(net)) == set(bits)
+    tuned = finetune(net, some, bits, epochs=3, rate=3e-3)
+    twin = quantise_net(tuned, some, bits=bits)
+    for name, width in bits.items():
+        part = "recurrent" if name == "last" else "weight"
+        integers, weight = twin.tensors[f"{name}.{part}"], getattr(tuned.layer(name), part)
+        whole = integers if integers.ndim == 4 else integers.T
+        step = np.abs(weight).max() / np.abs(whole).max()
+        np.testing.assert_allclose(whole * step, weight, rtol=1e-6)
+        assert np.abs(whole).max() <= top(width)
+        assert (weight != nearest(getattr(net.layer(name), part), width)).any()
+    assert not tuned.layer("eye").bias.any()  # type: ignore[attr-defined]
 
 
 def test_zeros_stay_zeros() -> None:
