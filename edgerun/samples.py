@@ -27,6 +27,10 @@ from edgerun.spec import InputSpec
 Fit: TypeAlias = Literal["fit", "refuse"]
 
 MAX_BYTES: Final = 4 << 30  # of one unpacked file
+FAR: Final = 4  # times as large as anything that the input holds: another unit
+ASKED: Final = 1 << 20  # values that are enough to see their unit
+CUT: Final = 0.01  # share of values beyond the input that nobody need hear of
+FEW: Final = 8  # steps of the input: finer values that vary less are all but lost
 UNKNOWN: Final = -1  # an index that names no class
 FOREIGN: Final = (
     ValueError,
@@ -166,6 +170,35 @@ def _starts(name: str, arrays: Tensors) -> I64:
     if starts[0] != 0 or starts[-1] != total or (np.diff(starts) <= 0).any():
         raise DataError(f"{name}: 'offsets' must rise from 0 to {total}")
     return starts
+
+
+# ------------------------------------------------------------------ the unit of the values
+
+
+def unit_notes(name: str, values: AnyArray, spec: InputSpec) -> tuple[str, ...]:
+    """What shows that values (N, ...) are in another unit than the input holds; integers of its dtype never are.
+
+    At most `ASKED` of them are looked at, in rows spread over all. Raises DataError where most of those that are not 0
+    lie beyond the input, by a factor of `FAR` and more.
+    """
+    rows = min(len(values), max(1, ASKED // max(1, values[0].size)))
+    some = values[np.linspace(0, len(values) - 1, rows).astype(np.int64)]
+    finite = some[np.isfinite(some)].astype(np.float64)
+    if values.dtype == np.dtype(spec.dtype) or not finite.size:
+        return ()
+    first = 0 if spec.dtype == "uint8" else -128
+    low, high = ((end - spec.zero_point) * spec.scale for end in (first, first + 255))
+    slack = spec.scale / 2  # what still rounds to an end
+    beyond = finite[(finite < low - slack) | (finite > high + slack)]
+    reach = f"the values reach from {finite.min():g} to {finite.max():g}, the model's input from {low:g} to {high:g}"
+    if 2 * len(beyond) > np.count_nonzero(finite) and np.median(np.abs(beyond)) > FAR * max(-low, high):
+        raise DataError(f"{name}: {reach}: give the samples in the unit that the model was made for")
+    if len(beyond) > CUT * finite.size:
+        return (f"{reach}: {len(beyond) / finite.size:.1%} of them are cut off",)
+    steps = np.ptp(finite) / spec.scale
+    if steps < FEW and (finite / spec.scale % 1).any():
+        return (f"{reach}: they fill {steps:.2g} of its 256 steps",)
+    return ()
 
 
 # ------------------------------------------------------------------ labels

@@ -81,13 +81,19 @@ class InputSpec(Record, frozen=True, kw_only=True):
 
 
 class OutputSpec(Record, frozen=True, kw_only=True):
-    """What the last layer's integers mean: real = scale * (q - zero_point), in this shape."""
+    """What the last layer's integers mean: real = scale * (q - zero_point), in this shape.
+
+    softmax  the model's own answer is softmax(softmax * real) over all of them; None: it is `real` itself
+    """
 
     shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=4)]
     scale: Annotated[float, Meta(gt=0)] = 1.0
     zero_point: Annotated[int, Meta(ge=-128, le=127)] = 0
+    softmax: Annotated[float, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
+        if self.softmax is not None and not math.isfinite(self.softmax):
+            raise SpecError(f"softmax {self.softmax} is not finite")
         if not math.isfinite(self.scale):
             raise SpecError(f"output scale {self.scale} is not finite")
 
@@ -303,7 +309,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     """Where a bundle comes from. Free text: nothing on the device depends on it."""
 
     source: str = ""  # file name of the imported model
-    source_sha256: str = ""
+    source_sha256: str = ""  # of its bytes, and of those of every file with weights beside it, by name
     exporter: str = ""
     calibration: str = ""
     float_accuracy: float | None = None

@@ -47,6 +47,7 @@ from exporters.progress import Say, silent
 from exporters.report import Accuracy, Report
 from exporters.slim import Diet, Slim, slim
 from exporters.twin import Twin, cut_after, feature_layer, input_form, quantise_net, saturation_notes, widen_readout
+from exporters.units import byte_notes, fixed_notes
 
 SELFTEST_ROWS: Final = 16
 PROBE_ROWS: Final = (50, 128)
@@ -133,8 +134,9 @@ def export(
     say(f"reading {model.name} and {calibration.name}")
     net = load_model(model, options)
     samples = data.load(calibration, input_form(net), options.window, labels=options.head != "values")
-    notes = (*samples.notes, *head_notes(samples, options))
+    notes = (*samples.notes, *fixed_notes(calibration.name, net, samples), *head_notes(net, samples, options))
     options = options.settled(samples)
+    net = net.whole() if options.head == "values" else net
     names = class_names(net, samples, options)
     samples = data.relabel(calibration.name, samples, names)
     kept, held = split(calibration.name, samples, options)
@@ -146,6 +148,8 @@ def export(
     if test is not None:
         trial, apart = test_samples(test, net, names, options), True
     say(f"measuring on {len(trial)} samples")
+    if options.head != "prototypes":
+        notes = (*notes, *byte_notes(net, samples.take(held)))
     accuracy = measure.accuracy(model, manifest, tensors, twin, trial, apart=apart)
     manifest = with_provenance(manifest, model, calibration, accuracy)
     say("packing")
@@ -218,13 +222,16 @@ def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str,
     return names
 
 
-def head_notes(samples: Samples, options: Options) -> tuple[str, ...]:
-    """What is assumed where the data have no labels."""
+def head_notes(net: FloatNet, samples: Samples, options: Options) -> tuple[str, ...]:
+    """What is assumed of the answer: where the data have no labels, and where the file ends in a softmax."""
+    head, notes = options.settled(samples).head, []
+    if head == "logits" and net.left_out is not None:
+        notes.append(f"softmax {net.left_out.name} at the end is left out: it does not change the order of the scores")
     if samples.labelled or options.head == "values":
-        return ()
-    if options.settled(samples).head == "values":
+        return tuple(notes)
+    if head == "values":
         return ("neither labels nor class names: the outputs are the answer (a classifier wants --head logits)",)
-    return ("no labels: the bundle has no probe, so nobody can tell on a device whether it is right",)
+    return (*notes, "no labels: the bundle has no probe, so nobody can tell on a device whether it is right")
 
 
 def test_samples(path: Path, net: FloatNet, names: Sequence[str], options: Options) -> Samples:
@@ -290,7 +297,13 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
 def output_spec(twin: Twin) -> OutputSpec:
     """What the last layer's integers mean."""
     last = twin.parts[-1]
-    return OutputSpec(shape=(last.layer.outputs,), scale=last.output.scale, zero_point=last.output.zero_point)
+    left_out = twin.net.left_out
+    return OutputSpec(
+        shape=(last.layer.outputs,),
+        scale=last.output.scale,
+        zero_point=last.output.zero_point,
+        softmax=None if left_out is None else left_out.beta,
+    )
 
 
 def readout_halvings(twin: Twin) -> int:
@@ -352,7 +365,7 @@ def with_provenance(manifest: Manifest, model: Path, calibration: Path, accuracy
         manifest,
         provenance=Provenance(
             source=model.name,
-            source_sha256=digest(model),
+            source_sha256=digest(*source_files(model)),
             exporter=f"edgerun {metadata.version('edgerun')}",
             calibration=f"{calibration.name} {digest(calibration)}",
             float_accuracy=accuracy.float_model,
@@ -362,8 +375,21 @@ def with_provenance(manifest: Manifest, model: Path, calibration: Path, accuracy
     )
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def source_files(model: Path) -> tuple[Path, ...]:
+    """The model file, and those beside it that hold weights of it."""
+    if model.suffix.lower() != ".onnx":
+        return (model,)
+    from exporters.onnx.external import files
+
+    return (model, *files(model))
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 of the files' bytes, one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def selftest(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Selftest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from edgerun.arrays import F32, AnyArray
 from edgerun.errors import ModelError
 from edgerun.layers.base import INPUT
 from edgerun.spec import Constant, Direct, Encoder, Frames, PhaseRate
-from exporters.nodes import Affine, FloatLayer, StatefulLayer
+from exporters.nodes import Affine, FloatLayer, FloatSoftmax, StatefulLayer
 from exporters.nodes.base import State
 
 Watch: TypeAlias = Callable[[FloatLayer, F32], None]
@@ -28,6 +28,7 @@ class FloatNet:
     input        the quantisation of the input where the file fixes it, as int8; a file with uint8 inputs has an encoder
                  with offset 128
     input_scale  what one step of a phase-rate input stands for, where the file says so
+    left_out     the softmax that the file has behind all of them: it moves no decision, so only values need it
     """
 
     name: str
@@ -37,6 +38,7 @@ class FloatNet:
     input_scale: float | None = None
     notes: tuple[str, ...] = ()
     input: Affine | None = None
+    left_out: FloatSoftmax | None = None
 
     @property
     def spiking(self) -> bool:
@@ -81,6 +83,10 @@ class FloatNet:
         """Every layer with the names of what it reads, in running order."""
         before = [INPUT, *(layer.name for layer in self.layers)]
         return tuple((layer, layer.sources or (before[k],)) for k, layer in enumerate(self.layers))
+
+    def whole(self) -> FloatNet:
+        """With the softmax that was left out."""
+        return self if self.left_out is None else replace(self, layers=(*self.layers, self.left_out), left_out=None)
 
     def layer(self, name: str) -> FloatLayer:
         for layer in self.layers:

@@ -291,9 +291,9 @@ def finish(file: str, graph: Graph, entry: Entry) -> FloatNet:
         raise ModelError(f"{file}: its output {graph.answer!r} is a constant")
     end = graph.values[graph.answer]
     last = graph.layers.get(end.source)
-    if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == end.size:
-        graph.notes.append(f"softmax {last.name} at the end is left out: it does not change the order of the scores")
-        end = replace(end, source=last.sources[0])
+    left_out = last if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == end.size else None
+    if left_out is not None:
+        end = replace(end, source=left_out.sources[0])
     else:
         end = graph.plainly(end)
         last = graph.layers.get(end.source)
@@ -306,6 +306,7 @@ def finish(file: str, graph: Graph, entry: Entry) -> FloatNet:
         encoder=Direct(offset=graph.offset),
         notes=tuple(graph.notes),
         input=graph.input,
+        left_out=left_out and replace(left_out, sources=()),
     )
 
 

@@ -80,9 +80,9 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
     left = [repr(other) for k, other in enumerate(names) if k != answer or other != model.output_names[k]]
     notes = [f"the answer is {name}; left out: {', '.join(left)}"] if left else []
     source, last = value.source, graph.layers[value.source]
-    if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == value.size:
-        notes.append(f"{last.name} at the end is left out: it does not change the order of the scores")
-        source = last.sources[0]
+    left_out = last if isinstance(last, FloatSoftmax) and last.output is None and last.shape[-1] == value.size else None
+    if left_out is not None:
+        source = left_out.sources[0]
     entry = model.tensors[model.inputs[0]]
     return FloatNet(
         file_name(file),
@@ -93,6 +93,7 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
         Direct(offset=UINT8_BASE) if entry.dtype == "uint8" else Direct(),
         notes=tuple(notes),
         input=graph.input,
+        left_out=left_out and replace(left_out, sources=()),
     )
 
 

@@ -4,7 +4,8 @@
 
 Integers of the bundle's own dtype pass as they are. Written: `y`, the last layer's integers (or prototype scores);
 `y_scale` and `y_zero_point`, real = y_scale * (y - y_zero_point), where the bundle says what they mean; `label` and
-`class_names`, where there are classes.
+`class_names`, where there are classes; `probability`, where the model's file ends in a softmax that the bundle leaves
+out.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from typing import Any, Final, cast, get_args
 import numpy as np
 
 from edgerun import encode
-from edgerun.arrays import I16, I32, AnyArray, Tensors
+from edgerun.arrays import F32, I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
 from edgerun.errors import DataError, Refused
 from edgerun.graph import score_width
 from edgerun.network import Network
-from edgerun.samples import Fit, Windows, labels, read_arrays, windows
-from edgerun.spec import InputSpec
+from edgerun.samples import Fit, Windows, labels, read_arrays, unit_notes, windows
+from edgerun.spec import InputSpec, Manifest, OutputSpec
 
 BLOCK: Final = 64  # samples that run side by side
 TELL_S: Final = 0.5  # between two lines of progress
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = open_bundle(args.bundle)
     arrays = read_arrays(args.data)
     found = windows(args.data.name, arrays, bundle.manifest.input, args.window)
+    units = unit_notes(args.data.name, found.values, bundle.manifest.input)
     classes = bundle.manifest.classes.names
     truth = labels(args.data.name, arrays, len(found), classes) if classes else []
     began = time.monotonic()
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         labelled=labelled,
         accuracy=share,
         seconds=round(seconds, 4),
-        notes=found.notes(),
+        notes=(*found.notes(), *units, *answer_notes(bundle.manifest)),
     )
     print(json.dumps(asdict(told), indent=2) if args.json else "\n".join(page(told)))
     return 0
@@ -150,6 +152,15 @@ def accuracy(bundle: Bundle, answers: Answers, truth: list[str | None]) -> tuple
     return right / len(known), len(known)
 
 
+def answer_notes(manifest: Manifest) -> tuple[str, ...]:
+    """What y is, where it is not what the model's file answers."""
+    if manifest.head.kind == "prototypes":
+        return ("y are the scores of the prototypes: the model's own outputs are not in this bundle",)
+    if manifest.output is not None and manifest.output.softmax is not None:
+        return ("y are the scores before the model's softmax; probability is what comes behind it",)
+    return ()
+
+
 # ------------------------------------------------------------------ output
 
 
@@ -158,9 +169,20 @@ def as_arrays(bundle: Bundle, answers: Answers) -> Tensors:
     arrays: Tensors = {"y": answers.y}
     if (out := bundle.manifest.output) is not None:
         arrays |= {"y_scale": np.array(out.scale), "y_zero_point": np.array(out.zero_point)}
+        if out.softmax is not None:
+            arrays["probability"] = probabilities(out, answers.y)
     if answers.label is not None:
         arrays |= {"label": answers.label, "class_names": np.array(bundle.manifest.classes.names)}
     return arrays
+
+
+def probabilities(out: OutputSpec, y: I32) -> F32:
+    """What the softmax that the bundle leaves out makes of the integers y (N, ...): exp(z) / sum exp(z) over a sample,
+    z = softmax * scale * (y - zero_point); the zero point cancels."""
+    z = (out.softmax or 1.0) * out.scale * y.reshape(len(y), -1).astype(np.float64)
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    p: F32 = (e / e.sum(axis=1, keepdims=True)).reshape(y.shape).astype(np.float32)
+    return p
 
 
 def write(path: Path, arrays: Tensors) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,9 @@ from edgerun.errors import one_line
 from edgerun.graph import score_width
 from edgerun.layers.base import INPUT
 from edgerun.spec import Layer, Manifest, PhaseRate, TensorSpec
+
+WEIGHTS: Final = ("weight", "input", "recurrent")
+"""The parts of a layer that inputs are multiplied by; its other int8 arrays are tables and zero points."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +142,7 @@ def _features(manifest: Manifest) -> str:
 
 
 def _layer(bundle: Bundle, layer: Layer) -> tuple[object, ...]:
-    weights = sum(math.prod(field.shape) for field in layer.fields() if field.dtype == "int8")
+    weights = sum(math.prod(field.shape) for field in layer.fields() if field.dtype == "int8" and field.part in WEIGHTS)
     kind = str(layer.__struct_config__.tag)
     numbers, carrier = layer.describe(bundle.tensors), bundle.certificates[layer.name].carrier
     return kind, sum(layer.widths), layer.outputs, f"{weights:,}", numbers, carrier

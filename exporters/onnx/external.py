@@ -28,6 +28,14 @@ def fetch(path: Path, model: Any, limit: int) -> None:
         del tensor.external_data[:]
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The files beside a sound model that hold weights of it, by name."""
+    entries = (
+        entry for tensor in outside(onnx.load_model(path, load_external_data=False)) for entry in tensor.external_data
+    )
+    return tuple(path.with_name(name) for name in sorted({entry.value for entry in entries if entry.key == "location"}))
+
+
 def outside(model: Any) -> Iterator[Any]:
     """The tensors that lie in other files."""
     constants = (item.t for node in model.graph.node for item in node.attribute if item.HasField("t"))

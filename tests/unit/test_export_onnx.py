@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from exporters.export import digest, source_files  # noqa: E402
 from exporters.onnx.external import fetch  # noqa: E402
 from exporters.onnx_import import load_onnx, onnx_scores  # noqa: E402
 
@@ -186,6 +188,9 @@ def test_weights_in_a_file_beside_the_model_are_read(tmp_path: Path) -> None:
         assert isinstance(want, FloatDense)
         np.testing.assert_array_equal(got.weight, want.weight)
     np.testing.assert_array_equal(onnx_scores(beside, X), onnx_scores(saved(tmp_path, gemm_net()), X))
+    assert source_files(beside) == (beside, tmp_path / "w.data")
+    both = hashlib.sha256(beside.read_bytes() + (tmp_path / "w.data").read_bytes()).hexdigest()
+    assert digest(*source_files(beside)) == both
 
 
 ELSEWHERE = {

@@ -95,6 +95,26 @@ def test_what_infer_writes_is_what_the_float_model_says(tmp_path: Path, digits: 
     assert error == pytest.approx(report["accuracy"]["output_error"], rel=1e-6)
 
 
+def test_a_softmax_at_the_end_stays_where_values_are_the_answer(tmp_path: Path, digits: dict[str, AnyArray]) -> None:
+    from exporters.onnx_import import onnx_scores
+
+    model, x = "digits_matmul.onnx", digits["x"]
+    want = onnx_scores(GOLDEN / model, x.astype(np.float32))
+    values, report = export(tmp_path, model=model, x=x)
+    assert values.manifest.layers[-1].__struct_config__.tag == "softmax"
+    assert (report["accuracy"]["output_error"] < 0.05, values.manifest.output.softmax) == (True, None)
+    assert not any("left out" in note for note in report["notes"])
+
+    classes, report = export(tmp_path, model=model, x=x, y=digits["y"])
+    assert classes.manifest.output.softmax == 1.0
+    assert any("is left out" in note for note in report["notes"])
+    out = tmp_path / "answers.npz"
+    assert cli.main(["infer", str(tmp_path / "out.edgb"), str(tmp_path / "data.npz"), "-o", str(out)]) == 0
+    with np.load(out) as file:
+        assert np.abs(file["probability"] - want).max() < 0.1
+        np.testing.assert_allclose(file["probability"].sum(axis=1), 1, rtol=1e-6)
+
+
 def test_real_targets_are_no_labels(tmp_path: Path, digits: dict[str, AnyArray], capsys: Capture) -> None:
     targets = digits["y"] / 3
     assert "labels are float64, must be whole numbers (--head values needs none)" in refused(

@@ -24,6 +24,7 @@ WEIGHTS: Tensors = {
     "a.bias": RNG.integers(-900, 900, 5).astype(np.int32),
     "a.multiplier": np.full(5, 1 << 23, np.int32),
     "a.shift": np.full(5, 30, np.int8),
+    "a.weight_zero": np.arange(5, dtype=np.int8),
 }
 OUTPUT = OutputSpec(shape=(5,), scale=0.25, zero_point=-3)
 LOGITS = Manifest(
@@ -120,6 +121,39 @@ def test_values_have_a_shape_and_no_label(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got["y"][:, :, 0], singly(SHAPED, x))
     bundle = made(SHAPED)
     assert Network(SHAPED, bundle.tensors).infer(bundle.selftest.x[0].reshape(-1).astype(np.int16)).label == UNDECIDED
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_a_softmax_that_was_left_out_is_made_up_for(tmp_path: Path, capsys: Capture, beta: float) -> None:
+    manifest = replaced(LOGITS, output=OutputSpec(shape=(5,), scale=0.25, zero_point=-3, softmax=beta))
+    arguments = saved(tmp_path, manifest, x=RNG.normal(0, 30, (70, 6)))
+    got = answered(arguments)
+    assert "note  y are the scores before the model's softmax; probability is" in capsys.readouterr().out
+    e = np.exp(beta * 0.25 * (got["y"] + 3.0))
+    np.testing.assert_allclose(got["probability"], e / e.sum(axis=1, keepdims=True), rtol=1e-6)
+    assert any("before the model's softmax" in note for note in told(arguments, capsys)["notes"])
+
+
+UNITS = {
+    "bytes instead of 0 to 1": (np.arange(256).reshape(-1, 1).repeat(6, 1), "from 0 to 255, the model's input from"),
+    "beyond here and there": (np.r_[np.ones(90), 4 * np.ones(10)].reshape(-1, 1).repeat(6, 1), "10.0% of them are cut"),
+    "all but nothing": (np.linspace(0, 0.02, 60).reshape(10, 6), "they fill 2.5 of its 256 steps"),
+    "one outlier": (np.r_[np.linspace(-1, 1, 999), 90].reshape(-1, 1).repeat(6, 1), None),
+    "silence": (np.zeros((9, 6)), None),
+}
+
+
+@pytest.mark.parametrize(("x", "reason"), UNITS.values(), ids=UNITS)
+def test_another_unit_is_named(tmp_path: Path, capsys: Capture, x: AnyArray, reason: str | None) -> None:
+    manifest = replaced(LOGITS, input=InputSpec(shape=(6,), scale=1 / 127))
+    arguments = saved(tmp_path, manifest, x=x)
+    assert cli.main(arguments) == (2 if x.max() == 255 else 0)
+    page = capsys.readouterr()
+    assert (page.err if x.max() == 255 else page.out).count("model's input") == (reason is not None)
+    assert reason is None or reason in page.out + page.err
+    own = saved(tmp_path, manifest, x=np.clip(x, -128, 127).astype(np.int8))
+    assert cli.main(own) == 0
+    assert "input" not in capsys.readouterr().out
 
 
 def test_prototypes_answer_with_scores(tmp_path: Path) -> None:
@@ -306,3 +340,14 @@ def test_an_agent_lives_without_a_probe(tmp_path: Path, capsys: Capture) -> None
     assert (life["accuracy"]["probe_before"], life["accuracy"]["probe_after"]) == (None, None)
     assert emulated(tmp_path, LOGITS) == 0
     assert "- before, - after" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ beside it
+
+
+def test_inspect_counts_weights_and_no_zero_points(tmp_path: Path, capsys: Capture) -> None:
+    layer = Dense(name="a", inputs=6, outputs=5, asymmetric=True)
+    saved(tmp_path, replaced(LOGITS, layers=(layer,)), x=np.ones((1, 6)))
+    assert cli.main(["inspect", str(tmp_path / "model.edgb")]) == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if " dense " in line)
+    assert row[1:6] == ["a", "dense", "6", "5", "30"]
