@@ -1,4 +1,4 @@
-"""Maxima and sums of windows, first down the image, then across it."""
+"""Maxima and sums of windows, first down the image, then across it; and where halves of means go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgerun.arrays import F32
 
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -26,3 +28,24 @@ def pool(
     np.copyto(out, across[:, :, 0])
     for tap in range(1, across.shape[2]):
         combine(out, across[:, :, tap], out=out)
+
+
+def ties_to_even(y: F32, down: F32, zero_point: int, odd: F32) -> None:
+    """y <- down where y is down + 1 and y - zero_point is odd: of the two neighbours of a half, the even one.
+
+    y  (..., n)  updated, halves up        down  (..., n)  overwritten, halves down        odd  (..., n)  scratch
+    """
+    np.subtract(y, down, out=down)
+    np.subtract(y, zero_point, out=odd)
+    np.remainder(odd, 2, out=odd)
+    down *= odd
+    y -= down
+
+
+def ties_away(y: F32, down: F32, below: NDArray[np.bool_]) -> None:
+    """y <- down where y <= 0: of the two neighbours of a half, the one further from 0. All are whole numbers.
+
+    y  (..., n)  updated, halves up        down  (..., n)  read, halves down        below  (..., n)  scratch
+    """
+    np.less_equal(y, 0, out=below)
+    np.copyto(y, down, where=below)

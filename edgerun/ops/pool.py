@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
-from edgerun.arrays import F32, AnyArray
-from edgerun.kernels.pool import pool
+from edgerun.arrays import F32, I64, AnyArray
+from edgerun.kernels.pool import pool, ties_away, ties_to_even
 from edgerun.kernels.window import windows
 from edgerun.layers import AveragePool, MaxPool
 from edgerun.layers.window import Sliding
@@ -31,7 +32,7 @@ class MaxPoolRun(LayerRun):
 
 
 class AveragePoolRun(LayerRun):
-    """The sum of each window, requantised by the number of values in it."""
+    """The sum of each window, requantised by the number of values in it; twice where halves do not simply go up."""
 
     def __init__(self, spec: AveragePool, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
         self.spec = spec
@@ -39,14 +40,35 @@ class AveragePoolRun(LayerRun):
         which = np.searchsorted(spec.sizes, spec.counts).reshape(-1, 1)
         if len(spec.sizes) == 1:
             which = which[:1]
-        m, o, s = (spec.tensor(tensors, field.part).astype(np.int64)[which] for field in spec.fields())
-        places = self.out.reshape(*batch, -1, spec.input_shape[2])
-        self._end = Requantiser(spec.proof(tensors).carrier, spec, places, m, o, s)
-        self._pooling = Pooling(spec, batch, 0, self._end.sums, np.add)
+        m, s = (spec.tensor(tensors, part).astype(np.int64)[which] for part in ("multiplier", "shift"))
+        carrier = spec.proof(tensors).carrier
+
+        def end(out: F32, offset: I64) -> Requantiser:
+            return Requantiser(carrier, spec, out.reshape(*batch, -1, spec.input_shape[2]), m, offset[which], s)
+
+        up, down = spec.offsets(tensors)
+        self._up, self._down, self._choose = end(self.out, up), None, None
+        if spec.ties != "up":
+            other = np.zeros_like(self.out)
+            self._down, self._choose = end(other, down), chooser(spec, self.out, other)
+        self._pooling = Pooling(spec, batch, 0, self._up.sums, np.add)
 
     def step(self, *sources: F32) -> None:
         self._pooling.step(sources[0])
-        self._end.finish()
+        if self._down is None or self._choose is None:
+            self._up.finish()
+            return
+        np.copyto(self._down.sums, self._up.sums)
+        self._up.finish()
+        self._down.finish()
+        self._choose()
+
+
+def chooser(spec: AveragePool, up: F32, down: F32) -> Callable[[], None]:
+    """What takes from `down` the halves that do not go up."""
+    if spec.ties == "even":
+        return partial(ties_to_even, up, down, spec.zero_point, np.zeros_like(up))
+    return partial(ties_away, up, down, np.zeros(up.shape, np.bool_))
 
 
 class Pooling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, Literal, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from edgerun.arrays import F32, Tensors
 from edgerun.layers import AveragePool, LayerRecord, MaxPool
+from edgerun.layers.pool import Ties
 from edgerun.layers.window import Pair, Sides, output_size
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, requant
 from exporters.nodes.conv import check_padded, image_windows
@@ -25,6 +26,8 @@ class FloatPool(FloatLayer):
     Padding never wins a maximum. A mean divides by the values inside the image, or, with `count_padding`, by the whole
     kernel, padding counting as zeros. Global pooling is a kernel of (h, w). What a format's ceil_mode adds is padding
     that is not counted; with counted padding beside it, that padding must be a layer of its own before this one.
+
+    ties  where the integer layer sends means that are a half, where the file says so
     """
 
     input_shape: tuple[int, int, int]
@@ -36,6 +39,7 @@ class FloatPool(FloatLayer):
     count_padding: bool = False
     low: float = -np.inf
     high: float = np.inf
+    ties: Ties = "up"
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (MaxPool, AveragePool)
 
@@ -64,10 +68,7 @@ class FloatPool(FloatLayer):
         return np.clip(y, self.low, self.high).astype(np.float32).reshape(len(x), -1)
 
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
-        """A maximum keeps the map of its input; where a file wants another, a mean of single values follows.
-
-        A mean goes up where it lies on a half: see `mean`.
-        """
+        """A maximum keeps the map of its input; where a file wants another, a mean of single values follows."""
         x = sources[0]
         if self.kind == "average":
             return (self.mean(x, self.output_map(reach)),)
@@ -75,8 +76,11 @@ class FloatPool(FloatLayer):
         if y == x:
             return (self.maximum(self.name, x, self.low, self.high),)
         largest = self.maximum(f"{self.name}.max", x, -math.inf, math.inf)
-        single = FloatPool(self.name, self.shape, "average", (1, 1), (1, 1), low=self.low, high=self.high)
-        return largest, replace(single, sources=(largest.layer.name,)).mean(x, y)
+        single = FloatPool(
+            self.name, self.shape, "average", (1, 1), (1, 1), low=self.low, high=self.high, ties=self.ties,
+            sources=(largest.layer.name,),
+        )  # fmt: skip
+        return largest, single.mean(x, y)
 
     def maximum(self, name: str, x: Affine, low: float, high: float) -> Quantised:
         layer = MaxPool(
@@ -98,7 +102,7 @@ class FloatPool(FloatLayer):
             m / 2**s = r as 24 bits hold it,   o = 2**(s-1) + ceil(128 n |m - r 2**s| - n zx r 2**s)
 
         The ceiling outweighs what rounding m can take away, so that a half is never missed; together they add at most
-        sx / sy * 2**-16 of a step.
+        sx / sy * 2**-16 of a step. So a half is what lies less than 2**-15 of a step above one, and `ties` can tell.
         """
         layer = AveragePool(
             name=self.name,
@@ -111,6 +115,7 @@ class FloatPool(FloatLayer):
             zero_point=y.zero_point,
             qmin=y.integer(self.low),
             qmax=y.integer(self.high),
+            ties=self.ties,
         )
         ratio, area = Fraction(float(x.scale)) / Fraction(float(y.scale)), math.prod(self.kernel)
         rows = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgerun.arrays import F64, AnyArray
 from edgerun.layers.base import I8_BOUNDS
-from exporters.nodes import Affine, FloatLayer, FloatUnary, StatefulLayer
+from exporters.nodes import Affine, FloatLayer, FloatPool, FloatUnary, StatefulLayer
 from exporters.onnx import elementwise
 from exporters.onnx.dense import gemm, matmul
 from exporters.onnx.elementwise import Bounded, Operator
@@ -68,9 +68,14 @@ def quantised(graph: Graph, node: Node, x: Value, to: Affine, *, sole: bool = Fa
 
 
 def saturated(layer: FloatLayer, to: Affine) -> FloatLayer:
-    """The same, clipped in float too at the ends of int8: quantisers drop a ReLU where that already does its work."""
+    """The same, clipped in float too at the ends of int8: quantisers drop a ReLU where that already does its work.
+
+    QuantizeLinear rounds halves to even; of all layers that give real numbers only a mean is likely to make one.
+    """
     if not isinstance(layer, Bounded):
         return layer
+    if isinstance(layer, FloatPool):
+        layer = replace(layer, ties="even")
     least, most = (to.scale * (end - to.zero_point) for end in I8_BOUNDS)
     return replace(layer, low=min(max(layer.low, least), most), high=max(min(layer.high, most), least))
 

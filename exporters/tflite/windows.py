@@ -202,6 +202,8 @@ def unblocked(op: TfliteOp, x: Value, stride: Pair, dilation: Pair) -> tuple[int
     return h, w, c
 
 
+    """LiteRT rounds means of the stored integers, halves away from 0: those of uint8, never below it, go up."""
+
 def pool(kind: Literal["max", "average"]) -> Operator:
     def run(graph: Graph, op: TfliteOp) -> Value:
         x = graph.value(op)
@@ -220,6 +222,7 @@ def pool(kind: Literal["max", "average"]) -> Operator:
             stride,
             padding=padding,
             low=low,
+            ties="away" if kind == "average" and graph.model.writes(op)[0].dtype == "int8" else "up",
             high=high,
             sources=(x.source,),
             output=y,

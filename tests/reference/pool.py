@@ -22,8 +22,14 @@ def pool(spec: MaxPool | AveragePool, tensors: Mapping[str, Any], image: list[in
         return [clip(max(values), spec.qmin, spec.qmax) for values in seen]
     sizes = sorted({len(values) for values in seen})
     m, o, s = (part(spec, tensors, name) for name in ("multiplier", "offset", "shift"))
-    out = []
-    for values in seen:
-        k = sizes.index(len(values))
-        out.append(clip(((sum(values) * m[k] + o[k]) >> s[k]) + spec.zero_point, spec.qmin, spec.qmax))
-    return out
+    return [mean(spec, sum(values), *(x[sizes.index(len(values))] for x in (m, o, s))) for values in seen]
+
+
+def mean(spec: AveragePool, total: int, m: int, o: int, s: int) -> int:
+    """A sum, rounded: a remainder under 2**-15 of a step, or of 0, is a half that `o` sent up."""
+    steps, remainder = divmod(total * m + o, 1 << s)
+    if spec.ties != "up" and remainder < max(1 << s >> 15, 1):
+        even = spec.ties == "even" and steps % 2 == 1
+        away = spec.ties == "away" and steps + spec.zero_point <= 0
+        steps -= even or away
+    return clip(steps + spec.zero_point, spec.qmin, spec.qmax)

@@ -623,3 +623,17 @@ def test_a_convolution_keeps_its_map_beside_a_pool(tmp_path: Path) -> None:
     assert conv.output is None
     x = np.random.default_rng(3).normal(size=(16, 3, 6, 5)).astype(np.float32)
     assert gap(path, x).largest <= 2
+
+
+@pytest.mark.parametrize("zero", [np.uint8(7), np.int8(-3)])
+def test_means_that_are_a_half_go_to_even_as_quantize_linear_rounds_them(tmp_path: Path, zero: Any) -> None:
+    """In scales that are powers of two, so that ONNX Runtime's float32 holds the halves."""
+    nodes = around(
+        node("DequantizeLinear", ["i", *X_MAP], ["d"]),
+        node("AveragePool", ["d"], ["p"], kernel_shape=[2, 2], strides=[2, 1]),
+        node("QuantizeLinear", ["p", *Y_MAP], ["o"]),
+    )
+    constants = {"xs": f32(0.0625), "xsz": zero, "ys": f32(0.0625), "ysz": zero}
+    path = saved(tmp_path, graph(nodes, constants, (1, 3, 6, 5)))
+    x = np.random.default_rng(3).normal(size=(64, 3, 6, 5)).astype(np.float32)
+    assert gap(path, x).largest == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import ModelError, SpecError
 from edgerun.layers import AveragePool, MaxPool
 from edgerun.layers.base import Certificate
+from edgerun.layers.pool import Ties
 from edgerun.ops import OPS
 from exporters.nodes import Affine, FloatPool, Quantised, Range
 
 KINDS = [MaxPool, AveragePool]
+TIES: tuple[Ties, ...] = ("up", "even", "away")
 
 
 def step(spec: Any, tensors: Tensors, x: AnyArray) -> AnyArray:
@@ -58,9 +62,14 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
 @given(geometry=geometries(), data=st.data())
 def test_any_geometry_equals_the_plain_integers(kind: type[Any], geometry: dict[str, Any], data: st.DataObject) -> None:
     rng, low = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))), data.draw(st.integers(-128, 0))
-    fields = {"zero_point": data.draw(st.integers(-128, 127))} if kind is AveragePool else {}
+    fields: dict[str, Any] = {}
+    if kind is AveragePool:
+        fields = {"zero_point": data.draw(st.integers(-128, 127)), "ties": data.draw(st.sampled_from(TIES))}
     spec = kind(name="l", qmin=low, qmax=data.draw(st.integers(low, 127)), **geometry, **fields)
     tensors = numbers(spec, rng, data.draw(st.integers(20, 46)))
+    if data.draw(st.booleans()) and kind is AveragePool:  # quarters: of such means many are a half
+        tensors |= {"l.multiplier": np.full_like(tensors["l.multiplier"], 1 << 23)}
+        tensors |= {"l.shift": np.full_like(tensors["l.shift"], 25), "l.offset": tensors["l.offset"] >> 23 << 23}
     x = rng.integers(-128, 128, (3, *spec.widths))
     x[0] = rng.choice([-128, 127], spec.widths)
     want = [slow.pool(spec, tensors, row) for row in x.tolist()]
@@ -76,15 +85,19 @@ def test_a_mean_is_exact_at_the_edge_of_float64_and_goes_on_in_int64() -> None:
     size, m, s = 1 << 17, (1 << 24) - 1, 46
     spec = AveragePool(name="l", input_shape=(512, 256, 1), kernel=(512, 256), zero_point=-64)
     edge = (1 << 53) - (1 << 24) * m - (64 << s)
-    found = []
+    tied = AveragePool(name="l", input_shape=(512, 256, 1), kernel=(512, 256), zero_point=-64, ties="even")
+    found, looked = [], []
     for offset in (edge, edge + 1, -edge, -edge - 1):
         tensors: Tensors = {
             "l.multiplier": np.array([m], np.int32), "l.offset": np.array([offset]), "l.shift": np.array([s], np.uint8),
         }  # fmt: skip
         found.append(spec.proof(tensors).carrier)
+        looked.append(tied.proof(tensors).carrier)
         for x in (np.full(size, -128), np.full(size, 127)):
             assert step(spec, tensors, x).tolist() == slow.pool(spec, tensors, x.tolist())
+            assert step(tied, tensors, x).tolist() == slow.pool(tied, tensors, x.tolist())
     assert found == ["float32-dot", "int64", "float32-dot", "int64"]
+    assert looked == ["float32-dot", "int64", "int64", "int64"]  # a half sent down goes further below
 
 
 def test_the_last_bit_of_a_mean_shows_where_a_float64_would_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +154,9 @@ def test_a_pool_that_cannot_be_is_refused(kind: type[Any], fields: dict[str, Any
         kind(**{"name": "l", "input_shape": (6, 5, 4), "kernel": (3, 3)} | fields)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_step_allocates_no_array(kind: type[Any]) -> None:
-    spec = kind(name="l", input_shape=(80, 80, 16), kernel=(3, 3), padding=(1, 1, 1, 1))
+@pytest.mark.parametrize(("kind", "fields"), [(MaxPool, {}), *((AveragePool, {"ties": ties}) for ties in TIES)])
+def test_a_step_allocates_no_array(kind: type[Any], fields: dict[str, Any]) -> None:
+    spec = kind(name="l", input_shape=(80, 80, 16), kernel=(3, 3), padding=(1, 1, 1, 1), **fields)
     run = OPS[kind](spec, numbers(spec, np.random.default_rng(0), 40), ())
     x, buffer = np.ones(spec.widths, np.float32), 8192 * 8 + 4096  # numpy's own walk over an image
     assert spec.outputs > buffer
@@ -205,17 +218,37 @@ def test_a_float_pool_computes_what_onnx_runtime_does(
     np.testing.assert_allclose(node.forward(x.reshape(3, -1)), y.transpose(0, 2, 3, 1).reshape(3, -1), atol=1e-6)
 
 
+def rounded(total: int, n: int, zero: int, ties: str) -> int:
+    """total / n in whole steps, by the definition of each rule."""
+    exact = Fraction(total, n)
+    if ties == "even":
+        return round(exact - zero) + zero
+    away = ties == "away" and exact < 0
+    return -math.floor(-exact + Fraction(1, 2)) if away else math.floor(exact + Fraction(1, 2))
+
+
+@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("zero", [-128, -3, 0, 17, 127])
 @pytest.mark.parametrize("n", [1, 2, 6, 9, 50, 125, 250])
-def test_every_mean_that_a_file_fixes_is_rounded_half_up(n: int, zero: int) -> None:
+def test_every_mean_that_a_file_fixes_is_rounded_as_it_says(n: int, zero: int, ties: Ties) -> None:
     """All sums that n int8 values can have, halves among them."""
     map_ = Affine(0.0173, zero)
-    node = FloatPool("l", (1, n, 1), "average", (1, n), (1, 1), output=map_, sources=("input",))
+    node = FloatPool("l", (1, n, 1), "average", (1, n), (1, 1), ties=ties, output=map_, sources=("input",))
     totals = np.arange(-128 * n, 127 * n + 1)
     q = totals[:, None] // n + (np.arange(n) < (totals % n)[:, None])
     assert q.sum(axis=1).tolist() == totals.tolist()
     got = run_all(node.quantise((map_,), Range(0.0, 1.0)), q)
-    assert got[:, 0].tolist() == ((2 * totals + n) // (2 * n)).tolist()
+    assert got[:, 0].tolist() == [rounded(total, n, zero, ties) for total in totals.tolist()]
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_halves_are_told_apart_up_to_windows_of_ten_thousand_values(ties: Ties) -> None:
+    map_, n = Affine(0.0173, 5), 10_000
+    node = FloatPool("l", (1, n, 1), "average", (1, n), (1, 1), ties=ties, output=map_, sources=("input",))
+    totals = [half * n // 2 + off for half in (-7, -5, -1, 1, 3, 11) for off in (-1, 0, 1)]
+    q = np.array([[total // n + (k < total % n) for k in range(n)] for total in totals])
+    got = run_all(node.quantise((map_,), Range(0.0, 1.0)), q)
+    assert got[:, 0].tolist() == [rounded(total, n, 5, ties) for total in totals]
 
 
 def test_a_ratio_that_is_nearly_a_power_of_two_is_no_coarser_for_it() -> None:

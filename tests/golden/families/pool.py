@@ -10,6 +10,8 @@ from reference import pool
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.layers import AveragePool, Layer, MaxPool
 from edgerun.layers.base import Requant
+from edgerun.layers.pool import Ties
+from exporters.nodes import Affine, FloatPool, Range
 
 STEPS = 4
 
@@ -26,6 +28,14 @@ def average(scale: float, zero: int, **fields: Any) -> tuple[Layer, Tensors]:
     }
 
 
+def tied(ties: Ties, zero: int, **fields: Any) -> tuple[Layer, Tensors]:
+    """A mean that keeps its map, over even numbers of values: many are a half."""
+    map_ = Affine(0.02, zero)
+    node = FloatPool("l", kind="average", ties=ties, output=map_, **fields)
+    (made,) = node.quantise((map_,), Range(-1.0, 1.0))
+    return made.layer, made.tensors
+
+
 def cases(rng: np.random.Generator) -> dict[str, tuple[Layer, Tensors, list[AnyArray]]]:
     image: dict[str, Any] = {"input_shape": (5, 7, 3), "kernel": (3, 2), "stride": (2, 2)}
     odd = image | {"dilation": (1, 3), "padding": (1, 0, 2, 2)}
@@ -36,6 +46,8 @@ def cases(rng: np.random.Generator) -> dict[str, tuple[Layer, Tensors, list[AnyA
         "average-pool.plain": average(1.0, 0, **image),
         "average-pool.odd": average(1.3, -20, **odd, zero_point=-100, qmin=-100, qmax=0),
         "average-pool.global": average(2.5, 3, input_shape=(4, 3, 5), kernel=(4, 3), zero_point=-10),
+        "average-pool.even": tied("even", 7, **image),
+        "average-pool.away": tied("away", -30, **image),
     }
     return {
         case: (spec, tensors, [rng.integers(-128, 128, (STEPS, *spec.widths)).astype(np.int16)])
