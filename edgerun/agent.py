@@ -243,7 +243,7 @@ class Agent:
         self.stuck_samples += self._newest is not None and np.array_equal(sample.x, self._newest)
         self._newest = sample.x
         try:
-            q = encode.quantise(self.life.bundle.manifest.input, sample.x)
+            q = encode.sense(self.life.bundle.manifest, sample.x)
         except DataError as err:
             self.bad_samples += 1
             log.warning("sample refused", extra={"sample": self.samples, "reason": str(err)})
@@ -466,7 +466,7 @@ class Agent:
                 self._answer(command, "done", {})
 
     def _queue_teaching(self, command: Command, args: commands.Teach) -> None:
-        examples = [encode.quantise(self.life.bundle.manifest.input, example.array()) for example in args.examples]
+        examples = [encode.sense(self.life.bundle.manifest, example.array()) for example in args.examples]
         self._check_class(args.label)
         self._check_chore(Chore("settle", self._refresh, dict))
         if args.dry_run:

@@ -52,13 +52,19 @@ class Tape:
 
 
 class Prototypes:
-    """The state of a prototype head, `capacity` rows of it: class sums, counts and biases, and the means they give."""
+    """The state of a prototype head: sums, counts and biases, and the means they give.
 
-    def __init__(self, tensors: Mapping[str, AnyArray], capacity: int) -> None:
-        factory = tensors["head.sum"]
-        self.sums: I32 = np.zeros((capacity, factory.shape[1]), np.int32)
-        self.counts: I32 = np.zeros(capacity, np.int32)
-        self.bias: I32 = np.zeros(capacity, np.int32)
+    Row k is class k; with a second mean a class, row capacity + k is what the field has taught of it.
+    """
+
+    def __init__(self, tensors: Mapping[str, AnyArray], capacity: int, means: int = 1) -> None:
+        factory, rows = tensors["head.sum"], means * capacity
+        self.capacity = capacity
+        self.taught = rows - capacity
+        """The row of class 0 that a lesson adds to."""
+        self.sums: I32 = np.zeros((rows, factory.shape[1]), np.int32)
+        self.counts: I32 = np.zeros(rows, np.int32)
+        self.bias: I32 = np.zeros(rows, np.int32)
         for mine, name in ((self.sums, "sum"), (self.counts, "count"), (self.bias, "bias")):
             mine[: len(factory)] = tensors[f"head.{name}"]
         self.means: I64 = np.zeros(self.sums.shape, np.int64)
@@ -71,8 +77,15 @@ class Prototypes:
     def scores(self, z: I64, known: int) -> I32:
         """(..., known) int32; the least int32 for classes without a sample."""
         scores = np.empty((*z.shape[:-1], known), np.int32)
-        head.prototype_scores(scores, z, self.means[:known], self.bias[:known], self.counts[:known] > 0)
+        self._score(scores, z, slice(0, known))
+        if self.taught:
+            nearer = np.empty_like(scores)
+            self._score(nearer, z, slice(self.taught, self.taught + known))
+            np.maximum(scores, nearer, out=scores)
         return scores
+
+    def _score(self, scores: I32, z: I64, rows: slice) -> None:
+        head.prototype_scores(scores, z, self.means[rows], self.bias[rows], self.counts[rows] > 0)
 
 
 class Network:
@@ -100,7 +113,7 @@ class Network:
         self._coder = encode.coder(manifest, batch)
         self.prototypes = prototypes
         if manifest.head.kind == "prototypes" and prototypes is None:
-            self.prototypes = Prototypes(tensors, manifest.classes.capacity)
+            self.prototypes = Prototypes(tensors, manifest.classes.capacity, manifest.head.means)
         whiten = manifest.head.whiten
         self._whiten = DenseRun(whiten, tensors, batch) if whiten else None
         self._raw: F32 = np.zeros((*batch, whiten.inputs if whiten else 1), np.float32)

@@ -138,8 +138,13 @@ def inference(bundle: Bundle) -> Ops:
     if isinstance(manifest.encoder, PhaseRate):
         parts.append(Ops(bytes_moved=manifest.steps * manifest.input.size, array_calls=CALLS_ENCODE))
     if manifest.head.kind == "prototypes":
-        parts.append(Ops(dense_macs=manifest.classes.capacity * feature_width(manifest)))
+        parts.append(Ops(dense_macs=_means(manifest)))
     return Ops.total(parts)
+
+
+def _means(manifest: Manifest) -> int:
+    """Values of all means of a prototype head."""
+    return manifest.head.means * manifest.classes.capacity * feature_width(manifest)
 
 
 def layer_ops(bundle: Bundle) -> dict[str, Ops]:
@@ -241,7 +246,7 @@ def refresh(manifest: Manifest, window: Ops) -> Ops:
     replay = manifest.learning.replay
     if not replay.capacity or manifest.head.kind != "prototypes":
         return Ops()
-    leave_one_out = 2 * replay.capacity * manifest.classes.capacity * feature_width(manifest)
+    leave_one_out = 2 * replay.capacity * _means(manifest)
     return _every(Ops.total([_batch(window, replay.capacity), Ops(dense_macs=leave_one_out)]), replay.refresh_every)
 
 
@@ -249,7 +254,7 @@ def prototype(manifest: Manifest, window: Ops) -> Ops:
     """Add one window's features to its class and take the means again."""
     if manifest.head.kind != "prototypes":
         return Ops()
-    values = manifest.classes.capacity * feature_width(manifest)
+    values = _means(manifest)
     return Ops.total([window, Ops(dense_macs=values, array_calls=CALLS_SCORE)])
 
 
@@ -333,7 +338,7 @@ def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
             yield f"{layer.name}.{state.name}", Slot(state.shape, state.dtype)
     if manifest.head.kind == "prototypes":
         width = feature_width(manifest)
-        yield "head.mean", Slot((manifest.classes.capacity, width), "int32", "head")
+        yield "head.mean", Slot((manifest.head.means * manifest.classes.capacity, width), "int32", "head")
         yield "head.feature", Slot((width,), "int32", "head")
 
 

@@ -102,6 +102,31 @@ class OutputSpec(Record, frozen=True, kw_only=True):
         return math.prod(self.shape)
 
 
+class LogMel(Record, tag="log-mel", frozen=True, kw_only=True):
+    """Sound to features, before anything is quantised by a scale: `edgerun/encode/sound.py` has the integers.
+
+    The loud part of a recording is cut into as many windows as the input has frames, however long it is; each gives
+    log energies of as many mel bands as a frame has values. What is more than `floor_octaves` under the loudest is
+    raised to that, the mean of all is taken off, and 2**step_shift / 32 octaves of energy are one step of the input.
+    """
+
+    sample_rate: Annotated[int, Meta(ge=1000, le=192_000)]  # Hz
+    window: Annotated[int, Meta(ge=64, le=512)] = 256  # samples of one frame, even
+    low_hz: Annotated[float, Meta(ge=0)] = 80.0
+    high_hz: Annotated[float, Meta(gt=0)] = 3900.0
+    quiet_shift: Annotated[int, Meta(ge=1, le=30)] = 10  # loud = over the loudest energy / 2**this
+    floor_octaves: Annotated[int, Meta(ge=1, le=40)] = 12
+    step_shift: Annotated[int, Meta(ge=0, le=5)] = 2
+
+    def __post_init__(self) -> None:
+        if self.window % 2:
+            raise SpecError(f"window {self.window} is odd")
+        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise SpecError(
+                f"bands from {self.low_hz} to {self.high_hz} Hz do not rise within {self.sample_rate / 2} Hz"
+            )
+
+
 Offset: TypeAlias = Annotated[int, Meta(ge=0, le=128)]
 """Taken from every value before a layer sees it: 128 re-bases uint8 to int8."""
 
@@ -150,11 +175,19 @@ class Head(Record, frozen=True, kw_only=True):
                 that gives z: a Dense layer's output, or a Lif layer's spike counts over the window. Where `whiten` is
                 set, a Dense layer of that name stands between. Tensors: `head.sum` int32 (classes, d), `head.count`
                 int32 (classes,), `head.bias` int32 (classes,).
+    beside      what is taught in the field makes a mean of its own for each class, beside the factory's: a class scores
+                by the nearer one, so a new speaker's "three" takes nothing from the old speakers'.
     """
 
     kind: Literal["logits", "prototypes", "values"] = "logits"
     features: Name | None = None
     whiten: Dense | None = None
+    beside: bool = False
+
+    @property
+    def means(self) -> int:
+        """How many means a class may have."""
+        return 2 if self.beside else 1
 
 
 # ------------------------------------------------------------------ learning
@@ -324,6 +357,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     seq: Annotated[int, Meta(ge=0)] = 0  # monotone: anti-rollback
     device_class: Name = "any"
     min_runtime: str = "0.1.0"
+    front: LogMel | None = None  # what makes the input's integers of a recording; None: the input's own scale
     input: InputSpec
     encoder: Annotated[Encoder, Meta()] = Direct()
     layers: Annotated[tuple[Layer, ...], Meta(min_length=1, max_length=MAX_LAYERS)]
@@ -347,6 +381,13 @@ class Manifest(Record, frozen=True, kw_only=True):
         if len(set(tensor_names)) != len(tensor_names):
             raise SpecError("tensor names repeat")
         self._check_widths()
+        if self.front is not None and (
+            len(self.input.shape) != 2 or self.input.dtype != "int8" or self.input.zero_point
+        ):
+            raise SpecError(
+                f"a log-mel front gives int8 (frames, bands) around 0, the input is {self.input.dtype} "
+                f"{self.input.shape} around {self.input.zero_point}"
+            )
         if self.head.kind == "prototypes" and self.head.features not in names:
             raise SpecError(f"head features {self.head.features!r} is no layer")
         self._check_answer()

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from edgerun.arrays import F32, I16, AnyArray
+from edgerun.encode.sound import log_mel
 from edgerun.errors import DataError
 from edgerun.spec import Constant, Direct, Frames, InputSpec, Manifest, PhaseRate
 
@@ -33,6 +34,18 @@ def quantise(spec: InputSpec, x: AnyArray) -> I16:
     q = np.floor(real / spec.scale + 0.5) + spec.zero_point
     clipped: I16 = np.clip(q, low, high).astype(np.int16)
     return clipped
+
+
+def sense(manifest: Manifest, x: AnyArray) -> I16:
+    """What a bundle's layers are to see of one reading of its sensor, (size,).
+
+    With a front, a recording becomes features; what is features already, integers of the input's own dtype, passes.
+    Raises DataError on what is neither.
+    """
+    x, spec = np.asarray(x), manifest.input
+    if manifest.front is None or (x.dtype == np.dtype(spec.dtype) and x.size == spec.size):
+        return quantise(spec, x)
+    return log_mel(manifest.front, spec, x)
 
 
 class Coder(Protocol):

@@ -70,11 +70,11 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
     if plan.replay.capacity:
         slots |= reservoir.slots(manifest)
     if manifest.head.kind == "prototypes":
-        capacity, width = manifest.classes.capacity, tensors["head.sum"].shape[1]
+        rows, width = manifest.head.means * manifest.classes.capacity, tensors["head.sum"].shape[1]
         slots |= {
-            "head.sum": Slot((capacity, width), "int32", "head"),
-            "head.count": Slot((capacity,), "int32", "head"),
-            "head.bias": Slot((capacity,), "int32", "head"),
+            "head.sum": Slot((rows, width), "int32", "head"),
+            "head.count": Slot((rows,), "int32", "head"),
+            "head.bias": Slot((rows,), "int32", "head"),
         }
     recent = plan.eprop.recent_labels if plan.eprop else 0
     return slots | {"recent": Slot((max(1, recent),), "int16", "state")}
@@ -325,9 +325,11 @@ class Learner:
             return
         filled = self.reservoir.filled
         z, label = self.features(self.reservoir.x[filled]), self.reservoir.label[filled].astype(np.int64)
-        prototypes.recompute(head, z, label, len(self.classes))
+        row = label + head.taught * (self.reservoir.field[filled] != 0)
+        if self.deep_lessons or not head.taught:  # else every mean is still the sum of all that was ever taught
+            prototypes.recompute(head, z, row)
         new = list(range(len(self.manifest.classes.names), len(self.classes)))
-        prototypes.calibrate(head, z, label, new, len(self.classes))
+        prototypes.calibrate(head, z, label, row, new, len(self.classes))
 
     def features(self, x: AnyArray) -> I64:
         """z (m, d) of quantised samples x (m, size), in batches."""
@@ -352,8 +354,8 @@ class Learner:
         if head is None:
             return
         self.network.scores(q)
-        head.sums[label] += self.network.features().astype(np.int32)
-        head.counts[label] += 1
+        head.sums[head.taught + label] += self.network.features().astype(np.int32)
+        head.counts[head.taught + label] += 1
         head.refresh()
 
     def _new_class(self, label: str) -> None:
@@ -371,7 +373,8 @@ class Learner:
             raise DataError(f"label {label} is outside [0, {len(self.classes)})")
         head = self.network.prototypes
         if head is not None:
-            head.sums[label], head.counts[label], head.bias[label] = 0, 0, 0
+            for row in {label, head.taught + label}:
+                head.sums[row], head.counts[row], head.bias[row] = 0, 0, 0
             head.refresh()
         if self.reservoir is not None:
             self.reservoir.forget(label)

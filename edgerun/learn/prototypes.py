@@ -14,41 +14,48 @@ from edgerun.kernels import head
 from edgerun.network import Prototypes
 
 
-def recompute(prototypes: Prototypes, z: I64, label: AnyArray, capacity: int) -> None:
-    """S_k and n_k from features z (m, d) of labelled samples; classes without a sample keep what they had."""
-    for k in range(capacity):
-        mine = z[label == k]
-        if len(mine):
-            prototypes.sums[k] = mine.sum(axis=0)
-            prototypes.counts[k] = len(mine)
+def recompute(prototypes: Prototypes, z: I64, row: AnyArray) -> None:
+    """S_r and n_r from features z (m, d) of samples by the mean they are part of; one without any keeps what it had."""
+    for k in np.unique(row):
+        mine = z[row == k]
+        prototypes.sums[k] = mine.sum(axis=0)
+        prototypes.counts[k] = len(mine)
     prototypes.refresh()
 
 
-def leave_one_out(prototypes: Prototypes, z: I64, label: AnyArray, known: int) -> I64:
-    """Scores (m, known) without bias in which a sample's own class is scored by the mean of the others of its class."""
-    means = prototypes.means[:known]
+def leave_one_out(prototypes: Prototypes, z: I64, row: AnyArray, known: int) -> I64:
+    """Scores (m, known) without bias in which a sample's own mean is that of the others it was made of.
+
+    A mean of more samples than these stands as it is: one more or less hardly moves it.
+    """
+    means = prototypes.means
     scores: I64 = 2 * (z @ means.T) - (means * means).sum(axis=1)
-    counts = np.bincount(label, minlength=known)
-    sums = np.zeros_like(means)
-    np.add.at(sums, label, z)
-    rest = np.maximum(counts[label] - 1, 1)[:, None]
-    own = np.floor_divide(2 * (sums[label] - z) + rest, 2 * rest)
-    scores[np.arange(len(z)), label] = 2 * (z * own).sum(axis=1) - (own * own).sum(axis=1)
-    scores[:, prototypes.counts[:known] == 0] = head.NEVER
-    return scores
+    sums, counts = np.zeros_like(means), np.bincount(row, minlength=len(means))
+    np.add.at(sums, row, z)
+    rest = np.maximum(counts[row] - 1, 1)[:, None]
+    own = np.floor_divide(2 * (sums[row] - z) + rest, 2 * rest)
+    whole = np.flatnonzero(counts[row] == prototypes.counts[row])
+    scores[whole, row[whole]] = (2 * (z * own).sum(axis=1) - (own * own).sum(axis=1))[whole]
+    scores[:, prototypes.counts == 0] = head.NEVER
+    first, taught = scores[:, :known], scores[:, prototypes.taught : prototypes.taught + known]
+    nearer: I64 = np.maximum(first, taught)
+    return nearer
 
 
-def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, new: list[int], known: int) -> None:
-    """Set the bias of each new class, in order, twice over (they compete with each other).    z (m, d), label (m,)"""
-    scores = leave_one_out(prototypes, z, label, known)
+def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, row: AnyArray, new: list[int], known: int) -> None:
+    """Set the bias of each new class, in order, twice over (they compete with each other).
+
+    z  (m, d)      label  (m,)  the class of each sample      row  (m,)  the mean that it is part of
+    """
+    scores, bias = leave_one_out(prototypes, z, row, known), prototypes.bias[prototypes.taught :]
     for _ in range(2):
         for k in new:
-            others = scores + prototypes.bias[:known]
+            others = scores + bias[:known]
             others[:, k] = head.NEVER
             margin = others.max(axis=1) - scores[:, k]  # the bias above which a sample goes to class k
             rivals = margin[(label != k) & (others.argmax(axis=1) == label)]
             if len(rivals) and (label == k).any():
-                prototypes.bias[k] = bearable_bias(rivals)
+                bias[k] = bearable_bias(rivals)
 
 
 def bearable_bias(rivals: I64) -> int:

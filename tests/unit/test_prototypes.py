@@ -39,7 +39,7 @@ def test_means_are_the_half_up_means_of_the_samples() -> None:
     z, label = clusters(0, 5, 20.0)
     held = head_of(6, 6)
     held.sums[5], held.counts[5] = 7, 2  # a class without a sample keeps what it had
-    prototypes.recompute(held, z, label, 6)
+    prototypes.recompute(held, z, label)
     for k in range(5):
         mine = z[label == k]
         assert held.counts[k] == len(mine)
@@ -50,7 +50,7 @@ def test_means_are_the_half_up_means_of_the_samples() -> None:
 def test_leave_one_out_scores_each_sample_by_the_others_of_its_class() -> None:
     z, label = clusters(1, 4, 20.0)
     held = head_of(6, 6)
-    prototypes.recompute(held, z, label, 6)
+    prototypes.recompute(held, z, label)
     scores = prototypes.leave_one_out(held, z, label, 6)
     for i in range(len(z)):
         for k in range(5):
@@ -64,10 +64,10 @@ def test_leave_one_out_scores_each_sample_by_the_others_of_its_class() -> None:
 def test_a_calibrated_bias_takes_at_most_a_fifth_of_the_old_samples(seed: int, shots: int, spread: float) -> None:
     z, label = clusters(seed, shots, spread)
     held = head_of(5, 6)
-    prototypes.recompute(held, z, label, 5)
+    prototypes.recompute(held, z, label)
     scores = prototypes.leave_one_out(held, z, label, 5)
     rivals = scores[:, :4].argmax(axis=1) == label
-    prototypes.calibrate(held, z, label, [4], 5)
+    prototypes.calibrate(held, z, label, label, [4], 5)
     if held.bias[4] > 0:
         taken = (scores + held.bias[:5])[rivals].argmax(axis=1) == 4
         assert taken.sum() <= rivals.sum() / 5
@@ -80,9 +80,9 @@ def test_a_bias_helps_a_class_of_few_shots() -> None:
     for seed in range(40):
         z, label = clusters(seed, 4, 25.0)
         held = head_of(5, 6)
-        prototypes.recompute(held, z, label, 5)
+        prototypes.recompute(held, z, label)
         scores = prototypes.leave_one_out(held, z, label, 5)
-        prototypes.calibrate(held, z, label, [4], 5)
+        prototypes.calibrate(held, z, label, label, [4], 5)
         gained += balanced_errors(scores, label, 4) - balanced_errors(scores + held.bias, label, 4)
     assert gained > 1
 
@@ -92,6 +92,49 @@ def test_nothing_to_compare_leaves_the_bias_alone(held_labels: list[int]) -> Non
     label = np.array(held_labels, np.int64)
     z = np.arange(6 * len(label)).reshape(len(label), 6)
     held = head_of(5, 6)
-    prototypes.recompute(held, z, label, 5)
-    prototypes.calibrate(held, z, label, [4], 5)
+    prototypes.recompute(held, z, label)
+    prototypes.calibrate(held, z, label, label, [4], 5)
     assert not held.bias.any()
+
+
+# ------------------------------------------------------------------ a second mean a class
+
+
+def two_means(rng: np.random.Generator) -> tuple[Prototypes, np.ndarray]:
+    """Three classes of capacity four at the factory, and a field in which class 1 looks different."""
+    factory = rng.integers(-50, 50, (3, 5))
+    held = Prototypes({
+        "head.sum": (factory * 100).astype(np.int32), "head.count": np.full(3, 100, np.int32),
+        "head.bias": np.zeros(3, np.int32),
+    }, 4, 2)  # fmt: skip
+    return held, factory
+
+
+def test_a_taught_mean_stands_beside_the_factory_s() -> None:
+    held, factory = two_means(np.random.default_rng(3))
+    before = held.scores(factory.astype(np.int64), 3)
+    there = np.array([[400, -400, 300, -300, 200]])
+    held.sums[held.taught + 1], held.counts[held.taught + 1] = there[0], 1
+    held.refresh()
+    after = held.scores(factory.astype(np.int64), 3)
+    assert (after.argmax(axis=1) == before.argmax(axis=1)).all()
+    assert (after >= before).all()
+    assert held.scores(there, 3).argmax() == 1
+    assert held.scores(there, 3)[0, 1] == (there * there).sum()  # 2 z.c - c.c at z = c
+
+
+def test_only_what_was_taught_is_recomputed_and_left_out() -> None:
+    held, factory = two_means(np.random.default_rng(4))
+    z = np.concatenate([factory, factory[:1] + 9, factory[:1] + 13])  # two of class 0 are from the field
+    label = np.array([0, 1, 2, 0, 0])
+    row = label + held.taught * np.array([0, 0, 0, 1, 1])
+    sums = held.sums.copy()
+    prototypes.recompute(held, z[3:], row[3:])
+    assert (held.sums[:4] == sums[:4]).all()
+    assert held.counts[held.taught] == 2
+    scores = prototypes.leave_one_out(held, z, row, 3)
+    assert scores[1, 1] == (factory[1] ** 2).sum()  # a mean of a hundred is not moved by one
+    other = z[4]
+    own = 2 * (z[3] @ other) - other @ other
+    first = 2 * (z[3] @ factory[0]) - factory[0] @ factory[0]
+    assert scores[3, 0] == max(own, first)

@@ -1,0 +1,73 @@
+"""A recording as the log-mel features that `spec.LogMel` describes, whole numbers from end to end.
+
+    x <- x * 2**k, as loud as 16 bits allow;   first, last = the loud part of x
+    P = |spectrum|**2 of windows spread evenly over [first, last);   L = 32 log2(1 + P @ bank)
+    L <- max(L, max(L) - 32 * floor_octaves);   q = clip((L - floor(mean L) + half) >> step_shift, -128, 127)
+
+The level of the recording falls out with the mean, and its length with the spread of the windows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from edgerun.arrays import F64, I16, I64, AnyArray
+from edgerun.errors import DataError
+from edgerun.kernels import sound
+from edgerun.spec import InputSpec, LogMel
+
+LONGEST: Final = 1 << 22  # samples of one recording
+
+
+def log_mel(front: LogMel, spec: InputSpec, x: AnyArray) -> I16:
+    """Features q (frames * bands,) of one recording x (samples,): int16 as a microphone gives it, or real in [-1, 1].
+
+    Raises DataError for other types and shapes, samples that are not finite, and no or too many samples.
+    """
+    wave, (frames, bands) = sound.amplified(_wave(x)), spec.shape
+    first, last = sound.endpoints(wave, front.quiet_shift)
+    starts = sound.frame_starts(first, last, front.window, frames)
+    padded = np.concatenate([wave, np.zeros(front.window, np.int16)]).astype(np.float64)
+    windows = padded[starts[:, None] + np.arange(front.window)]
+    fourier, bank = _tables(front.window, front.sample_rate, bands, front.low_hz, front.high_hz)
+    energy = (sound.spectra(windows, fourier).astype(np.float64) @ bank).astype(np.int64)
+    return levels(front, sound.log2_steps(energy + 1))
+
+
+def levels(front: LogMel, log_energy: I64) -> I16:
+    """q (frames * bands,) of log energies (frames, bands), 32 steps an octave."""
+    raised = np.maximum(log_energy, log_energy.max() - sound.OCTAVE * front.floor_octaves)
+    half = (1 << front.step_shift) >> 1
+    steps = (raised - raised.sum() // raised.size + half) >> front.step_shift
+    q: I16 = np.clip(steps, -128, 127).astype(np.int16).reshape(-1)
+    return q
+
+
+def step_of(front: LogMel) -> float:
+    """Octaves of energy that one step of the input stands for."""
+    return (1 << front.step_shift) / sound.OCTAVE
+
+
+@lru_cache(maxsize=4)
+def _tables(window: int, rate: int, bands: int, low_hz: float, high_hz: float) -> tuple[F64, F64]:
+    return sound.fourier(window), sound.mel_bank(window, rate, bands, low_hz, high_hz)
+
+
+def _wave(x: AnyArray) -> I16:
+    """Samples as int16."""
+    if x.ndim != 1 or not 1 <= len(x) <= LONGEST:
+        raise DataError(f"a recording has shape {x.shape}, must be (samples,) of 1 to {LONGEST} samples")
+    if x.dtype == np.int16:
+        return x
+    if x.dtype.kind != "f":
+        raise DataError(f"a recording has dtype {x.dtype}, must be int16, or float in [-1, 1]")
+    real = x.astype(np.float64)
+    if not np.isfinite(real).all():
+        raise DataError(f"a recording has {int((~np.isfinite(real)).sum())} values that are not finite")
+    wave: I16 = np.clip(np.floor(real * sound.FULL_SCALE + 0.5), -sound.FULL_SCALE, sound.FULL_SCALE - 1).astype(
+        np.int16
+    )
+    return wave

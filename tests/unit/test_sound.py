@@ -1,0 +1,145 @@
+"""The log-mel front: exact integers, the same for loud and quiet, long and short; nothing but recordings gets in."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgerun.encode.sound import levels, log_mel, step_of
+from edgerun.errors import DataError, SpecError
+from edgerun.kernels import sound
+from edgerun.spec import InputSpec, LogMel
+
+FRONT = LogMel(sample_rate=8000)
+INPUT = InputSpec(shape=(24, 32), scale=step_of(FRONT))
+
+
+def chirp(samples: int, *, low: float = 300.0, high: float = 2500.0, loudness: float = 9000.0) -> np.ndarray:
+    t = np.arange(samples) / 8000
+    phase = 2 * np.pi * (low * t + (high - low) * t * t / (2 * t[-1]))
+    return np.round(loudness * np.sin(phase) * np.hanning(samples)).astype(np.int16)
+
+
+# ------------------------------------------------------------------ against plain Python integers
+
+
+def slow_log_mel(front: LogMel, frames: int, bands: int, x: list[int]) -> list[int]:
+    """The whole front once more, one integer at a time."""
+    peak = max(abs(v) for v in x)
+    x = [v << max(0, 15 - peak.bit_length()) for v in x] if peak else x
+    energy = [sum(v * v for v in x[k * 64 : k * 64 + 64]) for k in range(len(x) // 64)]
+    around = [sum(energy[max(0, k - 1) : k + 2]) for k in range(len(energy))]
+    loud = [k for k, e in enumerate(around) if e > max(around) >> front.quiet_shift]
+    first, last = (loud[0] * 64, loud[-1] * 64 + 64) if loud else (0, len(x))
+    room, n = max(0, last - first - front.window), front.window
+    x = x + [0] * n
+    fourier, bank = sound.fourier(n), sound.mel_bank(n, front.sample_rate, bands, front.low_hz, front.high_hz)
+    rows = []
+    for t in range(frames):
+        start = first + t * room // max(1, frames - 1)
+        sums = [sum(x[start + i] * int(fourier[i, k]) for i in range(n)) >> 15 for k in range(n + 2)]
+        power = [(sums[k] ** 2 + sums[k + n // 2 + 1] ** 2) >> 8 for k in range(n // 2 + 1)]
+        for b in range(bands):
+            e = 1 + sum(p * int(w) for p, w in zip(power, bank[:, b], strict=True))
+            high = e.bit_length() - 1
+            rows.append(32 * high + ((32 * e) >> high) - 32)
+    rows = [max(v, max(rows) - 32 * front.floor_octaves) for v in rows]
+    mean, half = sum(rows) // len(rows), (1 << front.step_shift) >> 1
+    return [max(-128, min(127, (v - mean + half) >> front.step_shift)) for v in rows]
+
+
+@pytest.mark.parametrize("samples", [1, 63, 200, 700])
+@pytest.mark.parametrize("kind", ["noise", "extreme", "silence", "faint"])
+def test_it_is_the_integers_that_are_written_down(samples: int, kind: str) -> None:
+    rng = np.random.default_rng(samples)
+    x = {
+        "noise": rng.integers(-3000, 3000, samples),
+        "extreme": rng.choice([-32768, 32767], samples),
+        "silence": np.zeros(samples),
+        "faint": rng.integers(-1, 2, samples),
+    }[kind].astype(np.int16)
+    front, spec = LogMel(sample_rate=8000, window=64), InputSpec(shape=(5, 6))
+    assert log_mel(front, spec, x).tolist() == slow_log_mel(front, 5, 6, x.tolist())
+
+
+@given(st.integers(1, (1 << 52) - 1))
+def test_the_logarithm_is_exact_at_powers_of_two_and_close_between(energy: int) -> None:
+    (found,) = sound.log2_steps(np.array([energy]))
+    high = energy.bit_length() - 1
+    assert found == 32 * high + ((32 * energy) >> high) - 32
+    assert -3.8 < found - 32 * math.log2(energy) < 1e-9
+
+
+def test_nothing_in_it_can_round() -> None:
+    """The largest sums that any recording can make are whole numbers that float64 holds."""
+    fourier, bank = sound.fourier(512), sound.mel_bank(512, 8000, 1, 0.0, 4000.0)
+    assert (fourier == np.round(fourier)).all()
+    largest = np.abs(fourier).sum(axis=0).max() * 32768
+    assert largest < 2**53
+    power = 2 * (largest / (1 << 15)) ** 2 / 256
+    assert power * bank.sum(axis=0).max() < 2**53
+
+
+# ------------------------------------------------------------------ what it is for
+
+
+def test_loudness_falls_out() -> None:
+    x = chirp(4000)
+    loud, quiet = log_mel(FRONT, INPUT, x), log_mel(FRONT, INPUT, (x // 16).astype(np.int16))
+    assert np.abs(loud - quiet).max() <= 4  # half an octave, where dividing rounded the faintest away
+    assert (log_mel(FRONT, INPUT, (x // 16 * 16).astype(np.int16)) == quiet).all()
+
+
+def test_silence_around_a_word_falls_out() -> None:
+    x = chirp(4000)
+    around = np.concatenate([np.zeros(64 * 20, np.int16), x, np.zeros(64 * 33 + 5, np.int16)])
+    assert (log_mel(FRONT, INPUT, around) == log_mel(FRONT, INPUT, x)).all()
+
+
+def test_a_rising_tone_rises() -> None:
+    bands = log_mel(FRONT, INPUT, chirp(6000)).reshape(24, 32).argmax(axis=1)
+    assert (np.diff(bands[2:-2]) >= 0).all()
+    assert bands[-3] - bands[2] > 10
+
+
+def test_real_numbers_and_int16_are_the_same_sound() -> None:
+    x = chirp(3000)
+    assert (log_mel(FRONT, INPUT, x / 32768) == log_mel(FRONT, INPUT, x)).all()
+
+
+def test_steps_of_energy() -> None:
+    """A level 32 * 3 steps higher is 3 octaves higher."""
+    log_energy = np.zeros((2, 3), np.int64)
+    log_energy[0, 0] = 96
+    q = levels(FRONT, log_energy)
+    assert (q[0] - q[1]) * step_of(FRONT) == 3
+
+
+# ------------------------------------------------------------------ what it refuses
+
+
+@pytest.mark.parametrize(
+    ("x", "fault"),
+    [
+        (np.zeros((2, 50), np.int16), r"shape \(2, 50\)"),
+        (np.zeros(0, np.int16), r"shape \(0,\)"),
+        (np.zeros(9, np.int32), "dtype int32"),
+        (np.zeros(9, np.uint8), "dtype uint8"),
+        (np.array([0.0, np.nan]), "1 values that are not finite"),
+        (np.zeros((1 << 22) + 1, np.int16), "must be"),
+    ],
+)
+def test_what_is_no_recording_is_refused(x: np.ndarray, fault: str) -> None:
+    with pytest.raises(DataError, match=fault):
+        log_mel(FRONT, INPUT, x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [({"window": 255}, "odd"), ({"low_hz": 4000.0}, "do not rise"), ({"high_hz": 4001.0}, "within 4000")],
+)
+def test_a_front_that_cannot_be_is_refused(fields: dict[str, float], fault: str) -> None:
+    with pytest.raises(SpecError, match=fault):
+        LogMel(**({"sample_rate": 8000} | fields))  # type: ignore[arg-type]
