@@ -141,7 +141,8 @@ def windows(name: str, arrays: Tensors, spec: InputSpec, fit: Fit = "fit") -> Wi
             )
         return found
     if "samples" not in arrays:
-        raise DataError(f"{name}: has neither 'x' nor 'samples', only {', '.join(sorted(arrays)) or 'nothing'}")
+        instead = f"only {', '.join(sorted(arrays))}" if arrays else "it is empty"
+        raise DataError(f"{name}: has neither 'x' nor 'samples', {instead}")
     values = _numbers(name, "samples", arrays["samples"], 1)
     quantised = values.dtype == np.dtype(spec.dtype)
     found = Windows(values, _starts(name, arrays), shape, spec.zero_point if quantised else 0)

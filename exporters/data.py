@@ -12,7 +12,7 @@ import numpy as np
 
 from edgerun.arrays import I64, AnyArray, Tensors
 from edgerun.errors import DataError
-from edgerun.samples import Fit, class_names, read_arrays, windows
+from edgerun.samples import UNKNOWN, Fit, class_names, read_arrays, windows
 from edgerun.samples import first_line as first_line
 from edgerun.spec import InputSpec
 
@@ -63,6 +63,8 @@ def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True) 
     if not labels:
         return Samples(x, np.full(len(x), -1, np.int64), notes=found.notes())
     names = class_names(path.name, arrays)
+    if names is not None and (bad := [name for k, name in enumerate(names) if not name or name in names[:k]]):
+        raise DataError(f"{path.name}: class_names holds {bad[0]!r} {'twice' if bad[0] else 'as a name'}")
     y = labels_of(path.name, arrays, len(x))
     if names is not None and y.max() >= len(names):
         raise DataError(f"{path.name}: label {y.max()} is outside the {len(names)} class_names")
@@ -103,8 +105,9 @@ def labels_of(name: str, arrays: Tensors, samples: int) -> I64:
     if labels.dtype.kind not in "iu":
         raise DataError(f"{name}: labels are {labels.dtype}, must be whole numbers (--head values needs none)")
     y = labels.astype(np.int64)
-    if y.min() < 0 or y.max() >= 4096:
-        raise DataError(f"{name}: labels reach from {y.min()} to {y.max()}, must lie in [0, 4095]")
+    if y.min() < UNKNOWN or y.max() >= 4096:
+        reach = f"labels reach from {y.min()} to {y.max()}"
+        raise DataError(f"{name}: {reach}, must lie in [0, 4095], or be {UNKNOWN} where not known")
     return y
 
 

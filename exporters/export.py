@@ -55,6 +55,16 @@ SAMPLE_BYTES: Final = 128 << 10
 """What the probe of a bundle that learns nothing, and the self-test of any, may take, if their least rows allow it."""
 LEAST_ROWS: Final = (8, 10)  # of self-test and probe
 FORMATS: Final = (".onnx", ".tflite", ".nir")
+MAGIC: Final = {".tflite": (4, b"TFL3"), ".nir": (0, b"\x89HDF\r\n\x1a\n"), ".npz": (0, b"PK\x03\x04")}
+"""What files begin with, and where; ONNX files have no such mark."""
+TORCH, TENSORFLOW = "write it with torch.onnx.export", "convert it with tf.lite.TFLiteConverter"
+WAYS: Final = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), TORCH),
+    **dict.fromkeys((".h5", ".keras", ".pb", "folder"), TENSORFLOW),
+    **dict.fromkeys((".pkl", ".joblib"), "write it with skl2onnx.to_onnx"),
+}
+FOR_NIR: Final = ("reset", "reset_delay", "readout", "encoder", "steps", "full_scale", "input_scale", "dt")
+"""Options that say what a NIR file leaves open."""
 UNLABELLED_SHARE: Final = 5  # every so many-th part of samples without labels is kept apart
 HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
 
@@ -103,6 +113,8 @@ class Options:
         ):
             if head == "values" and given:
                 raise DataError(f"--head values has no classes: {option} does not go with it")
+        if self.features is not None and head != "prototypes":
+            raise DataError(f"--features {self.features} goes with --head prototypes, not {head}")
         return replace(self, head=head)
 
 
@@ -185,6 +197,9 @@ def quantised(thin: Slim, samples: Samples, how: Calibration | None, say: Say = 
 def load_model(path: Path, options: Options) -> FloatNet:
     """Import by suffix. Raises ModelError for another one, and where a layer has a name that the bundle itself uses."""
     suffix = path.suffix.lower()
+    check_kind(path, suffix)
+    if suffix != ".nir" and (open_ends := [name for name in FOR_NIR if getattr(options, name) is not None]):
+        raise DataError(f"--{open_ends[0].replace('_', '-')} is for .nir files, {path.name} is none")
     if suffix == ".onnx":
         from exporters.onnx_import import load_onnx
 
@@ -193,16 +208,27 @@ def load_model(path: Path, options: Options) -> FloatNet:
         from exporters.tflite_import import load_tflite
 
         net = load_tflite(path)
-    elif suffix == ".nir":
+    else:
         from exporters.nir_import import NirOptions, load_nir
 
-        net = load_nir(path, NirOptions(**{name: getattr(options, name) for name in NirOptions.__slots__}))
-    else:
-        raise ModelError(f"{path.name}: format {suffix or 'without a suffix'} is none of {', '.join(FORMATS)}")
+        net = load_nir(path, NirOptions(**{name: getattr(options, name) for name in FOR_NIR}))
     for layer in net.layers:
         if is_reserved(layer.name) or layer.name == "whiten":
             raise ModelError(f"{path.name}: layer name {layer.name!r} begins with a reserved word")
     return net
+
+
+def check_kind(path: Path, suffix: str) -> None:
+    """Raises ModelError for another suffix, with the way to convert it, and for one that belies the content."""
+    if suffix not in FORMATS:
+        kind = f"format {suffix}" if suffix else "a folder" if path.is_dir() else "format without a suffix"
+        way = WAYS.get("folder" if path.is_dir() else suffix, "")
+        raise ModelError(f"{path.name or path}: {kind} is none of {', '.join(FORMATS)}{way and f'; {way}'}")
+    with path.open("rb") as file:
+        first = file.read(8)
+    for wanted, (start, magic) in MAGIC.items():
+        if wanted != suffix and first[start : start + len(magic)] == magic:
+            raise ModelError(f"{path.name}: by its content this is a {wanted} file, not {suffix}: give it that suffix")
 
 
 def class_names(net: FloatNet, samples: Samples, options: Options) -> tuple[str, ...]:

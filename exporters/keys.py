@@ -21,6 +21,8 @@ PUBLIC_MODE: Final = 0o644
 
 def new_key(name: Path) -> tuple[Path, Path]:
     """Write `name`.key, mode 0600, and `name`.pub; never over an existing file. Raises Refused."""
+    if name.name in ("", ".."):
+        raise Refused(f"NAME '{name}' is no name of a file")
     key_file, public_file = Path(f"{name}{PRIVATE_SUFFIX}"), Path(f"{name}{PUBLIC_SUFFIX}")
     for file in (key_file, public_file):
         if file.exists():

@@ -22,6 +22,7 @@ Bits: TypeAlias = Literal["8", "4", "2", "auto"]
 AUTO_SHARE: Final = 0.6
 """Of what the weights take at 8 bits: the budget of `--bits auto` where no flash is named."""
 EPOCHS: Final = 3
+MOST_KB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ class Diet:
     def __post_init__(self) -> None:
         if self.flash_kb is not None and self.bits != "auto":
             raise DataError("--flash goes with --bits auto")
-        if self.flash_kb is not None and self.flash_kb <= 0:
-            raise DataError(f"--flash {self.flash_kb:g} is not above 0")
+        if self.flash_kb is not None and not 0 < self.flash_kb <= MOST_KB:
+            raise DataError(f"--flash {self.flash_kb:g} is outside (0, {MOST_KB}]")
         if self.prune is not None and not 0 < self.prune <= 1:
             raise DataError(f"--prune {self.prune:g} is outside (0, 1]")
         if self.finetune is not None and not 0 <= self.finetune <= 1000:

@@ -15,7 +15,7 @@ from exporters.twin import in_blocks, input_form, input_offset
 
 BYTE = 255
 CLEAR = 0.1
-"""What the accuracy must rise by in the other unit before real numbers are doubted."""
+"""What the accuracy must rise by in the other unit before real numbers are doubted; whole ones are on any sign."""
 
 
 def fixed_notes(name: str, net: FloatNet, samples: Samples) -> tuple[str, ...]:
@@ -34,15 +34,15 @@ def byte_notes(net: FloatNet, samples: Samples) -> tuple[str, ...]:
     """
     if net.input is not None or net.steps > 1 or not isinstance(net.encoder, Direct) or samples.x.dtype == np.int8:
         return ()
-    byte, low, high = samples.x.dtype == np.uint8, samples.x.min(), samples.x.max()
-    if byte and not samples.labelled:
+    low, high = samples.x.min(), samples.x.max()
+    if samples.x.dtype == np.uint8 and not samples.labelled:
         return (f"samples are uint8: the model sees {low} to {high}, right only if it was trained on these",)
     if not samples.labelled or low < 0 or not 0 < high <= BYTE or 1 < high <= 2:
         return ()
     words, other = ("divided by 255", 1 / BYTE) if high > 2 else ("times 255", float(BYTE))
     known = samples.take(np.flatnonzero(samples.y >= 0))
     here, there = right(net, known), right(net, replace(known, x=(known.x * other).astype(np.float32)))
-    if there - here <= (0 if byte else CLEAR):
+    if there - here <= (0 if high > 2 and not (known.x % 1).any() else CLEAR):
         return ()
     return (
         f"the model sees {low:g} to {high:g} and is right on {here:.2%}; on the same samples {words}, "

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -25,14 +24,16 @@ import numpy as np
 from edgerun import encode
 from edgerun.arrays import F32, I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.files import check_output, writing
 from edgerun.commands.text import columns
-from edgerun.errors import DataError, Refused
+from edgerun.errors import DataError
 from edgerun.graph import score_width
 from edgerun.network import Network
 from edgerun.samples import Fit, Windows, labels, read_arrays, unit_notes, windows
 from edgerun.spec import InputSpec, Manifest, OutputSpec
 
 BLOCK: Final = 64  # samples that run side by side
+SHOWN: Final = 5  # labels that a note names
 TELL_S: Final = 0.5  # between two lines of progress
 
 
@@ -79,10 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.output.exists() and args.data.exists() and args.output.samefile(args.data):
-        raise Refused(f"-o {args.output} is the file of samples itself")
-    if not args.output.parent.is_dir():
-        raise Refused(f"-o {args.output}: there is no folder {args.output.parent}")
+    check_output("-o", args.output, (Path(args.bundle), args.data), (".npz",))
     bundle = open_bundle(args.bundle)
     arrays = read_arrays(args.data)
     found = windows(args.data.name, arrays, bundle.manifest.input, args.window)
@@ -92,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     answers = infer(bundle, found, args.data.name, progress(sys.stderr.isatty() and not args.json))
     seconds = time.monotonic() - began
-    write(args.output, as_arrays(bundle, answers))
+    with writing(args.output) as file:
+        np.savez(file, **cast(dict[str, Any], as_arrays(bundle, answers)))
     share, labelled = accuracy(bundle, answers, truth)
     told = Told(
         bundle=bundle.id,
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         labelled=labelled,
         accuracy=share,
         seconds=round(seconds, 4),
-        notes=(*found.notes(), *units, *answer_notes(bundle.manifest)),
+        notes=(*found.notes(), *units, *unknown_notes(truth, classes), *answer_notes(bundle.manifest)),
     )
     print(json.dumps(asdict(told), indent=2) if args.json else "\n".join(page(told)))
     return 0
@@ -152,6 +151,15 @@ def accuracy(bundle: Bundle, answers: Answers, truth: list[str | None]) -> tuple
     return right / len(known), len(known)
 
 
+def unknown_notes(truth: Sequence[str | None], classes: Sequence[str]) -> tuple[str, ...]:
+    """Which of the labels are no classes of the bundle: no answer to those samples is right."""
+    unknown = sorted({label for label in truth if label is not None} - set(classes))
+    if not unknown:
+        return ()
+    shown = ", ".join(map(repr, unknown[:SHOWN])) + (", …" if len(unknown) > SHOWN else "")
+    return (f"{len(unknown)} of the labels are no classes of the bundle, so no answer to them is right: {shown}",)
+
+
 def answer_notes(manifest: Manifest) -> tuple[str, ...]:
     """What y is, where it is not what the model's file answers."""
     if manifest.head.kind == "prototypes":
@@ -183,17 +191,6 @@ def probabilities(out: OutputSpec, y: I32) -> F32:
     e = np.exp(z - z.max(axis=1, keepdims=True))
     p: F32 = (e / e.sum(axis=1, keepdims=True)).reshape(y.shape).astype(np.float32)
     return p
-
-
-def write(path: Path, arrays: Tensors) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, **cast(dict[str, Any], arrays))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def progress(shown: bool) -> Callable[[int, int], None]:

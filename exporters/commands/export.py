@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -10,17 +11,21 @@ import msgspec
 
 from edgerun.boards import BOARDS
 from edgerun.bundle import Signer
+from edgerun.commands.files import check_output, writing
 from edgerun.errors import DataError, MissingExtra, Refused
 from edgerun.samples import Fit
 from exporters.calibrate import METHODS, Calibration
 from exporters.export import Options, export
-from exporters.files import write
 from exporters.page import page
 from exporters.progress import teller
 from exporters.report import render
 from exporters.slim import EPOCHS, Bits, Diet
 
 DEFAULT_BOARDS: Final = ("nucleo-f446", "rpi-zero-2w")
+
+WHOLE: Final = {"capacity": (1, 4096), "seq": (0, 2**63 - 1), "steps": (1, 1024), "full_scale": (1, 255)}
+"""Whole numbers that an argument may be."""
+NAME: Final = r"[A-Za-z0-9_.-]{1,64}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -118,44 +123,58 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         tell("")
-    write(args.output, made.data)
+    with writing(args.output) as file:
+        file.write(made.data)
     as_json = msgspec.json.format(msgspec.json.encode(made.report))
     if args.report:
-        write(args.report, page(made.report).encode() if args.report.suffix == ".html" else as_json + b"\n")
+        with writing(args.report) as file:
+            file.write(page(made.report).encode() if args.report.suffix.lower() == ".html" else as_json + b"\n")
     print(as_json.decode() if args.json else f"{args.output}\n{render(made.report)}")
     return 0
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raises Refused where a file to write lies in no folder, or is one of those to read."""
-    read = [path for path in (args.model, args.calibrate, args.test) if path is not None and path.exists()]
-    for option, path in (("-o", args.output), ("--report", args.report)):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise Refused(f"{option} {path}: there is no folder {path.parent}")
-        if path.exists() and any(path.samefile(other) for other in read):
-            raise Refused(f"{option} {path} is a file to read, and would be lost")
-    if args.report is not None and args.report.resolve() == args.output.resolve():
+    """Raises Refused where a file cannot be written or is one of those to read, and where boards have no report."""
+    read = [path for path in (args.model, args.calibrate, args.test, *map(Path, args.sign)) if path is not None]
+    check_output("-o", args.output, read)
+    if args.report is None:
+        if args.board:
+            raise Refused(f"--board {args.board[0]} goes with --report")
+        return
+    check_output("--report", args.report, read, (".html", ".json"))
+    if args.report.resolve() == args.output.resolve():
         raise Refused(f"-o and --report are both {args.output}")
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """Arguments as Options. Raises DataError for numbers out of range."""
+    """Arguments as Options. Raises DataError for what is out of range."""
     given: dict[str, Any] = {name: getattr(args, name, None) for name in Options.__slots__}
     given["diet"] = Diet(bits=args.bits, flash_kb=args.flash, prune=args.prune, finetune=args.finetune)
     given["calibration"] = calibration_of(args.calibration, args.percentile)
     if args.classes is not None:
-        given["classes"] = tuple(name.strip() for name in args.classes.split(","))
+        given["classes"] = classes_of(args.classes)
     if args.reset_delay is not None:
         given["reset_delay"] = bool(args.reset_delay)
     for name in ("input_scale", "dt"):
         if given[name] is not None and not 0 < given[name] < float("inf"):
             raise DataError(f"--{name.replace('_', '-')} {given[name]} is not positive and finite")
-    for name in ("capacity", "steps", "full_scale"):
-        if given[name] is not None and given[name] < 1:
-            raise DataError(f"--{name.replace('_', '-')} {given[name]} is under 1")
+    for name, (least, most) in WHOLE.items():
+        if given[name] is not None and not least <= given[name] <= most:
+            raise DataError(f"--{name.replace('_', '-')} {given[name]} is outside [{least}, {most}]")
+    for name in ("name", "device_class"):
+        if given[name] is not None and not re.fullmatch(NAME, given[name]):
+            option = f"--{name.replace('_', '-')} {given[name]!r}"
+            raise DataError(f"{option} is not 1 to 64 letters, digits, '.', '_' and '-'")
     return Options(**given)
+
+
+def classes_of(text: str) -> tuple[str, ...]:
+    """The names of `--classes`. Raises DataError where one is empty or stands there twice."""
+    names = tuple(name.strip() for name in text.split(","))
+    for k, name in enumerate(names):
+        if not name or name in names[:k]:
+            raise DataError(f"--classes: {name!r} {'is there twice' if name else 'is no name'}")
+    return names
 
 
 def calibration_of(method: str, percentile: float | None) -> Calibration | None:

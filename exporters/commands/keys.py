@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgerun.bundle import countersign, open_bundle
-from exporters.files import write
+from edgerun.commands.files import writing
+from edgerun.errors import BundleError
 from exporters.keys import file_signer, new_key, show_key
 
 
@@ -31,9 +33,20 @@ def run(args: argparse.Namespace) -> int:
         key_file, public_file = new_key(Path(args.name))
         print(f"{show_key(public_file)}\n{key_file} is secret: whoever has it signs in your name")
     elif args.verb == "sign":
-        write(args.bundle, countersign(args.bundle.read_bytes(), [file_signer(key) for key in args.keys]))
+        signed = countersigned(args.bundle, args.keys)
+        with writing(args.bundle) as file:
+            file.write(signed)
         print(f"{args.bundle} is signed by {', '.join(open_bundle(args.bundle).key_ids)}")
     else:
         for file in args.files:
             print(show_key(Path(file)))
     return 0
+
+
+def countersigned(bundle: Path, keys: Sequence[str]) -> bytes:
+    """The bytes of a bundle file with more signatures on it. Raises Refused, or BundleError naming the file."""
+    signers = [file_signer(key) for key in keys]
+    try:
+        return countersign(bundle.read_bytes(), signers)
+    except BundleError as err:
+        raise BundleError(f"{bundle}: {err}") from None

@@ -123,10 +123,6 @@ def test_weights_of_a_dynamic_file_keep_their_integers() -> None:
 
 APART = {
     # share of values off by one step from every resolver of LiteRT, at most, and why
-    ("hard_swish_int8", 0): 0.005,  # LiteRT multiplies twice in 16 bits; the table holds the real function
-    ("leaky_relu_int8", 0): 0.12,  # LiteRT's slope has few bits, and its own resolvers differ as much
-    ("lstm_int8", 0): 0.05,  # LiteRT rounds W x and R h to Q3.12 one by one, and both terms of the cell
-    ("lstm_sequence_int8", 0): 0.07,
 }
 FLOAT_TRUTH = {"layer_norm_int8", "lstm_stack_int8"}
 EXACT = [case for case in outputs_of(INTEGERS) if case not in APART and case[0] not in FLOAT_TRUTH]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgerun import cli, encode
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.bundle import Bundle, Probe, Selftest, no_probe, pack, read_bundle
 from edgerun.commands import infer
+from edgerun.commands.files import writing
 from edgerun.network import UNDECIDED, Network
 from edgerun.spec import ClassTable, Dense, Direct, Frames, Head, InputSpec, Manifest, OutputSpec
 
@@ -209,6 +211,36 @@ def test_accuracy_is_of_labelled_samples_by_name(tmp_path: Path, capsys: Capture
     assert (found["accuracy"], found["labelled"], found["bundle"]) == (None, 0, made_id(tmp_path))
 
 
+def test_labels_that_the_bundle_does_not_know_are_named(tmp_path: Path, capsys: Capture) -> None:
+    names = np.array(["cat", *"fghijk", ""])
+    found = told(saved(tmp_path, LOGITS, x=RNG.normal(0, 9, (8, 6)), y=names), capsys)
+    words = "6 of the labels are no classes of the bundle, so no answer to them is right: 'f', 'g', 'h', 'i', 'j', …"
+    assert (found["notes"], found["labelled"]) == ([words], 7)
+
+
+def test_no_part_of_a_file_stays_where_writing_fails(tmp_path: Path) -> None:
+    def cut(fault: BaseException | type[BaseException]) -> None:
+        with writing(tmp_path / "out") as file:
+            file.write(b"half")
+            raise fault
+
+    for fault in (KeyboardInterrupt, OSError(28, "No space left on device", "beside")):
+        (tmp_path / "out").write_text("before")
+        with pytest.raises((KeyboardInterrupt, OSError)) as raised:
+            cut(fault)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert (tmp_path / "out").read_text() == "before"
+    assert isinstance(raised.value, OSError)
+    assert raised.value.filename == str(tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    with writing(tmp_path / "link") as file:
+        file.write(b"after")
+    assert ((tmp_path / "out").read_text(), (tmp_path / "link").is_symlink()) == ("after", True)
+    with writing(Path(os.devnull)) as file:
+        file.write(b"gone")
+    assert not Path(os.devnull).is_file()
+
+
 def made_id(folder: Path) -> str:
     return read_bundle((folder / "model.edgb").read_bytes()).id
 
@@ -264,8 +296,15 @@ def test_where_it_writes_is_checked_before_it_works(tmp_path: Path, capsys: Capt
     arguments = saved(tmp_path, LOGITS, x=np.zeros((3, 6)))
     before = (tmp_path / "x.npz").read_bytes()
     assert cli.main([*arguments[:4], str(tmp_path / "x.npz")]) == 2
-    assert "is the file of samples itself" in capsys.readouterr().err
+    assert "x.npz is a file to read, and would be lost" in capsys.readouterr().err
     assert (tmp_path / "x.npz").read_bytes() == before
+    bundle = (tmp_path / "model.edgb").read_bytes()
+    assert cli.main([*arguments[:4], str(tmp_path / "model.edgb")]) == 2
+    assert "model.edgb is a file to read, and would be lost" in capsys.readouterr().err
+    assert (tmp_path / "model.edgb").read_bytes() == bundle
+    for end, reason in ((".", "is a folder, must be a file"), ("out.csv", "must end in .npz")):
+        assert cli.main([*arguments[:4], str(tmp_path / end)]) == 2
+        assert reason in capsys.readouterr().err
     assert cli.main([*arguments[:4], str(tmp_path / "no" / "out.npz")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert cli.main(["infer", arguments[1], str(tmp_path / "none.npz"), "-o", arguments[4]]) == 2

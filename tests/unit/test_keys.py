@@ -97,7 +97,22 @@ def test_files_that_hold_no_such_key_are_refused(tmp_path: Path) -> None:
         read_private_key(public_file)
 
 
+@pytest.mark.parametrize("name", ["", ".", "a/.."])
+def test_a_key_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match="is no name of a file"):
+        keys.new_key(Path(name))
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------ more signatures
+
+
+def test_what_is_no_bundle_is_named_where_it_is_to_be_signed(tmp_path: Path) -> None:
+    keys.new_key(tmp_path / "release")
+    (tmp_path / "model.edgb").write_bytes(b"PK" * 99)
+    with pytest.raises(BundleError, match=r"model.edgb: magic .* this is no bundle"):
+        keys_command("sign", str(tmp_path / "model.edgb"), str(tmp_path / "release.key"))
 
 
 def test_a_second_signature_changes_neither_id_nor_content(tmp_path: Path, mlp_bundle: Path) -> None:

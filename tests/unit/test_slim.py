@@ -67,7 +67,7 @@ def test_pruned_weights_are_stored_sparsely(tmp_path: Path, capsys: Capture) -> 
     ("fields", "reason"),
     [
         ({"flash_kb": 3.0}, "--flash goes with --bits auto"),
-        ({"bits": "auto", "flash_kb": 0.0}, "--flash 0 is not above 0"),
+        ({"bits": "auto", "flash_kb": 0.0}, r"--flash 0 is outside \(0, 1048576\]"),
         ({"prune": 1.5}, r"--prune 1.5 is outside \(0, 1\]"),
         ({"finetune": -1}, r"--finetune -1 is outside \[0, 1000\]"),
     ],
