@@ -61,7 +61,9 @@ KNOWN: Final = (*PORTS, *DENSE, *CONV, *THROUGH, *NEURONS)
 ADVICE: Final[Mapping[str, str]] = MappingProxyType(
     {"Delay": "train without delays of wires, or give neurons a synaptic current"}
 )
-RESETS: Final[Mapping[str, Reset]] = MappingProxyType({kind: kind for kind in ("subtract", "zero", "hold", "none")})
+RESETS: Final[Mapping[str, Reset]] = MappingProxyType(
+    {kind: kind for kind in ("subtract", "soft", "zero", "hold", "none")}
+)
 MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError)
 """What numpy, fields and layers raise over parameters of the wrong rank, type or size."""
 READINGS: Final = ("counts", "last", "max", "mean")
@@ -234,10 +236,25 @@ class Builder:
         return replace(found[0], layer=total.name, peak=sum(x.peak for x in found))
 
     def flattened(self, name: str, node: Any, x: Signal) -> Signal:
-        shape = flat_shape(name, node, x.shape)
-        if len(shape) > 1 and shape != x.shape:
-            raise self.refuse(f"{name} flattens {x.shape} to {shape}; flatten to one axis")
+        shape = self.flat_shape(name, node, x.shape)
         return replace(x, shape=shape, scale=x.scale.reshape(shape) if x.scale.ndim else x.scale)
+
+    def flat_shape(self, name: str, node: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(n,), or the shape as it is where a Flatten joins no axes.
+
+        From axis 1 on is how torch says it, which counts a batch axis that NIR does not have: one less, and a note.
+        """
+        first, last = whole(f"{name}: dimensions", (node.start_dim, node.end_dim))
+        axes = len(shape)
+        if first > 0 and axes > 1:
+            self.wiring.notes.append(f"{name} flattens from axis {first} on: taken to count a batch axis in front")
+            first, last = first - 1, last - 1 if last > 0 else last
+        first, last = first % axes, last % axes
+        if first >= last:
+            return shape
+        if last - first + 1 < axes:
+            raise self.refuse(f"{name} flattens axes {first} to {last} of {shape}; flatten all to one")
+        return (math.prod(shape),)
 
     def channels_last(self, x: Signal) -> Signal:
         """The same values with channels last; turned where the input still has them first."""
@@ -314,10 +331,7 @@ class Builder:
         """A term whose sums are pooled, scaled or flattened."""
         inner = self.term(next(iter(self.wiring.upstream(name))))
         if isinstance(node, nir.Flatten):
-            shape = flat_shape(name, node, inner.shape)
-            if len(shape) > 1 and shape != inner.shape:
-                raise self.refuse(f"{name} flattens {inner.shape} to {shape}; flatten to one axis")
-            return replace(inner, shape=shape)
+            return replace(inner, shape=self.flat_shape(name, node, inner.shape))
         if isinstance(node, nir.Scale):
             return self.rescaled(name, inner, scale_of(name, node, inner.shape))
         if inner.conv is None:
@@ -608,6 +622,8 @@ class Population:
             raise ModelError(f"{self.name}: reset {first_line(reset)!r} is none of {', '.join(RESETS)}")
         if np.ndim(delay) or delay not in (0, 1):
             raise ModelError(f"{self.name}: reset_delay {first_line(delay)} is neither 0 nor 1")
+        if reset == "soft" and delay:
+            raise ModelError(f"{self.name}: reset 'soft' acts in the spike's own step, reset_delay must be 0")
         whole_step = self.synaptic or self.loops  # snnTorch clears these after the input of the next step
         return RESETS["hold" if reset == "zero" and delay and whole_step else reset], bool(delay)
 
@@ -677,14 +693,6 @@ def first_to_last(image: tuple[int, ...]) -> Any:
     """(n,)  where each value of an image (h, w, c) lies in the order (c, h, w)."""
     h, w, c = image
     return np.arange(h * w * c).reshape(c, h, w).transpose(1, 2, 0).reshape(-1)
-
-
-def flat_shape(name: str, node: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    first, last = whole(f"{name}: dimensions", (node.start_dim, node.end_dim))
-    first, last = first % len(shape), last % len(shape)
-    if first > last:
-        return shape
-    return (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
 
 
 def scale_of(name: str, node: Any, shape: tuple[int, ...]) -> F64:

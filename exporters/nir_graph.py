@@ -1,14 +1,10 @@
-"""A NIR file as a flat graph: read with limits on time and memory, subgraphs dissolved."""
+"""A NIR graph made flat: subgraphs dissolved, edges mended where their writers slipped."""
 
 from __future__ import annotations
 
 import math
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import nir
@@ -19,34 +15,8 @@ from edgerun.errors import ModelError
 from exporters.data import first_line
 
 DT: Final = 1e-4
-MAX_BYTES: Final = 1 << 30
 WAYS_MAX: Final = 1 << 14  # wires that are followed back from one node
-READ_SECONDS: Final = 10  # of processor time
-READ_BYTES: Final = 8 << 30
-REHEARSAL: Final = """
-import resource, sys
-path, seconds, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_AS, (size, size))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-import nir
-nir.read(path, type_check=False)
-"""
-HDF5: Final = b"\x89HDF\r\n\x1a\n"
 PORTS: Final = (nir.Input, nir.Output)
-FOREIGN: Final = (
-    OSError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-)
-
 Facts: TypeAlias = Mapping[str, Any]
 
 
@@ -80,44 +50,12 @@ class Wiring:
         return found
 
 
-def parse(path: Path) -> Any:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ModelError(f"{path.name}: {size} bytes, the limit is {MAX_BYTES}")
-    with path.open("rb") as file:
-        if file.read(len(HDF5)) != HDF5:
-            raise ModelError(f"{path.name}: is no NIR file (no HDF5 signature)")
-    rehearse(path)
-    try:
-        with np.errstate(all="ignore"):  # it works sizes out by itself, of strides of 0 too
-            graph = nir.read(path, type_check=False)
-    except FOREIGN as err:
-        raise ModelError(f"{path.name}: is no sound NIR file ({first_line(err)})") from None
-    if not isinstance(graph, nir.NIRGraph) or not graph.nodes:
-        raise ModelError(f"{path.name}: holds no graph")
-    return graph
-
-
-def rehearse(path: Path) -> None:
-    """Read the file once in a child process: over damaged bytes the HDF5 library can hang, crash or eat all memory.
-
-    Raises ModelError if that happens; what the library merely refuses is left to the real reading.
-    """
-    command = [sys.executable, "-c", REHEARSAL, str(path), str(READ_SECONDS), str(READ_BYTES)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=2 * READ_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{path.name}: is no sound NIR file (reading it does not end)") from None
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise ModelError(f"{path.name}: is no sound NIR file (reading it ends in {name} within {READ_SECONDS} s)")
-
-
 def flat(file: str, graph: Any) -> Wiring:
     """Subgraphs dissolved: an edge to one goes to its Input, an edge from one comes from its Output."""
     nodes: dict[str, Any] = {}
     facts: dict[str, Facts] = {}
     edges: list[tuple[str, str]] = []
+    notes: list[str] = []
 
     def visit(inner: Any, prefix: str, inherited: Facts) -> None:
         for name, node in inner.nodes.items():
@@ -126,13 +64,12 @@ def flat(file: str, graph: Any) -> Wiring:
                 visit(node, f"{prefix}{name}.", known)
             else:
                 nodes[prefix + name], facts[prefix + name] = node, known
-        for a, b in inner.edges:
-            for end in (a, b):
-                if end not in inner.nodes:
-                    raise ModelError(f"edge {prefix}{a} -> {prefix}{b}: there is no node {end!r}")
-            edges.extend(
-                (x, y) for x in ports(inner, prefix, a, nir.Output) for y in ports(inner, prefix, b, nir.Input)
-            )
+        edges.extend(
+            (x, y)
+            for a, b in mended(file, inner, prefix, notes)
+            for x in ports(inner, prefix, a, nir.Output)
+            for y in ports(inner, prefix, b, nir.Input)
+        )
 
     visit(graph, "", {})
     sources = {name: [a for a, b in edges if b == name] for name in nodes}
@@ -140,7 +77,28 @@ def flat(file: str, graph: Any) -> Wiring:
     decay = known.get("decay", "euler")
     if not isinstance(decay, str) or decay not in ("euler", "exponential"):
         raise ModelError(f"{file}: decay {first_line(decay)!r} is neither 'euler' nor 'exponential'")
-    return Wiring(file, nodes, facts, sources, positive("graph", known, "dt", DT), decay == "exponential")
+    return Wiring(file, nodes, facts, sources, positive("graph", known, "dt", DT), decay == "exponential", notes)
+
+
+def mended(file: str, graph: Any, prefix: str, notes: list[str]) -> list[tuple[str, str]]:
+    """The edges of one graph, each once, between nodes that it has.
+
+    Where edges name one node that is not there, and one node that is there has no edge, the name stands for that node;
+    a note says so. Raises ModelError for other names without a node.
+    """
+    edges = list(dict.fromkeys((str(a), str(b)) for a, b in graph.edges))
+    if len(edges) < len(graph.edges):
+        notes.append(f"{len(graph.edges) - len(edges)} edges are in the file more than once, and count once")
+    ends = {end for edge in edges for end in edge}
+    missing, idle = sorted(ends - set(graph.nodes)), sorted(set(graph.nodes) - ends)
+    if not missing:
+        return edges
+    if len(missing) > 1 or len(idle) != 1:
+        a, b = next(edge for edge in edges if set(edge) & set(missing))
+        raise ModelError(f"{file}: edge {prefix}{a} -> {prefix}{b}: there is no node {missing[0]!r}")
+    (wrong,), (right,) = missing, idle
+    notes.append(f"edges name {prefix}{wrong}, which is not there: taken for {prefix}{right}, which has no edge")
+    return [(right if a == wrong else a, right if b == wrong else b) for a, b in edges]
 
 
 def is_wire(node: Any) -> bool:

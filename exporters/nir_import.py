@@ -10,7 +10,7 @@ NIR describes neurons in continuous time; a step of dt (graph metadata "dt", els
 "decay": "exponential" in the graph's metadata makes these exp(-dt/tau) and 1 - exp(-dt/tau). What else NIR cannot say
 is read from a node's metadata, then from the options, then assumed and noted:
 
-    neurons  {"reset": "subtract" | "zero" | "hold" | "none", "reset_delay": 0 | 1, "inhibition": 0 | 1,
+    neurons  {"reset": "subtract" | "soft" | "zero" | "hold" | "none", "reset_delay": 0 | 1, "inhibition": 0 | 1,
               "role": "readout", "reading": "counts" | "last" | "max" | "mean"}
     graph    {"encoder": "phase-rate", "steps": 16, "full_scale": 16, "input_scale": 1.0, "dt": 1e-4}
              {"encoder": "frames", "steps": 40}      {"encoder": "constant", "steps": 25}
@@ -32,7 +32,8 @@ from edgerun.spec import Constant, Encoder, Frames, PhaseRate
 from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
 from exporters.nir_build import FEATURE, SPIKE, Assumed, Builder, unsupported
-from exporters.nir_graph import Facts, Wiring, facts_of, flat, parse, positive, whole
+from exporters.nir_file import parse
+from exporters.nir_graph import Facts, Wiring, facts_of, flat, positive, whole
 from exporters.nodes import Reset
 
 ENCODERS: Final[Mapping[str, str]] = {
@@ -97,9 +98,23 @@ def input_of(wiring: Wiring) -> tuple[int, ...]:
     entries = [name for name in ports if not wiring.sources[name]]
     if len(entries) != 1:
         raise ModelError(f"{wiring.file}: {len(entries)} inputs ({', '.join(entries)}), must be one")
-    shape = whole(f"{wiring.file}: {entries[0]}: shape", next(iter(ports[entries[0]].input_type.values()), ()))
-    if not 1 <= len(shape) <= 3 or min(shape) < 1:
-        raise ModelError(f"{wiring.file}: {entries[0]} has shape {shape}, must be one to three sizes above 0")
+    (entry,) = entries
+    shape = whole(f"{wiring.file}: {entry}: shape", next(iter(ports[entry].input_type.values()), ()))
+    plain = without_batch(wiring, entry, shape)
+    if plain != shape:
+        wiring.notes.append(f"{entry} has shape {shape}, a batch or time axis of 1 in front: taken as {plain}")
+    if not 1 <= len(plain) <= 3 or min(plain) < 1:
+        raise ModelError(f"{wiring.file}: {entry} has shape {shape}, must be one to three sizes above 0")
+    return plain
+
+
+def without_batch(wiring: Wiring, entry: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one moment of one sample, where a writer counted axes that NIR does not have."""
+    if len(shape) == 4 and shape[0] == 1:
+        return shape[1:]
+    read_by = [wiring.nodes[name] for name, sources in wiring.sources.items() if entry in sources]
+    if set(shape[:-1]) == {1} and all(isinstance(node, (nir.Affine, nir.Linear)) for node in read_by):
+        return shape[-1:]
     return shape
 
 

@@ -44,6 +44,7 @@ TAU: Final = (0, 1 << 24)
 NEVER: Final = 1 << 15  # in Q0.15: a threshold of 1, which o * tanh(A) does not come to
 
 Reset: TypeAlias = Literal["subtract", "zero", "hold", "none"]
+CellReset: TypeAlias = Literal["subtract", "soft", "zero", "hold", "none"]
 """What a spike does to the membrane. zero: cleared before the leak; hold: cleared after the input of the next step."""
 Reading: TypeAlias = Literal["last", "max", "mean"]
 Sum: TypeAlias = Annotated[int, Meta(ge=1, le=F32_EXACT)]
@@ -302,7 +303,7 @@ class OnSums(LayerRecord, frozen=True, kw_only=True):
 class Neurons(OnSums, frozen=True, kw_only=True):
     """What spiking neurons on raw sums share: how they reset, and what is read of them."""
 
-    reset: Reset = "subtract"
+    reset: CellReset = "subtract"
     inhibition: bool = False  # only the neuron with the largest membrane may spike, the first of equals
     reading: Literal["counts", "last", "max", "mean"] = "counts"
 
@@ -333,6 +334,8 @@ class Cells(Neurons, tag="cells", frozen=True, kw_only=True):
     reset_delay: bool = True
 
     def __post_init__(self) -> None:
+        if self.reset == "soft" and (self.reset_delay or self.inhibition):
+            raise SpecError("reset 'soft' acts in the spike's own step: reset_delay and inhibition must be false")
         if self.inhibition and not self.reset_delay and self.reset in ("zero", "hold"):
             raise SpecError(f"inhibition with reset {self.reset!r} needs reset_delay true")
 
@@ -388,6 +391,8 @@ class AlphaCells(Neurons, tag="alpha-cells", frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.reset == "zero":
             raise SpecError("reset 'zero' of alpha cells acts on the whole next step: it is called 'hold'")
+        if self.reset == "soft":
+            raise SpecError("reset 'soft' acts in the spike's own step, that of alpha cells in the next")
 
     def fields(self) -> tuple[Field, ...]:
         p = self.parameters

@@ -414,7 +414,10 @@ class CellsRun(NeuronsRun):
 
     def _reset_now(self) -> None:
         """Reset in the spike's own step; what the step's beginning has already taken is given back."""
-        if self.spec.reset == "subtract":
+        if self.spec.reset == "soft":
+            np.multiply(self._spikes, self._threshold, out=self._back)
+            self.v -= self._back
+        elif self.spec.reset == "subtract":
             np.subtract(self._spikes, self._over, out=self._back)
             self._back *= self._threshold
             self.v -= self._back

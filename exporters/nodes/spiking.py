@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal, cast
+from typing import ClassVar, Final, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -32,8 +32,7 @@ from edgerun.layers import (
     SumPool,
     Total,
 )
-from edgerun.layers.spiking import NEVER, Reading
-from edgerun.layers.spiking import Reset as Reset
+from edgerun.layers.spiking import NEVER, CellReset, Reading
 from edgerun.layers.window import Pair, Sides, output_size
 from edgerun.packing import top
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, State, StatefulLayer
@@ -48,6 +47,8 @@ Q15: Final = 1 << 15
 Q24: Final = 1 << 24
 SUM_EXPONENT_MAX: Final = 40
 NEAR: Final = 1e-6  # of a power of two: what float64 products leave over
+
+Reset: TypeAlias = CellReset
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class FloatLif(StatefulLayer):
             weight_exponent=exponent,
             recurrent=self.recurrent is not None,
             threshold=Q12 if self.threshold.any() else 1,
-            reset=self.reset,
+            reset="subtract" if self.reset == "soft" else self.reset,
             reset_delay=self.reset_delay,
         )
         return (Quantised(layer, tensors, Affine(1.0, 0), clipped),)
@@ -690,7 +691,7 @@ class FloatSLstm(StatefulLayer):
     recurrent: F32
     bias: F32
     threshold: F32
-    reset: Reset = "none"
+    reset: Literal["none", "subtract", "hold"] = "none"
     bits: int = 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (SLstm,)
@@ -761,8 +762,13 @@ def after_input(mem: F32, reset: F32, kind: Reset, threshold: F32) -> F32:
 
 
 def after_spikes(mem: F32, due: F32, kind: Reset, threshold: F32) -> F32:
-    """A reset in the spike's own step; snnTorch gives back what the step's beginning has already taken."""
+    """A reset in the spike's own step; snnTorch gives back what the step's beginning has already taken.
+
+    "soft" is the reset of NIR's own equations: the threshold is taken once for each spike, and nothing before.
+    """
     match kind:
+        case "soft":
+            return mem - cast(F32, (mem > threshold) * threshold)
         case "subtract":
             return mem - due * threshold
         case "zero" | "hold":

@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any, Final
 
 import msgspec
-import nir
 import numpy as np
 from fuzz import formats
 from onnx_graphs import graph
@@ -59,7 +58,7 @@ from exporters import data as sample_files
 from exporters.data import Samples
 from exporters.export import Options, export, load_model, selftest, with_head
 from exporters.float_net import FloatNet
-from exporters.nir_graph import FOREIGN
+from exporters.nir_file import FOREIGN, read
 from exporters.nir_import import NirOptions, convert
 from exporters.twin import quantise_net
 
@@ -387,7 +386,7 @@ def try_nir_graph(path: Path) -> None:
     """Without the rehearsal in a process of its own, which takes most of the time of a whole import."""
     try:
         with np.errstate(all="ignore"):
-            graph = nir.read(path, type_check=False)
+            graph = read(path)
     except FOREIGN:
         return  # the whole import names these
     exported(convert(path.name, graph, NirOptions()))

@@ -193,11 +193,12 @@ def dense_loop() -> Any:
 
 
 def many_ways() -> Any:
-    """Forty wires in a row, two edges between each two: 2**40 ways."""
+    """Forty rungs of two wires, each wired to both of the next rung: 2**40 ways."""
     neurons = nir.LIF(np.full(3, 1e-3), np.ones(3), np.zeros(3), np.ones(3), np.zeros(3))
-    wires = {f"w{k}": nir.Delay(np.zeros(3)) for k in range(40)}
+    rungs = [["input"], *([f"a{k}", f"b{k}"] for k in range(40)), ["lif"]]
+    wires = {name: nir.Delay(np.zeros(3)) for rung in rungs[1:-1] for name in rung}
     nodes = {"input": nir.Input({"input": np.array([3])}), **wires, "lif": neurons}
-    edges = [edge for edge in pairwise(nodes) for _ in range(2)]
+    edges = [(a, b) for one, other in pairwise(rungs) for a in one for b in other]
     nodes["output"] = nir.Output({"output": np.array([3])})
     return nir.NIRGraph(nodes, [*edges, ("lif", "output")], type_check=False, metadata=FRAMES)
 

@@ -176,7 +176,9 @@ class SlowCells(SlowNeurons):
         fired = self.fire()
         if not spec.reset_delay:
             for j in range(self.n):
-                if spec.reset == "subtract":
+                if spec.reset == "soft":
+                    self.v[j] -= fired[j] * self.threshold[j]
+                elif spec.reset == "subtract":
                     self.v[j] = sat16(self.v[j] - (fired[j] - above[j]) * self.threshold[j])
                 elif spec.reset != "none" and fired[j]:
                     self.v[j] = self.carry[j] = 0

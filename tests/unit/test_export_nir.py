@@ -18,7 +18,7 @@ from exporters.nodes import FloatLif, FloatReadout
 
 nir = pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
-from exporters import nir_graph  # noqa: E402
+from exporters import nir_file  # noqa: E402
 from exporters.nir_import import NirOptions, convert, load_nir  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -294,8 +294,8 @@ def test_damaged_files_are_refused_in_one_line_or_read(tmp_path: Path) -> None:
 def test_a_reader_that_hangs_or_crashes_does_not_take_us_along(
     monkeypatch: pytest.MonkeyPatch, child: str, reason: str
 ) -> None:
-    monkeypatch.setattr(nir_graph, "REHEARSAL", child)
-    monkeypatch.setattr(nir_graph, "READ_SECONDS", 1)
+    monkeypatch.setattr(nir_file, "REHEARSAL", child)
+    monkeypatch.setattr(nir_file, "READ_SECONDS", 1)
     with pytest.raises(ModelError, match=reason):
         load_nir(GOLDEN / "exact_ff.nir", NirOptions())
 

@@ -54,13 +54,14 @@ def neurons(draw: st.DrawFn) -> tuple[Any, Tensors, AnyArray]:
     else:
         common["reading"] = draw(st.sampled_from(["counts", "last", "max", "mean"]))
         common["inhibition"] = draw(st.booleans())
-        reset = draw(st.sampled_from(RESETS))
+        reset = draw(st.sampled_from(RESETS if kind is AlphaCells or common["inhibition"] else (*RESETS, "soft")))
         if kind is AlphaCells:
             spec = AlphaCells(**common, reset="hold" if reset == "zero" else reset)
         else:
             clash = common["inhibition"] and reset in ("zero", "hold")
+            delay = clash or (reset != "soft" and draw(st.booleans()))
             spec = Cells(
-                **common, reset=reset, synaptic=draw(st.booleans()), reset_delay=clash or draw(st.booleans()),
+                **common, reset=reset, synaptic=draw(st.booleans()), reset_delay=delay,
                 recurrence=draw(st.sampled_from(["none", "diagonal", "dense"])),
                 recurrent_exponent=draw(st.integers(4, 30)),
             )  # fmt: skip
@@ -226,6 +227,11 @@ def test_dense_recurrence_counts_with_its_own_exponent() -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(SpecError, match="inhibition with reset 'zero' needs reset_delay true"):
         Cells(name="l", shape=(2,), weight_exponent=1, inhibition=True, reset="zero", reset_delay=False)
+    for fields in ({"reset_delay": True}, {"reset_delay": False, "inhibition": True}):
+        with pytest.raises(SpecError, match="reset 'soft' acts in the spike's own step: reset_delay and inhibition"):
+            Cells(name="l", shape=(2,), weight_exponent=1, reset="soft", **fields)
+    with pytest.raises(SpecError, match="reset 'soft' acts in the spike's own step, that of alpha cells in the next"):
+        AlphaCells(name="l", shape=(2,), weight_exponent=1, reset="soft")
     with pytest.raises(SpecError, match="reset 'zero' of alpha cells"):
         AlphaCells(name="l", shape=(2,), weight_exponent=1, reset="zero")
 

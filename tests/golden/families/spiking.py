@@ -99,6 +99,8 @@ def cases(rng: np.random.Generator) -> dict[str, tuple[Layer, Tensors, list[AnyA
         found[f"slstm.{case}"] = (
             slstm, slstm_tensors(rng, slstm), [rng.integers(low, high, (STEPS, 6)).astype(np.int16)]
         )  # fmt: skip
+    soft = Cells(name="l", shape=(7,), weight_exponent=6, reset="soft", reset_delay=False)
+    found["cells.soft"] = (soft, parameters(rng, soft), [rng.integers(-60, 120, (STEPS, 7)).astype(np.int32)])
     return found
 
 
