@@ -10,7 +10,7 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F32, F64
+from edgerun.arrays import F32, F64, I8
 from edgerun.errors import ModelError, SpecError
 from edgerun.layers import Add, LayerRecord, Lookup, Mul, elementwise
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range
@@ -114,16 +114,22 @@ UNARY: Final[Mapping[str, Unary]] = MappingProxyType(
 class FloatUnary(FloatLayer):
     """y = f(x), value by value; `function` is a key of `UNARY`, `parameters` its own, or none for its defaults.
 
+    table  the 256 integers that the file's own runtime gives for -128 to 127, where they are not the rounded function;
+           they count steps of `output`
+
     Raises ModelError where there is no such function, or it takes another number of parameters.
     """
 
     shape: Shape = field()
     function: str
     parameters: tuple[float, ...] = ()
+    table: tuple[int, ...] = ()
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lookup,)
 
     def __post_init__(self) -> None:
+        if self.table and (len(self.table) != len(INT8) or self.output is None):
+            raise ModelError(f"layer {self.name}: a table of {len(self.table)} values, must be 256 steps of an output")
         if self.function not in UNARY:
             raise ModelError(f"layer {self.name}: function {self.function!r} is none of {', '.join(UNARY)}")
         if len(self.parameters) not in (0, len(UNARY[self.function].defaults)):
@@ -153,6 +159,8 @@ class FloatUnary(FloatLayer):
         its source's. Raises ModelError where the function has no value at all, or the reach is not finite.
         """
         x = sources[0]
+        if self.output is not None and self.table:
+            return (tabled(self.name, self.sources, self.shape, np.array(self.table, np.int8), self.output),)
         fixed = self.output or UNARY[self.function].output or (x if self.function == "identity" else None)
         if fixed is None and not math.isfinite(reach.most):
             raise ModelError(f"layer {self.name}: {self.function} reaches {reach.low:.4g} to {reach.high:.4g}")
@@ -170,6 +178,10 @@ def lookup(name: str, sources: tuple[str, ...], shape: Shape, values: F64, y: Af
         raise ModelError(f"layer {name}: the function has no value for any of its 256 inputs")
     nearest = known[np.abs(np.arange(len(values))[:, None] - known).argmin(axis=1)]
     table = np.clip(np.rint(values[nearest] / y.scale) + y.zero_point, -128, 127).astype(np.int8)
+    return tabled(name, sources, shape, table, y)
+
+
+def tabled(name: str, sources: tuple[str, ...], shape: Shape, table: I8, y: Affine) -> Quantised:
     layer = Lookup(name=name, sources=sources, shape=shape, qmin=int(table.min()), qmax=int(table.max()))
     return Quantised(layer, {f"{name}.table": table}, y)
 

@@ -8,14 +8,14 @@ weights gives: so sums and products meet the same integers there as in LiteRT.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F64
+from edgerun.arrays import F64, I64
 from exporters.nodes import (
     Affine,
     FloatAdd,
@@ -28,6 +28,7 @@ from exporters.nodes import (
     FloatSoftmax,
     FloatUnary,
 )
+from exporters.tflite import tables
 from exporters.tflite.graph import ENDS, Constant, Graph, Operator, Shape, Unsupported, Value, affine_of, bites, clip_of
 from exporters.tflite.norms import layer_norm
 from exporters.tflite_reader import TfliteOp
@@ -227,20 +228,39 @@ def extreme(graph: Graph, op: TfliteOp) -> Value:
 # ------------------------------------------------------------------ functions
 
 
-def function(graph: Graph, op: TfliteOp, x: Value, kind: str, parameters: tuple[float, ...] = ()) -> Value:
+Integers: TypeAlias = Callable[[Affine, Affine], I64 | None]
+"""What LiteRT gives for the integers -128 to 127 of one map, in those of another; None where it rounds the function."""
+
+
+def function(
+    graph: Graph,
+    op: TfliteOp,
+    x: Value,
+    kind: str,
+    parameters: tuple[float, ...] = (),
+    integers: Integers | None = None,
+) -> Value:
     """Of a value, with the map of the operator's output."""
-    return mapped(graph, op, x, graph.fixed(op), kind, parameters)
+    return mapped(graph, op, x, graph.fixed(op), kind, parameters, integers)
 
 
 def mapped(
-    graph: Graph, op: TfliteOp, x: Value, y: Affine | None, kind: str, parameters: tuple[float, ...] = ()
+    graph: Graph,
+    op: TfliteOp,
+    x: Value,
+    y: Affine | None,
+    kind: str,
+    parameters: tuple[float, ...] = (),
+    integers: Integers | None = None,
 ) -> Value:
-    layer = FloatUnary(graph.name(op), (x.size,), kind, parameters, sources=(x.source,), output=y)
+    known = None if integers is None or x.affine is None or y is None else integers(x.affine, y)
+    table = () if known is None else tuple(known.tolist())
+    layer = FloatUnary(graph.name(op), (x.size,), kind, parameters, table, sources=(x.source,), output=y)
     return graph.add(layer, x.shape)
 
 
-def unary(kind: str) -> Operator:
-    return lambda graph, op: function(graph, op, graph.value(op), kind)
+def unary(kind: str, integers: Integers | None = None) -> Operator:
+    return lambda graph, op: function(graph, op, graph.value(op), kind, (), integers)
 
 
 def clipped(graph: Graph, op: TfliteOp, x: Value, ends: tuple[float, float]) -> Value:
@@ -251,7 +271,7 @@ def clipped(graph: Graph, op: TfliteOp, x: Value, ends: tuple[float, float]) -> 
         low, high = (min(max(end, ends[0]), ends[1]) for end in (layer.low, layer.high))
         graph.layers[x.source] = replace(layer, low=low, high=high)
         return x
-    return function(graph, op, x, "clip", ends)
+    return function(graph, op, x, "clip", ends, lambda x, y: tables.clipped(x, y, *ends))
 
 
 def clip(kind: str) -> Operator:
@@ -260,7 +280,8 @@ def clip(kind: str) -> Operator:
 
 
 def leaky_relu(graph: Graph, op: TfliteOp) -> Value:
-    return function(graph, op, graph.value(op), "leaky-relu", (float(op.options["alpha"]),))
+    alpha = float(op.options["alpha"])
+    return function(graph, op, graph.value(op), "leaky-relu", (alpha,), lambda x, y: tables.leaky_relu(x, y, alpha))
 
 
 def prelu(graph: Graph, op: TfliteOp) -> Value:
@@ -309,7 +330,7 @@ def quantize(graph: Graph, op: TfliteOp) -> Value:
     if layer is not None and x.alone and x.affine is None and layer.output is None:
         graph.layers[x.source] = replace(layer, output=y)
         return replace(x, affine=y)
-    return function(graph, op, x, "affine", (1.0, lift(y)))
+    return function(graph, op, x, "affine", (1.0, lift(y)), tables.rescaled)
 
 
 def dequantize(graph: Graph, op: TfliteOp) -> Value:
@@ -335,12 +356,12 @@ ELEMENTWISE: Final[Mapping[str, Operator]] = MappingProxyType(
         "GELU": gelu,
         "LOGISTIC": unary("sigmoid"),
         "TANH": unary("tanh"),
-        "HARD_SWISH": unary("hard-swish"),
-        "ABS": unary("abs"),
+        "HARD_SWISH": unary("hard-swish", tables.hard_swish),
+        "ABS": unary("abs", tables.absolute),
         "NEG": unary("neg"),
         "EXP": unary("exp"),
         "LOG": unary("log"),
-        "SQRT": unary("sqrt"),
+        "SQRT": unary("sqrt", tables.square_root),
         "RSQRT": unary("rsqrt"),
         "SQUARE": unary("square"),
         "SIN": unary("sin"),
