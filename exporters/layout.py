@@ -16,14 +16,13 @@ from exporters.nodes import (
     UNARY,
     FloatAdd,
     FloatDense,
-    FloatGru,
     FloatLayer,
-    FloatLstm,
     FloatMul,
     FloatSlice,
     FloatTranspose,
     FloatUnary,
 )
+from exporters.nodes.recurrent import FloatRecurrent
 
 Layers: TypeAlias = dict[str, FloatLayer]
 
@@ -78,7 +77,7 @@ def passed_on(found: Layers, layer: FloatLayer, readers: Mapping[str, int]) -> s
         return source
     if isinstance(layer, FloatTranspose) and unmoved(layer.input_shape, layer.perm):
         return source
-    if isinstance(layer, FloatSlice) and isinstance(before, FloatGru | FloatLstm) and readers[source] == 1:
+    if isinstance(layer, FloatSlice) and isinstance(before, FloatRecurrent) and readers[source] == 1:
         last = 0 if before.reverse else before.steps - 1
         whole = layer.input_shape == (before.steps, before.hidden) and layer.stop[1] - layer.start[1] == before.hidden
         if before.sequence and whole and layer.positions()[0] == range(last, last + 1) and layer.step[1] == 1:

@@ -33,10 +33,11 @@ from exporters.tflite.constants import FOLDS, fold
 from exporters.tflite.elementwise import ELEMENTWISE
 from exporters.tflite.graph import UINT8_BASE, VALUES_MAX, Constant, Graph, Operator, Unsupported, Value, affine_of
 from exporters.tflite.moves import MOVES
+from exporters.tflite.recurrent import RECURRENT
 from exporters.tflite.windows import WINDOWS
 from exporters.tflite_reader import TfliteModel, TfliteOp, read_tflite
 
-OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType({**MOVES, **WINDOWS, **ELEMENTWISE})
+OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType({**MOVES, **WINDOWS, **ELEMENTWISE, **RECURRENT})
 MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, SpecError)
 """What numpy, options and layers raise over numbers that make no sense together."""
 SIMPLIFIED_MAX: Final = 1024

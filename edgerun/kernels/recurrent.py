@@ -1,4 +1,4 @@
-"""GRU and LSTM steps in integers: gates by table, state that forgets nothing by rounding.
+"""RNN, GRU and LSTM steps in integers: gates by table, state that forgets nothing by rounding.
 
 What goes into a gate is a sum in Q4.11, saturated to int16; what comes out is Q0.15: a sigmoid in [0, 2**15], a tanh in
 +-(2**15 - 1). Both functions f are tables of 1025 knots over [0, 16], 1/64 apart, with a straight line between them:
@@ -8,6 +8,9 @@ What goes into a gate is a sum in Q4.11, saturated to int16; what comes out is Q
 
 The error is at most 1.5 / 2**15. Here the line is drawn once, for all 2**16 values of p, so that a gate is one look-up;
 `index` stands for p + 2**15, and looking up beyond the ends is the saturation.
+
+At the end stands LiteRT's arithmetic of an int8 LSTM, whose gates are Q3.12: products rounded twice, functions by
+polynomials and Newton's steps in int16, a cell without a remainder.
 """
 
 from __future__ import annotations
@@ -43,6 +46,12 @@ def tanh_table() -> I64:
     return table(-right[:0:-1], right)
 
 
+@cache
+def relu_table() -> I64:
+    """(65536,) max(p, 0) at index p + 2**15, in the scale of p."""
+    return table(np.zeros(ONE, np.int64), np.arange(ONE + 1))
+
+
 def falling(rate: int) -> list[Decimal]:
     """exp(-rate * k / 64) of every knot. Decimal arithmetic is the same on every machine."""
     with localcontext() as context:
@@ -67,8 +76,12 @@ def straight_lines(knots: list[int]) -> I64:
 
 
 def table(left: I64, right: I64) -> I64:
-    """p = -2**15 to -1, then p = 0 to 2**15 - 1; shared by all layers, so nobody may write."""
-    found: I64 = np.concatenate([left, right[:-1]])
+    """p = -2**15 to -1, then p = 0 to 2**15 - 1."""
+    return frozen(np.concatenate([left, right[:-1]]))
+
+
+def frozen(found: I64) -> I64:
+    """Shared by all layers, so nobody may write."""
     found.flags.writeable = False
     return found
 
@@ -165,3 +178,132 @@ def to_int8(q: I64, hidden: I64, multiplier: int, offset: int, shift: int, low: 
     q >>= shift
     np.maximum(q, low, out=q)
     np.minimum(q, high, out=q)
+
+
+# ------------------------------------------------------------------ LiteRT's int8 LSTM
+
+EIGHTH, THIRD = 28918, 10923
+"""exp(-1/8) and 1/3 in Q0.15."""
+POWERS: Final = ((-2, 25520), (-1, 19875), (0, 12055), (1, 4435), (2, 600), (3, 11), (4, 0))
+"""k and exp(-2**k) in Q0.15."""
+FIRST_GUESS: Final = (23130, -15420)
+"""48/17 and -32/17 in Q2.13: the line that Newton's search for 1/d begins on, 1/2 <= d <= 1."""
+
+
+def high(a: I64, b: I64 | int) -> I64:
+    """(a * b + 2**14) >> 15, at most 2**15 - 1."""
+    return np.asarray(np.minimum((a * b + ROUND) >> 15, CARRY), np.int64)
+
+
+def saturated(x: I64) -> I64:
+    return np.clip(x, -ONE, CARRY)
+
+
+def away(x: I64, shift: int) -> I64:
+    """x / 2**shift, half away from zero."""
+    return (x + (1 << shift - 1) + (x >> 63)) >> shift
+
+
+def exp_negative(p: I64, fraction: int) -> I64:
+    """exp(p / 2**fraction) in Q0.15 for p <= 0, in two parts: what p lies under a multiple of 1/4, as a polynomial
+    about -1/8, and the bits of that multiple, one factor each. exp(0) is 2**15 - 1."""
+    quarter = 1 << (fraction - 2)
+    under = (p & (quarter - 1)) - quarter
+    x = (under << (15 - fraction)) + (1 << 12)
+    square = high(x, x)
+    cube, fourth = high(square, x), high(square, square)
+    tail = away(high(away(fourth, 2) + cube, THIRD) + square, 1)
+    y = saturated(EIGHTH + high(x + tail, EIGHTH))
+    for k, factor in POWERS:
+        if fraction + k < 15:
+            y = np.where((under - p) & (1 << (fraction + k)), high(y, factor), y)
+    y = np.where(p < -32 << fraction, 0, y)
+    return np.where(p == 0, CARRY, y)
+
+
+def inverse_half(e: I64) -> I64:
+    """2 / (1 + e / 2**15) in Q2.13, 0 <= e < 2**15: three of Newton's steps."""
+    half = (e + CARRY + 1) >> 1
+    x = FIRST_GUESS[0] + high(half, FIRST_GUESS[1])
+    for _ in range(3):
+        x = x + saturated(high(x, (1 << 13) - high(half, x)) << 2)
+    return x
+
+
+@cache
+def sigmoid_q12_table() -> I64:
+    """(65536,) Q0.15: sigmoid(p / 2**12) at index p + 2**15, off by 6.4 at most."""
+    p = np.arange(-ONE, ONE)
+    y = saturated(inverse_half(exp_negative(-np.abs(p), 12)) << 1)
+    return frozen(np.where(p > 0, y, np.where(p < 0, CARRY - y, ROUND)))
+
+
+@cache
+def tanh_by_exp_table(fraction: int) -> I64:
+    """(65536,) Q0.15: tanh(p / 2**fraction) at index p + 2**15, off by 12.1 at most.    fraction  9 to 15"""
+    p = np.arange(-ONE, ONE)
+    y = saturated(inverse_half(exp_negative(-np.abs(p), fraction - 1)) - (1 << 13) << 2)
+    return frozen(np.where(p > 0, y, np.where(p < 0, -y, 0)))
+
+
+def rescale_twice(v: I64, products: F32 | F64, multiplier: I64, offset: I64, right: I64, half: I64, sign: I64) -> None:
+    """v <- half_away(half_up((product + bias << left) * m, 31), right - 1), with offset = (bias << left) * m + 2**30.
+
+    v         (..., g)  written     multiplier (m << left), offset, right (from 1), half (2**(right-1))  (g,)  read
+    products  (..., g)  read        sign  (..., g)  scratch
+    """
+    np.copyto(v, products, casting="unsafe")
+    v *= multiplier
+    v += offset
+    v >>= 31
+    v <<= 1  # so that `right` is never 0, where nothing is rounded
+    divide(v, right, half, sign)
+
+
+def divide(v: I64, shift: I64 | int, half: I64 | int, sign: I64) -> None:
+    """v <- v / 2**shift, half away from zero; half = 2**(shift-1).
+
+    v  (..., n)  updated     shift, half  (n,) or one for all, shift from 1     sign  (..., n)  scratch
+    """
+    np.right_shift(v, 63, out=sign)
+    v += sign
+    v += half
+    v >>= shift
+
+
+def saturate(v: I64) -> None:
+    """v <- sat16(v).    v  (...)  updated"""
+    np.maximum(v, -ONE, out=v)
+    np.minimum(v, CARRY, out=v)
+
+
+def remember_rounded(cell: I64, i: I64, f: I64, g: I64, shift: int, limit: int) -> None:
+    """c <- clip(sat16(half_away(f * c, 15) + half_away(i * g, shift)), +-limit), a limit of 0 being none.
+
+    cell  (..., n)  updated, e binary places     i, f  (..., n)  read, Q0.15, then scratch     shift  30 - e
+    g     (..., n)  read, Q0.15
+    """
+    cell *= f
+    divide(cell, 15, ROUND, f)
+    i *= g
+    divide(i, shift, 1 << shift - 1, f)
+    cell += i
+    saturate(cell)
+    if limit:
+        np.maximum(cell, -limit, out=cell)
+        np.minimum(cell, limit, out=cell)
+
+
+def to_int8_twice(q: I64, product: I64, multiplier: int, shift: int, zero_point: int) -> None:
+    """q <- clip(half_away(half_up(product * m, 31), shift - 1) + zero_point, -128, 127).
+
+    q  (..., n)  written     product  (..., n)  read, Q0.30, then scratch
+    """
+    np.multiply(product, multiplier, out=q)
+    q += 1 << 30
+    q >>= 31
+    q <<= 1
+    divide(q, shift, 1 << shift - 1, product)
+    q += zero_point
+    np.maximum(q, -128, out=q)
+    np.minimum(q, 127, out=q)

@@ -10,7 +10,7 @@ from edgerun.layers.dense import Dense
 from edgerun.layers.elementwise import Add, Lookup, Mul
 from edgerun.layers.norm import LayerNorm
 from edgerun.layers.pool import AveragePool, MaxPool
-from edgerun.layers.recurrent import Gru, Lstm
+from edgerun.layers.recurrent import Gru, Lstm, LstmQ12, Rnn
 from edgerun.layers.shape import Concat, Pad, Slice, Transpose
 from edgerun.layers.softmax import LogSoftmax, Softmax
 from edgerun.layers.spiking import (
@@ -39,6 +39,8 @@ Layer: TypeAlias = (
     | Lookup
     | Gru
     | Lstm
+    | LstmQ12
+    | Rnn
     | AlphaCells
     | Cells
     | DenseSum
@@ -76,10 +78,12 @@ __all__ = [
     "LogSoftmax",
     "Lookup",
     "Lstm",
+    "LstmQ12",
     "MaxPool",
     "Mul",
     "Pad",
     "Readout",
+    "Rnn",
     "SLstm",
     "Slice",
     "Softmax",

@@ -26,10 +26,12 @@ from edgerun.layers import (
     LogSoftmax,
     Lookup,
     Lstm,
+    LstmQ12,
     MaxPool,
     Mul,
     Pad,
     Readout,
+    Rnn,
     Slice,
     SLstm,
     Softmax,
@@ -43,7 +45,7 @@ from edgerun.ops.dense import DenseRun
 from edgerun.ops.elementwise import AddRun, LookupRun, MulRun
 from edgerun.ops.norm import LayerNormRun
 from edgerun.ops.pool import AveragePoolRun, MaxPoolRun
-from edgerun.ops.recurrent import GruRun, LstmRun
+from edgerun.ops.recurrent import GruRun, LstmQ12Run, LstmRun, RnnRun
 from edgerun.ops.shape import ConcatRun, PadRun, SliceRun, TransposeRun
 from edgerun.ops.softmax import LogSoftmaxRun, SoftmaxRun
 from edgerun.ops.spiking import (
@@ -73,6 +75,8 @@ OPS: Final[Mapping[type[Layer], Callable[[Any, Mapping[str, AnyArray], tuple[int
         Lookup: LookupRun,
         Gru: GruRun,
         Lstm: LstmRun,
+        LstmQ12: LstmQ12Run,
+        Rnn: RnnRun,
         AlphaCells: AlphaCellsRun,
         Cells: CellsRun,
         DenseSum: DenseSumRun,
@@ -110,11 +114,13 @@ __all__ = [
     "LifRun",
     "LogSoftmaxRun",
     "LookupRun",
+    "LstmQ12Run",
     "LstmRun",
     "MaxPoolRun",
     "MulRun",
     "PadRun",
     "ReadoutRun",
+    "RnnRun",
     "SLstmRun",
     "SliceRun",
     "SoftmaxRun",

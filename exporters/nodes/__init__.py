@@ -10,7 +10,7 @@ from exporters.nodes.dense import FloatDense
 from exporters.nodes.elementwise import UNARY, FloatAdd, FloatMul, FloatUnary
 from exporters.nodes.norm import FloatLayerNorm
 from exporters.nodes.pool import FloatPool
-from exporters.nodes.recurrent import FloatGru, FloatLstm
+from exporters.nodes.recurrent import FloatGru, FloatLstm, FloatRnn
 from exporters.nodes.shape import FloatConcat, FloatPad, FloatSlice, FloatTranspose
 from exporters.nodes.softmax import FloatSoftmax
 from exporters.nodes.spiking import (
@@ -45,6 +45,7 @@ NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatLayerNorm,
     FloatGru,
     FloatLstm,
+    FloatRnn,
     FloatDenseSum,
     FloatConvSum,
     FloatSumPool,
@@ -78,6 +79,7 @@ __all__ = [
     "FloatPad",
     "FloatPool",
     "FloatReadout",
+    "FloatRnn",
     "FloatSLstm",
     "FloatSlice",
     "FloatSoftmax",

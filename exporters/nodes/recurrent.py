@@ -1,4 +1,4 @@
-"""GRU and LSTM layers, float and quantised.
+"""RNN, GRU and LSTM layers, float and quantised.
 
 A layer reads `steps` vectors in a call, (N, steps * inputs), and loops over them itself; with one step it is a
 streaming cell. It gives its hidden vector after every step (`sequence`), in the order of the input, or after the last
@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 import numpy as np
 
 from edgerun.arrays import F32, F64, I8, I16, Tensors
-from edgerun.errors import ModelError
+from edgerun.errors import ModelError, SpecError
 from edgerun.layers import LayerRecord
 from edgerun.layers.base import I8_BOUNDS
-from edgerun.layers.recurrent import GATE_FRACTION, HIDDEN_FRACTION, Gru, Lstm
-from exporters.nodes.base import Affine, Quantised, Range, State, StatefulLayer, per_channel, requant
+from edgerun.layers.recurrent import GATE_FRACTION, HIDDEN_FRACTION, Gru, Lstm, LstmQ12, Rnn, Twice
+from exporters.nodes.base import STEPS_OF_INT8, Affine, Quantised, Range, State, StatefulLayer, per_channel, requant
 from exporters.nodes.dense import fold
 
 GATE: Final = Affine(2.0**-GATE_FRACTION, 0)
@@ -31,16 +31,26 @@ GATE: Final = Affine(2.0**-GATE_FRACTION, 0)
 HIDDEN: Final = Affine(2.0**-7, 0)
 """The map of a hidden vector, which lies in [-1, 1], where no file fixes it."""
 
+HIDDEN_TOP: Final = 2.0**-HIDDEN_FRACTION
+"""The real value of one step of a hidden vector before it is rounded to int8."""
+
+RELU_ROOM: Final = 2.0
+
 CELL_EXPONENT: Final = 9
 """Binary places of a cell that nothing bounds: +-64. The remainder beside it keeps what rounding leaves."""
 
 CELL_EXPONENTS: Final = range(4, 16)
 CELL_TOP: Final = (1 << 15) - 1
 
+AS_IT_IS: Final = (np.float32(1), np.float32(0))
+
+GATE_Q12: Final = Affine(2.0**-12, 0)
+"""The map of what goes into a gate of LiteRT's."""
+
 
 @dataclass(frozen=True, slots=True)
 class FloatRecurrent(StatefulLayer):
-    """What GRU and LSTM share: how a window is walked through.
+    """What all kinds share: how a window is walked through.
 
     steps     vectors in one call, >= 1
     weight    (gates * hidden, inputs)      recurrent  (gates * hidden, hidden)      bias  (gates * hidden,)
@@ -87,21 +97,27 @@ class FloatRecurrent(StatefulLayer):
             return found[order[-1]]
         return np.stack([found[t] for t in range(self.steps)], axis=1).reshape(len(x), -1)
 
-    def integers(self, x: Affine, hidden: Affine, recurrent_bias: F32 | F64) -> tuple[dict[str, Any], Tensors]:
-        """The fields and tensors that both kinds of integer layer have: per-channel symmetric weights, a channel being
-        one unit of one gate; zero points folded into the biases; sums rescaled to Q4.11.
+    def integers(
+        self, x: Affine, hidden: Affine, recurrent_bias: F32 | F64, gate: Affine = GATE, top: float = HIDDEN_TOP
+    ) -> tuple[dict[str, Any], Tensors]:
+        """The fields and tensors that all kinds of integer layer have: per-channel symmetric weights, a channel being
+        one unit of one gate; zero points folded into the biases; sums rescaled to what goes into a gate.
 
-        x       the map of the input
-        hidden  the map of the hidden vector that goes out and back
+        x       the map of the input            gate  the map of what goes into a gate
+        hidden  the map of the hidden vector    top   the real value of one step of it before it is rounded to int8
         """
-        integers, bias, scales = fold(self.weight, self.bias, x, GATE, self.weight_scale, self.bits)
+        integers, bias, scales = fold(self.weight, self.bias, x, gate, self.weight_scale, self.bits)
         tensors = per_channel({}, self.name, scales, weight=narrow(self.name, integers), bias=bias)
-        integers, bias, scales = fold(self.recurrent, recurrent_bias, hidden, GATE, self.recurrent_scale, self.bits)
+        integers, bias, scales = fold(self.recurrent, recurrent_bias, hidden, gate, self.recurrent_scale, self.bits)
         back = per_channel({}, self.name, scales, bias=bias)
         tensors |= {name.replace(f"{self.name}.", f"{self.name}.recurrent_"): part for name, part in back.items()}
         tensors[f"{self.name}.recurrent"] = narrow(self.name, integers)
-        map_ = requant(self.name, 0, 2.0**-HIDDEN_FRACTION / hidden.scale)
-        fields = {
+        map_ = requant(self.name, 0, top / hidden.scale)
+        return self.walk() | {"hidden_map": msgspec.structs.replace(map_, zero_point=hidden.zero_point)}, tensors
+
+    def walk(self) -> dict[str, Any]:
+        """The fields that say what is read, and in which order."""
+        return {
             "name": self.name,
             "sources": self.sources,
             "inputs": self.weight.shape[1],
@@ -109,9 +125,36 @@ class FloatRecurrent(StatefulLayer):
             "steps": self.steps,
             "sequence": self.sequence,
             "reverse": self.reverse,
-            "hidden_map": msgspec.structs.replace(map_, zero_point=hidden.zero_point),
         }
-        return fields, tensors
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRnn(FloatRecurrent):
+    """h <- f(W x + b + R h), f being tanh or relu (Elman 1990). weight (hidden, inputs), recurrent (hidden, hidden)."""
+
+    function: Literal["tanh", "relu"] = "tanh"
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Rnn,)
+
+    def start(self, batch: int) -> State:
+        return {"hidden": np.zeros((batch, self.hidden), np.float32)}
+
+    def advance(self, state: State, current: F32) -> F32:
+        total = current + state["hidden"] @ self.recurrent.T.astype(np.float32)
+        state["hidden"] = np.tanh(total) if self.function == "tanh" else np.maximum(total, 0)
+        return state["hidden"]
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """With tanh nothing depends on the reach. With relu the hidden vector covers it, and what goes into relu covers
+        it RELU_ROOM times in int16."""
+        if self.function == "tanh":
+            hidden, gate, top = self.output or HIDDEN, GATE, HIDDEN_TOP
+        else:
+            hidden = self.output_map(Range(0.0, reach.high))
+            top = RELU_ROOM * (hidden.scale * STEPS_OF_INT8) / CELL_TOP
+            gate = Affine(top, 0)
+        fields, tensors = self.integers(sources[0], hidden, np.zeros_like(self.bias), gate, top)
+        return (Quantised(Rnn(**fields, function=self.function), tensors, hidden),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +206,16 @@ class FloatLstm(FloatRecurrent):
 
     state_scales  the map of the hidden state, and the real value of one step of the cell, a power of two, where the
                   file fixes them
+    written       the map by which LiteRT writes the integers of hidden vectors, where it is to be followed bit for bit.
+                  It reads them by two more that may differ: what goes back by that of `state_scales`, what goes out by
+                  `output`; all three and the scales of all weights are the file's then
     """
 
     cell_clip: float = 0.0
     state_scales: tuple[Affine, float] | None = None
+    written: Affine | None = None
 
-    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lstm,)
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lstm, LstmQ12)
 
     def start(self, batch: int) -> State:
         return {name: np.zeros((batch, self.hidden), np.float32) for name in ("hidden", "cell")}
@@ -178,9 +225,23 @@ class FloatLstm(FloatRecurrent):
         total = current + state["hidden"] @ self.recurrent.T.astype(np.float32)
         i, f, o = (sigmoid(total[:, k * n : (k + 1) * n]) for k in (0, 1, 3))
         cell = f * state["cell"] + i * np.tanh(total[:, 2 * n : 3 * n])
-        state["cell"] = np.clip(cell, -self.cell_clip, self.cell_clip) if self.cell_clip else cell
-        state["hidden"] = o * np.tanh(state["cell"])
-        return state["hidden"]
+        end = self.cell_end()
+        state["cell"] = np.clip(cell, -end, end)
+        h = o * np.tanh(state["cell"])
+        (gain, offset), (gain_out, offset_out) = self.readings()
+        state["hidden"] = h * gain + offset
+        return h * gain_out + offset_out
+
+    def cell_end(self) -> np.float32:
+        """What a cell does not leave: its clip, and int16 where the file fixes its scale."""
+        ends = [self.cell_clip] if self.cell_clip else []
+        return np.float32(min([*ends, CELL_TOP * self.state_scales[1]] if self.state_scales else ends, default=np.inf))
+
+    def readings(self) -> tuple[tuple[np.float32, np.float32], tuple[np.float32, np.float32]]:
+        """Gain and offset by which a hidden vector goes back, and those by which it goes out."""
+        if self.written is None or self.state_scales is None or self.output is None:
+            return AS_IT_IS, AS_IT_IS
+        return reread(self.written, self.state_scales[0]), reread(self.written, self.output)
 
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         """Nothing depends on the reach: gates saturate at +-16, the cell at its clip or +-64, the hidden vector at 1.
@@ -188,6 +249,8 @@ class FloatLstm(FloatRecurrent):
         Raises ModelError where the file's scale of the cell is no power of two within 2**-15 and 2**-4, or its hidden
         vector goes out by another map than back.
         """
+        if self.written is not None:
+            return (self.as_litert(sources[0], self.written),)
         hidden = self.output or (self.state_scales[0] if self.state_scales else HIDDEN)
         if self.state_scales and self.state_scales[0] != hidden:
             raise ModelError(f"layer {self.name}: its output has another quantisation than its hidden state")
@@ -196,6 +259,45 @@ class FloatLstm(FloatRecurrent):
         limit = min(CELL_TOP, round(self.cell_clip * 2.0**exponent)) if self.cell_clip else CELL_TOP
         layer = Lstm(**fields, cell_exponent=exponent, cell_limit=limit)
         return (Quantised(layer, tensors, hidden),)
+
+    def as_litert(self, x: Affine, written: Affine) -> Quantised:
+        """The layer in LiteRT's arithmetic. Its scales are products in float32. Raises ModelError where one is too
+        large or too small for it."""
+        if (
+            self.state_scales is None
+            or self.output is None
+            or self.weight_scale is None
+            or self.recurrent_scale is None
+        ):
+            raise ModelError(f"layer {self.name}: its integers are LiteRT's, but not all of its scales are")
+        back, step = self.state_scales
+        tensors: Tensors = {}
+        for weight, prefix, bias, map_, scales in (
+            (self.weight, "", self.bias, x, self.weight_scale),
+            (self.recurrent, "recurrent_", np.zeros_like(self.bias), back, self.recurrent_scale),
+        ):
+            integers, folded, _ = fold(weight, bias, map_, GATE_Q12, scales)
+            maps = [
+                twice(self.name, float(np.float32(scale) * np.float32(map_.scale) / np.float32(GATE_Q12.scale)))
+                for scale in scales
+            ]
+            tensors |= {
+                f"{self.name}.{prefix.rstrip('_') or 'weight'}": narrow(self.name, integers),
+                f"{self.name}.{prefix}bias": folded,
+                f"{self.name}.{prefix}multiplier": np.array([m.multiplier for m in maps], np.int32),
+                f"{self.name}.{prefix}shift": np.array([m.shift for m in maps], np.uint8),
+            }
+        limit = int(min(CELL_TOP, self.cell_clip / step))
+        layer = LstmQ12(
+            **self.walk(),
+            hidden_map=twice(
+                self.name, float(np.float32(HIDDEN_TOP**2) / np.float32(written.scale)), written.zero_point
+            ),
+            start=back.zero_point,
+            cell_exponent=self.cell_exponent(),
+            cell_limit=limit,
+        )
+        return Quantised(layer, tensors, self.output)
 
     def cell_exponent(self) -> int:
         """Binary places of the cell: the file's, or as many as its clip leaves room for, up to those of a gate."""
@@ -212,6 +314,24 @@ class FloatLstm(FloatRecurrent):
         if room < CELL_EXPONENTS[0]:
             raise ModelError(f"layer {self.name}: cell clip {self.cell_clip:g} is above 2047")
         return min(GATE_FRACTION, room)
+
+
+def reread(written: Affine, read: Affine) -> tuple[np.float32, np.float32]:
+    """Gain and offset of real values whose integers are written by one map and read by another."""
+    offset = (written.zero_point - read.zero_point) * read.scale
+    return np.float32(read.scale / written.scale), np.float32(offset)
+
+
+def twice(name: str, scale: float, zero_point: int = 0) -> Twice:
+    """The nearest of LiteRT's maps. Raises ModelError where a scale has none."""
+    mantissa, exponent = math.frexp(scale)
+    multiplier = round(mantissa * 2**31)
+    if multiplier == 1 << 31:
+        multiplier, exponent = 1 << 30, exponent + 1
+    try:
+        return Twice(multiplier=multiplier, shift=31 - exponent, zero_point=zero_point)
+    except SpecError as err:
+        raise ModelError(f"layer {name}: scale {scale:g} has no multiplier: {err}") from None
 
 
 def narrow(name: str, integers: I16) -> I8:

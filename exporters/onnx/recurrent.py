@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from edgerun.arrays import AnyArray
-from exporters.nodes import FloatConcat, FloatGru, FloatLstm, FloatSlice
+from exporters.nodes import FloatConcat, FloatGru, FloatLstm, FloatRnn, FloatSlice
 from exporters.onnx.dense import steps_along, weight_of
 from exporters.onnx.elementwise import Operator
 from exporters.onnx.graph import Graph, Node, Unsupported, Value, reshaped
 
 GRU_GATES: Final = (1, 0, 2)  # the file's z, r, h as ours r, z, n
 LSTM_GATES: Final = (0, 2, 3, 1)  # the file's i, o, f, c as ours i, f, g, o
-DEFAULTS: Final = MappingProxyType({"GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")})
+GATES: Final = MappingProxyType({"RNN": (0,), "GRU": GRU_GATES, "LSTM": LSTM_GATES})
+DEFAULTS: Final = MappingProxyType({"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")})
+RNN_FUNCTIONS: Final[Mapping[str, Literal["tanh", "relu"]]] = MappingProxyType({"Tanh": "tanh", "Relu": "relu"})
 DIRECTIONS: Final = MappingProxyType({"forward": (False,), "reverse": (True,), "bidirectional": (False, True)})
 
 
@@ -67,8 +69,9 @@ def refuse_variants(graph: Graph, node: Node) -> None:
     """Raises Unsupported naming what no integer layer here does."""
     if node.text("direction", "forward") not in DIRECTIONS:
         raise Unsupported(f"direction {node.text('direction', '')}")
-    given = tuple(text.decode("utf-8", "replace") for text in node.info.get("activations", ()))
-    if given and given != DEFAULTS[node.op] * (len(given) // len(DEFAULTS[node.op])):
+    given, default = activations(node), DEFAULTS[node.op]
+    known = set(given) <= RNN_FUNCTIONS.keys() if node.op == "RNN" else given == default * (len(given) // len(default))
+    if not known:
         raise Unsupported(f"activations {', '.join(given)}")
     for k, what in ((4, "sequence_lens"), (7, "peepholes")):
         if node.has(k) and not silent(graph, node, k, what):
@@ -78,10 +81,14 @@ def refuse_variants(graph: Graph, node: Node) -> None:
             raise Unsupported(f"{what} is not zero")
     if node.integer("input_forget", 0):
         raise Unsupported("input_forget")
-    if "clip" in node.info and node.op == "GRU":
+    if node.real("clip", 0.0):
         raise Unsupported("clip")
     if any(graph.readers.get(name) for name in node.outputs[2:] if name):
         raise Unsupported("gives its cell state")
+
+
+def activations(node: Node) -> tuple[str, ...]:
+    return tuple(text.decode("utf-8", "replace") for text in node.info.get("activations", ()))
 
 
 def silent(graph: Graph, node: Node, k: int, what: str) -> bool:
@@ -89,9 +96,11 @@ def silent(graph: Graph, node: Node, k: int, what: str) -> bool:
     return what == "peepholes" and not graph.is_value(node, k) and not graph.constant(node, k).any()
 
 
-def cell(graph: Graph, node: Node, k: int, name: str, steps: int, inputs: int, hidden: int) -> FloatGru | FloatLstm:
+def cell(
+    graph: Graph, node: Node, k: int, name: str, steps: int, inputs: int, hidden: int
+) -> FloatRnn | FloatGru | FloatLstm:
     """Direction k of a node, its gates in our order."""
-    gates = GRU_GATES if node.op == "GRU" else LSTM_GATES
+    gates = GATES[node.op]
     count, (w, w_step), (r, r_step) = len(gates), weight_of(graph, node, 1), weight_of(graph, node, 2)
     if w.shape[1:] != (count * hidden, inputs) or r.shape[1:] != (count * hidden, hidden) or len(w) <= k or hidden < 1:
         raise Unsupported(f"weights of shape {w.shape} and {r.shape} for {hidden} hidden units")
@@ -109,14 +118,15 @@ def cell(graph: Graph, node: Node, k: int, name: str, steps: int, inputs: int, h
         for step in (w_step, r_step)
     ]  # fmt: skip
     ours, theirs = turn(biases[: count * hidden]), turn(biases[count * hidden :])
+    layer: FloatRnn | FloatGru | FloatLstm
     if node.op == "GRU":
         after = bool(node.integer("linear_before_reset", 0))
-        layer: FloatGru | FloatLstm = FloatGru(name, steps, turn(w[k]), turn(r[k]), ours, theirs, after)
-    elif node.real("clip", 0.0):
-        raise Unsupported("clip")
+        layer = FloatGru(name, steps, turn(w[k]), turn(r[k]), ours, theirs, after)
+    elif node.op == "RNN":
+        layer = FloatRnn(name, steps, w[k], r[k], ours + theirs, RNN_FUNCTIONS[(activations(node) or ("Tanh",) * 2)[k]])
     else:
         layer = FloatLstm(name, steps, turn(w[k]), turn(r[k]), ours + theirs)
     return replace(layer, weight_scale=scales[0], recurrent_scale=scales[1])
 
 
-RECURRENT: Final[Mapping[str, Operator]] = MappingProxyType({"GRU": recurrent, "LSTM": recurrent})
+RECURRENT: Final[Mapping[str, Operator]] = MappingProxyType(dict.fromkeys(GATES, recurrent))

@@ -18,7 +18,7 @@ import numpy as np
 from edgerun.arrays import F32, F64, I64, AnyArray
 from edgerun.graph import RESERVED_NAMES
 from edgerun.layers.window import Pair, Sides
-from exporters.nodes import Affine, FloatLayer
+from exporters.nodes import Affine, FloatLayer, FloatUnary
 from exporters.tflite_reader import TfliteModel, TfliteOp, TfliteTensor
 
 Shape: TypeAlias = tuple[int, ...]
@@ -248,6 +248,20 @@ def moved(graph: Graph, op: TfliteOp, value: Value, k: int = 0) -> None:
     y = graph.fixed(op, k)
     if y is not None and y != value.affine:
         raise Unsupported("moves integers to another scale without computing it")
+
+
+def reread(graph: Graph, op: TfliteOp, value: Value) -> Value:
+    """What an operator moves, as LiteRT reads it afterwards: the same integers by the map of the output.
+
+    Where that is another one the file is wrong, and its answer is LiteRT's all the same.
+    """
+    x, y = value.affine, graph.fixed(op)
+    if x is None or y is None or x == y:
+        moved(graph, op, value)
+        return value
+    numbers = (y.scale / x.scale, (x.zero_point - y.zero_point) * y.scale)
+    name, source = graph.name(op, "-reread"), (value.source,)
+    return graph.add(FloatUnary(name, (value.size,), "affine", numbers, sources=source, output=y), value.shape)
 
 
 # ------------------------------------------------------------------ activations

@@ -20,6 +20,7 @@ from exporters.tflite.graph import (
     Unsupported,
     Value,
     moved,
+    reread,
 )
 from exporters.tflite.slices import bounds
 from exporters.tflite_reader import TfliteOp
@@ -155,9 +156,8 @@ def slice_(graph: Graph, op: TfliteOp) -> Value:
 
 
 def reverse(graph: Graph, op: TfliteOp) -> Value:
-    """The last position first, along the given axes."""
-    x, rank = graph.value(op), len(graph.value(op).shape)
-    moved(graph, op, x)
+    """The last position first, along the given axes. A bidirectional layer may read what comes out by another scale."""
+    x, rank = reread(graph, op, graph.value(op)), len(graph.value(op).shape)
     axes = graph.integers(op, 1)
     if not all(-rank <= axis < rank for axis in axes):
         raise Unsupported(f"axes {tuple(axes)} of a value with {rank} dimensions")

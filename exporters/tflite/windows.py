@@ -1,4 +1,4 @@
-"""Dense layers, convolutions, pools, reductions and LSTM layers."""
+"""Dense layers, convolutions, pools and reductions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from edgerun.arrays import F32, F64
 from edgerun.layers.window import Pair, Sides
-from exporters.nodes import Affine, FloatConv, FloatDense, FloatDepthwise, FloatLstm, FloatPad, FloatPool, FloatUnary
+from exporters.nodes import FloatConv, FloatDense, FloatDepthwise, FloatPad, FloatPool
 from exporters.nodes.conv import ungroup
 from exporters.tflite.graph import (
     VALUES_MAX,
@@ -20,7 +20,6 @@ from exporters.tflite.graph import (
     Operator,
     Unsupported,
     Value,
-    affine_of,
     bias_of,
     clip_of,
     moved,
@@ -202,9 +201,9 @@ def unblocked(op: TfliteOp, x: Value, stride: Pair, dilation: Pair) -> tuple[int
     return h, w, c
 
 
+def pool(kind: Literal["max", "average"]) -> Operator:
     """LiteRT rounds means of the stored integers, halves away from 0: those of uint8, never below it, go up."""
 
-def pool(kind: Literal["max", "average"]) -> Operator:
     def run(graph: Graph, op: TfliteOp) -> Value:
         x = graph.value(op)
         shape, kernel = image(x), pair(op, "filter_height", "filter_width")
@@ -222,8 +221,8 @@ def pool(kind: Literal["max", "average"]) -> Operator:
             stride,
             padding=padding,
             low=low,
-            ties="away" if kind == "average" and graph.model.writes(op)[0].dtype == "int8" else "up",
             high=high,
+            ties="away" if kind == "average" and graph.model.writes(op)[0].dtype == "int8" else "up",
             sources=(x.source,),
             output=y,
         )
@@ -272,93 +271,6 @@ def reduction(graph: Graph, op: TfliteOp) -> Value:
     return graph.add(FloatPool(graph.name(op), cube, kind, (1, count), (1, count), sources=source, output=y), shape)
 
 
-# ------------------------------------------------------------------ LSTM
-
-GATES: Final = 4
-HIDDEN_STATE, CELL_STATE = 18, 19
-CELL_STEP: Final = 2.0**-15
-CELL_TOP: Final = (1 << 15) - 1
-ABSENT: Final = (
-    ("peepholes", range(9, 12)),
-    ("a projection", range(16, 18)),
-    ("layer normalisation", range(20, 24)),
-)
-
-
-def lstm(graph: Graph, op: TfliteOp) -> Value:
-    """Gates i, f, g, o: weights 1-4, recurrent weights 5-8, biases 12-15; one scale for each of the eight matrices.
-
-    An output by another map than the hidden state's, as that of a bidirectional layer, is a table behind the layer.
-    """
-    x = graph.value(op)
-    for what, places in ABSENT:
-        if any(graph.has(op, k) for k in places):
-            raise Unsupported(f"with {what}")
-    if op.options["fused_activation_function"] != "TANH" or op.options["proj_clip"]:
-        raise Unsupported("with an activation that is not TANH, or a clipped projection")
-    weights = [weight_of(graph, op, k, 0) for k in range(1, 1 + GATES)]
-    recurrents = [weight_of(graph, op, k, 0) for k in range(5, 5 + GATES)]
-    shapes = {w.shape for w, _ in weights}, {r.shape for r, _ in recurrents}
-    if len(shapes[0]) != 1 or len(shapes[1]) != 1 or weights[0][0].ndim != 2:
-        raise Unsupported(f"gates of unequal shapes {sorted(shapes[0] | shapes[1])}")
-    (units, inputs), steps = weights[0][0].shape, x.rows
-    if recurrents[0][0].shape != (units, units) or x.last != inputs or max(x.shape[:-1]) != steps:
-        raise Unsupported(f"weights of shape {(units, inputs)} on a value of shape {x.shape}")
-    biases = [bias_of(graph, op, 12 + k, x, weights[k][1], units) for k in range(GATES)]
-    state, limit = cell(states(graph, op), float(op.options["cell_clip"]))
-    y = graph.fixed(op)
-    hidden = state[0] if state else y
-    layer = FloatLstm(
-        graph.name(op),
-        steps,
-        np.concatenate([w for w, _ in weights]),
-        np.concatenate([r for r, _ in recurrents]),
-        np.concatenate(biases).astype(np.float64),
-        sequence=True,
-        weight_scale=joint([s for _, s in weights]),
-        recurrent_scale=joint([s for _, s in recurrents]),
-        cell_clip=limit,
-        state_scales=state,
-        sources=(x.source,),
-        output=hidden,
-    )
-    found = graph.add(layer, (*x.shape[:-1], units))
-    if y == hidden:
-        return found
-    remapped = FloatUnary(graph.name(op, "-output"), layer.shape, "identity", sources=(layer.name,), output=y)
-    return graph.add(remapped, found.shape)
-
-
-def joint(scales: Sequence[F64 | None]) -> F64 | None:
-    known = [scale for scale in scales if scale is not None]
-    return np.concatenate(known) if len(known) == len(scales) else None
-
-
-def states(graph: Graph, op: TfliteOp) -> tuple[Affine, float] | None:
-    """The maps of the hidden state and of the cell, where the file fixes them."""
-    if not (graph.has(op, HIDDEN_STATE) and graph.has(op, CELL_STATE)):
-        raise Unsupported("lacks its hidden state or its cell")
-    for k in (HIDDEN_STATE, CELL_STATE):
-        begins = graph.constants.get(op.inputs[k])
-        if op.inputs[k] in graph.values or (begins is not None and begins.real.any()):
-            raise Unsupported("begins with a state that is not zero")
-    hidden, cell = (graph.model.tensors[op.inputs[k]] for k in (HIDDEN_STATE, CELL_STATE))
-    y = affine_of(hidden)
-    if y is None:
-        return None
-    if cell.scale is None or len(cell.scale) != 1 or cell.scale[0] <= 0 or cell.dtype != "int16":
-        raise Unsupported("its cell is no int16 with a scale")
-    return y, float(cell.scale[0])
-
-
-def cell(states: tuple[Affine, float] | None, clip: float) -> tuple[tuple[Affine, float] | None, float]:
-    """Maps of the state and the clip of the cell: one that is finer than 2**-15 keeps its reach, at 2**-15."""
-    if states is None or states[1] >= CELL_STEP:
-        return states, clip
-    reach = CELL_TOP * states[1]
-    return (states[0], CELL_STEP), min(clip or reach, reach)
-
-
 WINDOWS: Final[Mapping[str, Operator]] = MappingProxyType(
     {
         "FULLY_CONNECTED": fully_connected,
@@ -370,6 +282,5 @@ WINDOWS: Final[Mapping[str, Operator]] = MappingProxyType(
         "MEAN": reduction,
         "SUM": reduction,
         "REDUCE_MAX": reduction,
-        "UNIDIRECTIONAL_SEQUENCE_LSTM": lstm,
     }
 )

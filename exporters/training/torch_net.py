@@ -42,6 +42,7 @@ from exporters.nodes import (
     FloatPad,
     FloatPool,
     FloatReadout,
+    FloatRnn,
     FloatSlice,
     FloatSLstm,
     FloatSoftmax,
@@ -308,6 +309,16 @@ def gru_step(call: Call, layer: FloatGru, current: Tensor) -> Tensor:
     return call.state["hidden"]
 
 
+def rnn(call: Call, layer: FloatRnn, x: Tensor) -> Tensor:
+    return walked(call, layer, x, rnn_step, ("hidden",))
+
+
+def rnn_step(call: Call, layer: FloatRnn, current: Tensor) -> Tensor:
+    total = current + call.state["hidden"] @ call["recurrent"].T
+    call.state["hidden"] = torch.tanh(total) if layer.function == "tanh" else torch.relu(total)
+    return call.state["hidden"]
+
+
 def lstm(call: Call, layer: FloatLstm, x: Tensor) -> Tensor:
     return walked(call, layer, x, lstm_step, ("hidden", "cell"))
 
@@ -315,9 +326,12 @@ def lstm(call: Call, layer: FloatLstm, x: Tensor) -> Tensor:
 def lstm_step(call: Call, layer: FloatLstm, current: Tensor) -> Tensor:
     i, f, g, o = (current + call.state["hidden"] @ call["recurrent"].T).split(layer.hidden, dim=1)
     cell = torch.sigmoid(f) * call.state["cell"] + torch.sigmoid(i) * torch.tanh(g)
-    call.state["cell"] = torch.clamp(cell, -layer.cell_clip, layer.cell_clip) if layer.cell_clip else cell
-    call.state["hidden"] = torch.sigmoid(o) * torch.tanh(call.state["cell"])
-    return call.state["hidden"]
+    end = float(layer.cell_end())
+    call.state["cell"] = torch.clamp(cell, -end, end)
+    h = torch.sigmoid(o) * torch.tanh(call.state["cell"])
+    (gain, offset), (gain_out, offset_out) = ((float(a), float(b)) for a, b in layer.readings())
+    call.state["hidden"] = h * gain + offset
+    return h * gain_out + offset_out
 
 
 def over(mem: Tensor, threshold: Tensor) -> Tensor:
@@ -482,6 +496,7 @@ KINDS: Final[Mapping[type[FloatLayer], Callable[..., Tensor]]] = MappingProxyTyp
         FloatSlice: cut,
         FloatGru: gru,
         FloatLstm: lstm,
+        FloatRnn: rnn,
         FloatLif: lif,
         FloatReadout: readout,
         FloatDenseSum: dense_sum,

@@ -1,4 +1,4 @@
-"""GRU and LSTM layers once more, unit by unit, in Python integers. Slow on purpose.
+"""RNN, GRU and LSTM layers once more, unit by unit, in Python integers. Slow on purpose.
 
 The two functions come from power series in whole numbers, not from what the kernels are made with.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from reference.integers import clip, half_up, requantise, sat16
 
-from edgerun.layers.recurrent import Gru, Lstm
+from edgerun.layers.recurrent import Gru, Lstm, LstmQ12, Rnn
 
 ONE = 1 << 15
 GUARD = 120
@@ -55,9 +55,9 @@ def function(name: str, p: int) -> int:
 
 
 class Slow:
-    """What both kinds share. `hidden` is what goes back into the product, int8."""
+    """What all kinds share. `hidden` is what goes back into the product, int8."""
 
-    def __init__(self, spec: Gru | Lstm, tensors: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Any, tensors: Mapping[str, Any]) -> None:
         self.spec = spec
         self.parts = {field.part: tensors[f"{spec.name}.{field.part}"].tolist() for field in spec.fields()}
         self.silence()
@@ -145,5 +145,118 @@ class SlowLstm(Slow):
         return found
 
 
-def slow(spec: Gru | Lstm, tensors: Mapping[str, Any]) -> SlowGru | SlowLstm:
-    return SlowGru(spec, tensors) if isinstance(spec, Gru) else SlowLstm(spec, tensors)
+class SlowRnn(Slow):
+    spec: Rnn
+
+    def silence(self) -> None:
+        self.hidden = [self.spec.hidden_map.zero_point] * self.spec.hidden
+
+    def advance(self, x: Sequence[int]) -> list[int]:
+        p = [sat16(self.from_input(k, x) + self.from_hidden(k, self.hidden)) for k in range(self.spec.hidden)]
+        fresh = [function("tanh", v) if self.spec.function == "tanh" else max(v, 0) for v in p]
+        self.hidden = [self.int8(h) for h in fresh]
+        return list(self.hidden)
+
+
+# ------------------------------------------------------------------ LiteRT's int8 LSTM
+
+
+def nearest(p: int, q: int) -> int:
+    """p / q to the nearest integer, halves away from zero, q > 0."""
+    return (2 * abs(p) + q) // (2 * q) * (1 if p >= 0 else -1)
+
+
+def doubled_high(a: int, b: int, bits: int) -> int:
+    """The high half of 2ab, rounded: a nudge of a half towards the product's sign, then the fraction is cut off."""
+    half = 1 << bits - 2
+    nudged = a * b + (half if a * b >= 0 else 1 - half)
+    return min(abs(nudged) // (1 << bits - 1) * (1 if nudged >= 0 else -1), (1 << bits - 1) - 1)
+
+
+def rescaled(acc: int, multiplier: int, shift: int) -> int:
+    """Two roundings: to the high half, then by the power of two that is left."""
+    high = doubled_high(acc << max(0, 31 - shift), multiplier, 32)
+    return nearest(high, 1 << max(0, shift - 31))
+
+
+@cache
+def power(quarters: Fraction) -> int:
+    """exp(-quarters / 4) in Q0.15."""
+    return round(ONE / exponential(quarters / 4))
+
+
+@cache
+def exp_of_minus(p: int, whole: int) -> int:
+    """exp(-p / 2**(15 - whole)) in Q0.15, p >= 0: a polynomial for the last quarter, factors for the rest."""
+    if p == 0:
+        return ONE - 1
+    unit = 15 - whole
+    if p > 32 << unit:
+        return 0
+    quarters = (p - 1) >> unit - 2  # whole quarters under p
+    x = sat16(-(p - (quarters << unit - 2)) << whole) + ONE // 8
+    x2 = doubled_high(x, x, 16)
+    x3, x4 = doubled_high(x2, x, 16), doubled_high(x2, x2, 16)
+    third = round(Fraction(ONE, 3))
+    tail = nearest(doubled_high(nearest(x4, 4) + x3, third, 16) + x2, 2)
+    start = power(Fraction(1, 2))
+    y = sat16(start + doubled_high(start, x + tail, 16))
+    for bit in range(quarters.bit_length()):
+        if quarters >> bit & 1:
+            y = doubled_high(y, power(Fraction(1 << bit)), 16)
+    return y
+
+
+def twice_inverse(e: int) -> int:
+    """2 / (1 + e) in Q2.13 by Newton's steps."""
+    d = (e + ONE) // 2
+    x = round(Fraction(48, 17) * (1 << 13)) + doubled_high(d, round(Fraction(-32, 17) * (1 << 13)), 16)
+    for _ in range(3):
+        x += sat16(4 * doubled_high(x, (1 << 13) - doubled_high(d, x, 16), 16))
+    return x
+
+
+def sigmoid_q12(p: int) -> int:
+    p = sat16(p)
+    y = sat16(2 * twice_inverse(exp_of_minus(abs(p), 3)))
+    return y if p > 0 else ONE - 1 - y if p < 0 else ONE // 2
+
+
+def tanh_by_exp(p: int, fraction: int) -> int:
+    p = sat16(p)
+    y = sat16(4 * (twice_inverse(exp_of_minus(abs(p), 16 - fraction)) - (1 << 13)))
+    return y if p > 0 else -y if p < 0 else 0
+
+
+class SlowLstmQ12(Slow):
+    spec: LstmQ12
+
+    def silence(self) -> None:
+        self.hidden, self.cell = [self.spec.start] * self.spec.hidden, [0] * self.spec.hidden
+
+    def gate(self, row: int, x: Sequence[int]) -> int:
+        found = 0
+        for weight, prefix, v in (("weight", "", x), ("recurrent", "recurrent_", self.hidden)):
+            acc = sum(w * q for w, q in zip(self.parts[weight][row], v, strict=True)) + self.parts[prefix + "bias"][row]
+            m, s = self.parts[prefix + "multiplier"][row], self.parts[prefix + "shift"][row]
+            found = sat16(found + rescaled(acc, m, s))
+        return found
+
+    def advance(self, x: Sequence[int]) -> list[int]:
+        n, e, limit = self.spec.hidden, self.spec.cell_exponent, self.spec.cell_limit or ONE
+        p, m = [self.gate(row, x) for row in range(4 * n)], self.spec.hidden_map
+        for k in range(n):
+            i, f, o = (sigmoid_q12(p[gate * n + k]) for gate in (0, 1, 3))
+            g = tanh_by_exp(p[2 * n + k], 12)
+            cell = sat16(nearest(f * self.cell[k], ONE) + nearest(i * g, 1 << 30 - e))
+            self.cell[k] = clip(cell, -limit, limit)
+            h = rescaled(o * tanh_by_exp(self.cell[k], e), m.multiplier, m.shift)
+            self.hidden[k] = clip(h + m.zero_point, -128, 127)
+        return list(self.hidden)
+
+
+SLOW = {Rnn: SlowRnn, Gru: SlowGru, Lstm: SlowLstm, LstmQ12: SlowLstmQ12}
+
+
+def slow(spec: Rnn | Gru | Lstm | LstmQ12, tensors: Mapping[str, Any]) -> Slow:
+    return SLOW[type(spec)](spec, tensors)

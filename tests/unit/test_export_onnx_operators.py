@@ -63,6 +63,8 @@ DEPTHWISE = {"w": some(6, 1, 3, 3)}
 GRU = {"w": some(1, 12, 5), "r": some(1, 12, 4), "b": some(1, 24)}
 BOTH = {"w": some(2, 12, 5), "r": some(2, 12, 4), "b": some(2, 24)}
 LSTM = {"w": some(1, 16, 5), "r": some(1, 16, 4), "b": some(1, 32)}
+RNN = {"w": some(1, 4, 5), "r": some(1, 4, 4), "b": some(1, 8)}
+BOTH_RNN = {"w": some(2, 4, 5), "r": some(2, 4, 4), "b": some(2, 8)}
 BOTH_LSTM = {"w": some(2, 16, 5), "r": some(2, 16, 4), "b": some(2, 32)}
 WINDOW = (1, 7, 5)
 TURN = node("Transpose", ["x"], ["t"], perm=[1, 0, 2])
@@ -439,6 +441,22 @@ RECURRENT: dict[str, Case] = {
     "gru, steps before the batch": Case(
         [node("GRU", ["x", "w", "r", "b"], ["", "y"], hidden_size=4)], GRU, (7, 1, 5), "Gru"
     ),
+    "rnn": Case([TURN, node("RNN", ["t", "w", "r", "b"], ["y"], hidden_size=4)], RNN, WINDOW, "Rnn"),
+    "rnn, relu": Case(
+        [TURN, node("RNN", ["t", "w", "r", "b"], ["", "y"], hidden_size=4, activations=["Relu"])], RNN, WINDOW, "Rnn"
+    ),
+    "rnn, backwards with relu": Case(
+        [
+            TURN, node("RNN", ["t", "w", "r", "b"], ["y"], hidden_size=4, direction="bidirectional",
+            activations=["Tanh", "Relu"]),
+        ], BOTH_RNN, WINDOW, "Rnn Rnn Concat",
+    ),
+    "rnn, last step of all": Case(
+        [
+            TURN, node("RNN", ["t", "w", "r", "b"], ["s"], hidden_size=4), node("Gather", ["s", "k"], ["y"], axis=0),
+        ],
+        RNN | {"k": np.int64(-1)}, WINDOW, "Rnn",
+    ),
     "lstm": Case([TURN, node("LSTM", ["t", "w", "r", "b"], ["y"], hidden_size=4)], LSTM, WINDOW, "Lstm"),
     "lstm, last": Case([TURN, node("LSTM", ["t", "w", "r", "b"], ["", "y"], hidden_size=4)], LSTM, WINDOW),
     "lstm, both ways": Case(
@@ -481,11 +499,6 @@ REFUSED: dict[str, tuple[Case, str]] = {
         Case(one("ConvTranspose", "w"), {"w": some(3, 2, 3, 3)}),
         "^net.onnx: 1 node is not supported: #0 .ConvTranspose."
     ),
-    "rnn": (
-        Case([TURN, node("RNN", ["t", "w", "r"], ["y"], hidden_size=4)], {"w": some(1, 4, 5), "r": some(1, 4, 4)},
-        WINDOW),
-        "1 node is not supported: #1 .RNN.",
-    ),
     "sequence_lens": (
         Case([TURN, node("GRU", ["t", "w", "r", "b", "n"], ["y"], hidden_size=4)], GRU | {"n": np.int32([7])}, WINDOW),
         "GRU: sequence_lens",
@@ -499,6 +512,14 @@ REFUSED: dict[str, tuple[Case, str]] = {
         Case([TURN, node("GRU", ["t", "w", "r"], ["y"], hidden_size=4, activations=["HardSigmoid", "Tanh"])], GRU,
         WINDOW),
         "GRU: activations HardSigmoid, Tanh",
+    ),
+    "an RNN of another function": (
+        Case([TURN, node("RNN", ["t", "w", "r"], ["y"], hidden_size=4, activations=["Affine"])], RNN, WINDOW),
+        "RNN: activations Affine",
+    ),
+    "an RNN with a clip": (
+        Case([TURN, node("RNN", ["t", "w", "r"], ["y"], hidden_size=4, clip=0.5)], RNN, WINDOW),
+        "RNN: clip",
     ),
     "a state that does not begin at zero": (
         Case([TURN, node("GRU", ["t", "w", "r", "", "", "h"], ["y"], hidden_size=4)], GRU | {"h": some(1, 1, 4)},

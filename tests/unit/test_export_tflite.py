@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from edgerun.bundle import read_bundle
 from edgerun.errors import ModelError
+from edgerun.layers import LstmQ12
 from edgerun.network import Network
 from edgerun.spec import MAX_LAYERS
 
@@ -33,7 +34,15 @@ from exporters.data import Samples  # noqa: E402
 from exporters.export import Options, export, load_model  # noqa: E402
 from exporters.float_net import FloatNet, forward  # noqa: E402
 from exporters.improve import is_fixed  # noqa: E402
-from exporters.nodes import Affine, FloatConv, FloatDense, FloatLayerNorm, FloatLstm, FloatUnary  # noqa: E402
+from exporters.nodes import (  # noqa: E402
+    Affine,
+    FloatConv,
+    FloatDense,
+    FloatLayerNorm,
+    FloatLstm,
+    FloatUnary,
+    Range,
+)
 from exporters.tflite.graph import clip_of  # noqa: E402
 from exporters.tflite_import import has_litert, litert_scores, load_tflite, net_of  # noqa: E402
 from exporters.tflite_reader import (  # noqa: E402  # noqa: E402
@@ -697,15 +706,38 @@ def test_an_lstm_may_be_told_that_its_state_begins_at_zero() -> None:
             made.net(out)
 
 
-def test_an_lstm_may_give_its_output_by_another_map_than_its_state() -> None:
-    """As each direction of a bidirectional one does, whose halves are joined: a table stands behind the layer."""
+def three_maps(exponent: int) -> FloatNet:
+    """An LSTM whose hidden vectors are written by one map, read back by another, and read by a third behind it."""
     made, zero = Made((1, 4, 6), "int8", (0.05, 0)), np.zeros(2)
     narrow = [made.constant(np.full((2, n), 40), "int8", (0.01, 0)) for n in (6, 2) for _ in range(4)]
     bias = [made.constant(zero, "int32", (0.05 * 0.01, 0)) for _ in range(4)]
-    states = made.tensor((1, 2), "int8", (1 / 128, 0)), made.tensor((1, 2), "int16", (2.0**-11, 0))
+    states = made.tensor((1, 2), "int8", (1 / 128, 0)), made.tensor((1, 2), "int16", (2.0**-exponent, 0))
     inputs = (made.x, *narrow, *[-1] * 3, *bias, -1, -1, *states)
     found = made.op("UNIDIRECTIONAL_SEQUENCE_LSTM", *inputs, out=("int8", (0.02, 5)), fused_activation_function="TANH")
-    net = made.net(found)
+    sums = (*[made.tensor((), "int16") for _ in range(4)], made.tensor((), "int8", (0.007, -9)))
+    made.operators[-1] = replace(made.operators[-1], intermediates=sums)
+    return made.net(found)
+
+
+def test_an_lstm_writes_and_reads_by_the_maps_that_litert_writes_and_reads_by() -> None:
+    """As each direction of a bidirectional one may: what is written by 0.007 is read by 1/128 and by 0.02."""
+    (layer,) = three_maps(11).layers
+    assert isinstance(layer, FloatLstm)
+    assert (layer.written, layer.output) == (Affine(0.007, -9), Affine(0.02, 5))
+    assert layer.readings()[0] == pytest.approx((1 / 128 / 0.007, -9 / 128))
+    assert layer.readings()[1] == pytest.approx((0.02 / 0.007, -14 * 0.02))
+    (found,) = layer.quantise((Affine(0.05, 0),), Range(-1.0, 1.0))
+    assert isinstance(found.layer, LstmQ12)
+    assert found.layer.hidden_map.zero_point == -9
+    assert found.layer.hidden_map.multiplier * 2.0**-found.layer.hidden_map.shift == pytest.approx(2.0**-30 / 0.007)
+    multiplier, shift = (found.tensors[f"{layer.name}.recurrent_{part}"][0] for part in ("multiplier", "shift"))
+    assert int(multiplier) * 2.0 ** -int(shift) == pytest.approx(0.01 / 128 * 4096)
+    assert found.output == Affine(0.02, 5)
+
+
+@pytest.mark.parametrize("exponent", [8, 16])
+def test_an_lstm_whose_cell_litert_has_no_tanh_for_gives_its_output_by_a_table(exponent: int) -> None:
+    net = three_maps(exponent)
     assert [type(layer) for layer in net.layers] == [FloatLstm, FloatUnary]
     x = (np.random.default_rng(5).integers(-60, 60, (40, 4, 6)) * 0.05).astype(np.float32)
     samples = Samples(x, np.zeros(40, np.int64), ())

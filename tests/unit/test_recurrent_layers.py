@@ -1,9 +1,10 @@
-"""GRU and LSTM: the kernels are the page's integers, state neither drifts nor stalls, exported layers are the nets'."""
+"""RNN, GRU and LSTM: kernels are the page's integers, state neither drifts nor stalls, exported layers are nets'."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -12,26 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from reference.recurrent import SlowGru, SlowLstm, function, slow
+from reference.recurrent import SlowGru, SlowLstm, function, sigmoid_q12, slow, tanh_by_exp
 from runs import step_peak
 
 from edgerun.arrays import F32, AnyArray, Tensors
 from edgerun.errors import ModelError, SpecError
 from edgerun.kernels import recurrent as kernels
-from edgerun.layers import Gru, Lstm
+from edgerun.layers import Gru, Lstm, LstmQ12, Rnn
 from edgerun.layers.base import Requant
-from edgerun.ops import OPS, GruRun, LstmRun
+from edgerun.layers.recurrent import Recurrent, Twice
+from edgerun.ops import OPS
 from edgerun.ops.recurrent import RecurrentRun
-from exporters.nodes import Affine, FloatGru, FloatLstm, Quantised, Range
+from exporters.nodes import Affine, FloatGru, FloatLstm, FloatRnn, Quantised, Range
 from exporters.nodes.recurrent import FloatRecurrent
 
 REACH = Range(-1.0, 1.0)
 TOP = (1 << 24) - 1
 
 
-def run_of(spec: Gru | Lstm, tensors: Tensors, batch: tuple[int, ...] = ()) -> RecurrentRun:
+def run_of(spec: Recurrent, tensors: Tensors, batch: tuple[int, ...] = ()) -> RecurrentRun:
     run = OPS[type(spec)](spec, tensors, batch)
-    assert isinstance(run, GruRun | LstmRun)
+    assert isinstance(run, RecurrentRun)
     return run
 
 
@@ -44,14 +46,15 @@ def calls(run: RecurrentRun, xs: AnyArray) -> list[list[int]]:
     return found
 
 
-def make(spec: Gru | Lstm, seed: int, scales: tuple[float, float] = (0.3, 0.2)) -> Tensors:
+def make(spec: Recurrent, seed: int, scales: tuple[float, float] = (0.3, 0.2)) -> Tensors:
     """Random tensors of a layer named l whose products are rescaled by about `scales`."""
     rng, n, found = np.random.default_rng(seed), spec.gates * spec.hidden, {}
     for weight, prefix, width, scale in (
         ("weight", "", spec.inputs, scales[0]),
         ("recurrent", "recurrent_", spec.hidden, scales[1]),
     ):
-        maps = [Requant.from_scale(scale * 2.0 ** rng.uniform(-2, 2)) for _ in range(n)]
+        kind = twice if isinstance(spec, LstmQ12) else Requant.from_scale
+        maps = [kind(scale * 2.0 ** rng.uniform(-2, 2)) for _ in range(n)]
         found |= {
             f"l.{weight}": rng.integers(-127, 128, (n, width)).astype(np.int8),
             f"l.{prefix}bias": rng.integers(-9999, 10000, n).astype(np.int32),
@@ -61,7 +64,12 @@ def make(spec: Gru | Lstm, seed: int, scales: tuple[float, float] = (0.3, 0.2)) 
     return found
 
 
-def window(rng: np.random.Generator, spec: Gru | Lstm, n: int = 3) -> AnyArray:
+def twice(scale: float) -> Twice:
+    mantissa, exponent = math.frexp(scale)
+    return Twice(multiplier=int(mantissa * 2**31), shift=31 - exponent)
+
+
+def window(rng: np.random.Generator, spec: Recurrent, n: int = 3) -> AnyArray:
     """n calls of anything, then both ends."""
     width = spec.widths[0]
     return np.concatenate([rng.integers(-128, 128, (n, width)), np.full((1, width), -128), np.full((1, width), 127)])
@@ -84,14 +92,29 @@ lstms = st.builds(
     shapes, st.integers(4, 15), st.one_of(st.just(32767), st.integers(1, 32767)),
 )  # fmt: skip
 
+rnns = st.builds(lambda shape, f: Rnn(name="l", **shape, function=f), shapes, st.sampled_from(["tanh", "relu"]))
+exact = st.builds(
+    lambda shape, m, zero_point, e, limit: LstmQ12(
+        name="l", **(shape | {"hidden_map": Twice(multiplier=m, shift=54, zero_point=zero_point)}), start=zero_point,
+        cell_exponent=e, cell_limit=limit,
+    ),
+    shapes, st.integers(1 << 30, (1 << 31) - 1), st.integers(-128, 127), st.integers(9, 15),
+    st.one_of(st.just(0), st.integers(1, 32767)),
+)  # fmt: skip
+
 EVERY = {
+    "rnn": Rnn(name="l", inputs=3, hidden=4, steps=5, sequence=True),
+    "rnn-relu": Rnn(name="l", inputs=3, hidden=4, steps=5, sequence=True, function="relu"),
+    "lstm-q12": LstmQ12(
+        name="l", inputs=3, hidden=4, steps=5, sequence=True, hidden_map=Twice(multiplier=1 << 30, shift=53)
+    ),
     "gru": Gru(name="l", inputs=3, hidden=4, steps=5, sequence=True),
     "gru-before": Gru(name="l", inputs=3, hidden=4, steps=5, sequence=True, reset_after=False),
     "lstm": Lstm(name="l", inputs=3, hidden=4, steps=5, sequence=True),
 }
 
 
-def changed(spec: Gru | Lstm, **fields: Any) -> Gru | Lstm:
+def changed(spec: Recurrent, **fields: Any) -> Gru | Lstm:
     return msgspec.structs.replace(spec, **fields)
 
 
@@ -110,8 +133,35 @@ def test_a_gate_s_function_is_the_reference_s_and_near_the_real_one(name: str, b
     assert (table[0], table[1 << 15], table[-1]) == {"sigmoid": (0, 1 << 14, 1 << 15), "tanh": (-32767, 0, 32767)}[name]
 
 
+P = np.arange(-(1 << 15), 1 << 15)
+
+
+def test_litert_s_sigmoid_is_the_reference_s_and_near_the_real_one() -> None:
+    table = kernels.sigmoid_q12_table()
+    assert table.tolist() == [sigmoid_q12(int(p)) for p in P]
+    assert 6.3 < np.abs(table - (1 << 15) / (1 + np.exp(-P / 4096))).max() < 6.4
+
+
+@pytest.mark.parametrize("fraction", range(9, 16))
+def test_litert_s_tanh_is_the_reference_s_and_near_the_real_one(fraction: int) -> None:
+    table = kernels.tanh_by_exp_table(fraction)
+    some = np.concatenate([P[::37], P[:3], P[-3:], P[32700:32800]])
+    assert table[some + (1 << 15)].tolist() == [tanh_by_exp(int(p), fraction) for p in some]
+    assert 11 < np.abs(table - np.tanh(P * 2.0**-fraction) * (1 << 15)).max() < 12.1
+
+
+def test_halves_go_away_from_zero_and_nothing_is_rounded_where_nothing_is_shifted() -> None:
+    v, sign = np.array([-3, -2, -1, 0, 1, 2, 3]) * 2, np.zeros(7, np.int64)
+    kernels.divide(v, 2, 2, sign)
+    assert v.tolist() == [-2, -1, -1, 0, 1, 1, 2]
+    v = np.zeros(4, np.int64)
+    numbers = (np.int64([m]) for m in (1 << 31, 1 << 30, 1, 1))
+    kernels.rescale_twice(v, np.float32([-3, -1, 1, 3]), *numbers, np.zeros(4, np.int64))
+    assert v.tolist() == [-3, -1, 1, 3]
+
+
 def test_nobody_can_write_into_a_shared_table() -> None:
-    for table in (kernels.sigmoid_table(), kernels.tanh_table()):
+    for table in (kernels.sigmoid_table(), kernels.tanh_table(), kernels.relu_table(), kernels.sigmoid_q12_table()):
         with pytest.raises(ValueError, match="read-only"):
             table[0] = 1
 
@@ -120,9 +170,11 @@ def test_nobody_can_write_into_a_shared_table() -> None:
 
 
 @given(
-    spec=st.one_of(grus, lstms), seed=st.integers(0, 99), scales=st.sampled_from([(0.3, 0.2), (0.02, 0.9), (90.0, 2.0)])
+    spec=st.one_of(rnns, grus, lstms, exact),
+    seed=st.integers(0, 99),
+    scales=st.sampled_from([(0.3, 0.2), (0.02, 0.9), (90.0, 2.0)]),
 )
-def test_a_layer_is_the_page_s(spec: Gru | Lstm, seed: int, scales: tuple[float, float]) -> None:
+def test_a_layer_is_the_page_s(spec: Recurrent, seed: int, scales: tuple[float, float]) -> None:
     tensors, xs = make(spec, seed, scales), window(np.random.default_rng(seed), spec)
     spec.certify(tensors, (128,), frozenset())
     run, reference = run_of(spec, tensors), slow(spec, tensors)
@@ -132,8 +184,8 @@ def test_a_layer_is_the_page_s(spec: Gru | Lstm, seed: int, scales: tuple[float,
     assert list(run.state()) == [state.name for state in spec.state()]
 
 
-@given(spec=st.one_of(grus, lstms), seed=st.integers(0, 99))
-def test_a_batch_gives_the_bits_of_each_sample(spec: Gru | Lstm, seed: int) -> None:
+@given(spec=st.one_of(rnns, grus, lstms, exact), seed=st.integers(0, 99))
+def test_a_batch_gives_the_bits_of_each_sample(spec: Recurrent, seed: int) -> None:
     tensors, rng = make(spec, seed), np.random.default_rng(seed)
     samples = [window(rng, spec) for _ in range(3)]
     batch = run_of(spec, tensors, (3,))
@@ -173,7 +225,8 @@ def test_a_reverse_layer_reads_from_the_end_and_starts_anew_in_every_call(kind: 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_state_stops_and_goes_on_and_resets(kind: str) -> None:
-    spec = changed(EVERY[kind], hidden_map=Requant(multiplier=TOP, shift=32, zero_point=-7))
+    fields = {"hidden_map": Requant(multiplier=TOP, shift=32, zero_point=-7)} if kind != "lstm-q12" else {"start": -7}
+    spec = changed(EVERY[kind], **fields)
     tensors, xs = make(spec, 9), window(np.random.default_rng(9), EVERY[kind])
     first = run_of(spec, tensors)
     want = calls(first, xs)
@@ -197,7 +250,7 @@ def test_a_call_on_one_sample_allocates_no_array(kind: str) -> None:
 # ------------------------------------------------------------------ the proof
 
 
-def steep(kind: type[Gru | Lstm], inputs: int) -> tuple[Gru | Lstm, Tensors]:
+def steep(kind: type[Gru | Lstm], inputs: int) -> tuple[Recurrent, Tensors]:
     """One unit whose rows all weigh 127; the bias takes the largest sums back, so that their last bit decides."""
     spec = kind(name="l", inputs=inputs, hidden=1)
     tensors = make(spec, 3)
@@ -257,6 +310,37 @@ def test_a_gate_s_input_is_certified_to_stay_under_its_bound() -> None:
     tensors["l.bias"][1], tensors["l.recurrent_multiplier"][2] = 0, 3
     with pytest.raises(SpecError, match="layer l channel 2: multiplier 3 is neither 1 nor"):
         spec.certify(tensors, (128,), frozenset())
+
+
+def test_litert_s_int32_is_certified_to_hold_every_sum() -> None:
+    """Sums, sums shifted left, rescaled sums: each is refused beyond its bound, and right at it."""
+    spec = changed(EVERY["lstm-q12"], inputs=1, hidden=1)
+    tensors = make(spec, 1)
+    tensors["l.weight"][...] = tensors["l.recurrent"][...] = 0
+    top = (1 << 28) - 1
+    for shift, bias, why in ((31, top, ""), (28, top, "largest input of a gate"), (27, top, "shifted left")):
+        tensors["l.shift"][2], tensors["l.bias"][2] = shift, bias
+        if not why:
+            spec.certify(tensors, (128,), frozenset())
+            continue
+        with pytest.raises(SpecError, match=f"layer l channel 2: .*{why} .* is above"):
+            spec.certify(tensors, (128,), frozenset())
+    tensors["l.shift"][2] = 31
+    tensors["l.recurrent_multiplier"][1] = (1 << 30) - 1
+    with pytest.raises(SpecError, match=r"channel 1: multiplier 1073741823 is outside \[2\*\*30, 2\*\*31\)"):
+        spec.certify(tensors, (128,), frozenset())
+
+
+def test_the_largest_certified_sums_of_litert_s_arithmetic_are_exact() -> None:
+    spec = changed(EVERY["lstm-q12"], inputs=1, hidden=1, steps=1)
+    tensors = make(spec, 1)
+    for prefix in ("", "recurrent_"):
+        tensors[f"l.{prefix}multiplier"][...], tensors[f"l.{prefix}shift"][...] = (1 << 31) - 1, 30
+        tensors[f"l.{prefix}bias"][...] = [(1 << 28) - 1, 1 - (1 << 28), (1 << 28) - 40_000, 5000]
+    spec.certify(tensors, (128,), frozenset())
+    xs = np.arange(-128, 128)[:, None]
+    reference = slow(spec, tensors)
+    assert calls(run_of(spec, tensors), xs) == [reference.step(x.tolist()) for x in xs]
 
 
 def test_a_layer_says_what_it_takes_and_refuses_more() -> None:
@@ -460,6 +544,29 @@ def test_an_exported_layer_is_near_the_float_one(
     assert np.sqrt(np.square(error).mean()) < 0.02
 
 
+@pytest.mark.parametrize(("function", "bound"), [("tanh", 0.01), ("relu", 0.005)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_exported_rnn_is_near_the_float_one(
+    function: Literal["tanh", "relu"], bound: float, *, reverse: bool
+) -> None:
+    """Relu's hidden values reach far beyond 16, where Q4.11 ends."""
+    rng = np.random.default_rng(1)
+    weight, recurrent = rng.normal(0, 1, (5, 3)), rng.normal(0, 0.45, (5, 5))
+    options: dict[str, Any] = {"sequence": True, "reverse": reverse}
+    node = FloatRnn("l", 12, weight, recurrent, rng.normal(0, 0.5, 5), function, **options)
+    map_ = Affine(0.08, -9)
+    q = rng.integers(-128, 128, (40, 36))
+    real = ((q + 9) * 0.08).astype(np.float32)
+    want = node.forward(real)
+    (found,) = node.quantise((map_,), Range(float(want.min()), float(want.max())))
+    found.layer.certify(found.tensors, (128,), frozenset())
+    run = run_of(found.layer, found.tensors, (40,))
+    run.step(q.astype(np.float32))
+    got = (run.out - found.output.zero_point) * found.output.scale
+    assert want.max() > 20 if function == "relu" else want.max() > 0.99
+    assert np.sqrt(np.square(got - want).mean()) < bound * want.max()
+
+
 @pytest.mark.parametrize("kind", nodes())
 def test_integers_of_a_file_come_back_and_other_rows_get_scales_of_their_own(kind: str) -> None:
     node = nodes()[kind]
@@ -477,7 +584,7 @@ def test_integers_of_a_file_come_back_and_other_rows_get_scales_of_their_own(kin
     assert (np.abs(free.tensors["l.weight"]).max(axis=1) == 127).all()
     assert (np.abs(free.tensors["l.recurrent"]).max(axis=1) == 127).all()
     assert set(free.tensors) == {f"l.{field.part}" for field in free.layer.fields()}
-    assert (free.layer.name, type(free.layer)) == ("l", *node.makes)
+    assert (free.layer.name, type(free.layer)) == ("l", node.makes[0])
 
 
 @pytest.mark.parametrize(("bits", "most"), [(4, 7), (2, 1)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ from exporters.nodes import (
     FloatPad,
     FloatPool,
     FloatReadout,
+    FloatRnn,
     FloatSlice,
     FloatSLstm,
     FloatSoftmax,
@@ -105,6 +106,9 @@ def recurrent_net(kind: str, sequence: bool, reverse: bool) -> FloatNet:
     options: dict[str, Any] = {"sequence": sequence, "reverse": reverse}
     cell: FloatLayer
     match kind:
+        case "rnn" | "rnn-relu":
+            function: Literal["tanh", "relu"] = "tanh" if kind == "rnn" else "relu"
+            cell = FloatRnn("cell", 6, normal(4, 3), normal(4, 4), normal(4), function, **options)
         case "lstm":
             cell = FloatLstm("cell", 6, normal(16, 3), normal(16, 4), normal(16), cell_clip=0.8, **options)
         case _:
@@ -164,7 +168,7 @@ NETS: dict[str, Callable[[], FloatNet]] = {
     "moved": moved_net,
     **{
         f"{kind} {sequence} {reverse}": lambda k=kind, s=sequence, r=reverse: recurrent_net(k, s, r)  # type: ignore[misc]
-        for kind in ("gru", "gru before", "lstm")
+        for kind in ("gru", "gru before", "lstm", "rnn", "rnn-relu")
         for sequence in (False, True)
         for reverse in (False, True)
     },
