@@ -201,6 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(err, err.exit_code)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except ImportError as err:
+        if not isinstance(err.__cause__, KeyboardInterrupt):  # some libraries in C turn one into the other
+            raise
+        return 128 + signal.SIGINT
     except MemoryError:
         return complain("this machine has too little memory for these files", EdgeRunError.exit_code)
     except BrokenPipeError:

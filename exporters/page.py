@@ -33,10 +33,13 @@ svg .soft { fill: var(--soft); } .pair { display: grid; grid-template-columns: r
   gap: 18px; } .pair h3 { font-size: 14px; margin: 10px 0 6px; }
 .pair table td { text-align: center; padding: 4px 6px; }
 .plot svg { background: #fff; border-radius: 14px; } .plot svg text { fill: #222; }
+.heat .tall th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; padding: 8px 4px; }
 .heat td { border: 1px solid var(--line); } ul { color: var(--soft); padding-left: 20px; }
 """
 MOST_CLASSES: Final = 30
 """Confusions of more classes than this are left out: nobody could read them."""
+SHORT: Final = 3
+"""Letters of a class that stand over its column as they are; longer names go upwards."""
 
 
 def page(report: Report) -> str:
@@ -74,7 +77,7 @@ def header(report: Report) -> Iterable[str]:
     if accuracy.integer is not None and accuracy.float_model is not None:
         lost = 100 * (accuracy.float_model - accuracy.integer)
         tiles.append((f"{accuracy.float_model:.2%}", "right in floats, the same samples"))
-        tiles.append((f"{lost:+.2f}", "points lost on the way"))
+        tiles.append((f"{abs(lost):.2f}", f"points {'gained' if lost < 0 else 'lost'} on the way"))
     tiles.append((f"{report.bytes / 1024:,.1f} KB", "the whole bundle"))
     yield '<div class="tiles">'
     yield from (f'<div class="tile"><b>{value}</b><span>{words}</span></div>' for value, words in tiles)
@@ -88,15 +91,20 @@ def header(report: Report) -> Iterable[str]:
 
 def blame_section(found: Explanation) -> Iterable[str]:
     yield "<h2>Which layer costs how much</h2>"
-    yield f"<p>The integer outputs are off by {found.error:.3%} of their variance. Each bar is the part that vanishes "
-    yield "when this layer, after all before it, is made perfect; a bar to the left means that its error had cancelled "
-    yield f"another. Measured on {found.samples} samples.</p>"
+    yield f"<p>The integer outputs are off by {percent(found.error)} of their variance. Each bar is the part that "
+    yield "vanishes when this layer, after all before it, is made perfect; a bar to the left means that its error had "
+    yield f"cancelled another. Measured on {found.samples} samples.</p>"
     yield bars([(layer.name, layer.error_share, blame_words(layer)) for layer in found.layers], "--b")
 
 
 def blame_words(layer: LayerStory) -> str:
     moved = f", {100 * layer.accuracy_share:+.1f} points" if layer.accuracy_share else ""
-    return f"{layer.error_share:.3%}{moved}"
+    return f"{percent(layer.error_share)}{moved}"
+
+
+def percent(share: float) -> str:
+    """A share of which small ones keep two digits: "3.125%", "0.0062%"."""
+    return f"{share:.3%}" if abs(share) >= 1e-4 else f"{100 * share:.2g}%"
 
 
 def cost_section(found: Explanation) -> Iterable[str]:
@@ -184,7 +192,8 @@ def confusion_section(found: Explanation) -> Iterable[str]:
 
 
 def heat(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    head = "<tr><th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in classes) + "</tr>"
+    tall = ' class="tall"' if max(map(len, classes)) > SHORT else ""
+    head = f"<tr{tall}><th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in classes) + "</tr>"
     rows = []
     for name, row in zip(classes, counts, strict=True):
         shares = [100 * count / (sum(row) or 1) for count in row]

@@ -32,10 +32,17 @@ ACTS = {
     "refused": lambda: (_ for _ in ()).throw(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")),
     "log": lambda: logging.getLogger("edgerun.agent").info("cycle", extra={"tick": 7, "loss": 0.5}) or 0,
     "wait": lambda: print("waiting", flush=True) or time.sleep(60),
+    "load": lambda: load(),
     "flood": lambda: [print("x" * 1000) for _ in range(10000)] and 0,
     "late": lambda: input() or print("too late") or 0,
     "bug": lambda: {}["missing"],
 }
+
+def load():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as err:
+        raise ImportError("initialization failed") from err
 
 def configure(parser):
     parser.add_argument("act", choices=ACTS)
@@ -108,6 +115,11 @@ def test_ctrl_c_is_quiet(victim: Callable[..., subprocess.Popen[str]]) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")
+
+
+def test_ctrl_c_while_a_library_loads_is_quiet(victim: Callable[..., subprocess.Popen[str]]) -> None:
+    process = victim("victim", "load")
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("", 130)
 
 
 def test_a_reader_that_leaves_is_no_error(victim: Callable[..., subprocess.Popen[str]]) -> None:

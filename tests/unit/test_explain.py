@@ -17,7 +17,7 @@ from exporters.data import Samples
 from exporters.explain import beyond, confusion
 from exporters.float_net import FloatNet
 from exporters.nodes import Affine, FloatDense
-from exporters.page import page
+from exporters.page import page, percent
 from exporters.report import Report
 from exporters.twin import quantise_net
 
@@ -104,10 +104,29 @@ def test_the_page_says_what_the_report_says(report: Report) -> None:
     assert found is not None
     for layer in found.layers:
         assert re.search(rf">{layer.bytes:,}<", text)
-        assert f"{layer.error_share:.3%}" in text
+        assert f">{percent(layer.error_share)}" in text
         assert f"{layer.energy_uj['nucleo-f446']:,.3g} µJ" in text
     assert f"{report.accuracy.integer:.2%}" in text
     assert sum(map(sum, found.confusion_integer)) == report.accuracy.samples
+
+
+def test_small_shares_keep_two_digits() -> None:
+    assert [percent(share) for share in (0.5, 1e-4, -2e-3, 6.4e-5, -7.12e-6, 0.0)] == [
+        "50.000%", "0.010%", "-0.200%", "0.0064%", "-0.00071%", "0%",
+    ]  # fmt: skip
+
+
+def test_points_are_lost_or_gained(report: Report) -> None:
+    for found, words in ((0.9, "<b>5.00</b><span>points lost"), (0.96, "<b>1.00</b><span>points gained")):
+        accuracy = msgspec.structs.replace(report.accuracy, integer=found, float_model=0.95)
+        assert words in page(msgspec.structs.replace(report, accuracy=accuracy))
+
+
+def test_long_class_names_stand_upright(report: Report) -> None:
+    assert report.explanation is not None
+    assert 'class="tall"' not in page(report)
+    long = msgspec.structs.replace(report.explanation, classes=("trouser", *report.explanation.classes[1:]))
+    assert page(msgspec.structs.replace(report, explanation=long)).count('class="tall"') == 2
 
 
 def test_names_cannot_write_into_the_page(report: Report) -> None:
