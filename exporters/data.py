@@ -71,6 +71,12 @@ def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True) 
     return Samples(x, y, names, found.notes())
 
 
+def check_variety(name: str, samples: Samples) -> None:
+    """Raises DataError where one sample is as good as all: nothing can be calibrated on them."""
+    if len(samples) > 1 and (samples.x[1:] == samples.x[0]).all():
+        raise DataError(f"{name}: all {len(samples)} samples are alike, nothing can be calibrated on them")
+
+
 def check_layout(name: str, arrays: Tensors, shape: Sequence[int]) -> None:
     """Raises DataError where samples have the model's dimensions in another order: read so, they are scrambled."""
     x = arrays.get("x")

@@ -155,7 +155,7 @@ def export(
     thin = slim(net, samples.take(kept), options.diet, say)
     twin = replace(quantised(thin, samples.take(kept), options.calibration, say), origin=net)
     twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
-
+    data.check_variety(calibration.name, samples)
     trial, apart = samples.take(held), len(kept) < len(samples)
     if test is not None:
         trial, apart = test_samples(test, net, names, options), True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,14 +28,18 @@ def check_output(option: str, path: Path, read: Iterable[Path] = (), suffixes: S
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to fill: written beside, then renamed, so that nobody ever sees a part of it. Devices are written to."""
-    if special(path):
-        with path.open("wb") as file:
-            yield file
-        return
+    """A file to fill: written beside, then renamed, so that nobody ever sees a part of it. Devices get it in one go.
+
+    Raises OSError naming `path`.
+    """
     target = path.resolve()
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        if special(path):
+            whole = io.BytesIO()
+            yield whole
+            path.write_bytes(whole.getvalue())
+            return
         with beside.open("wb") as file:
             yield file
         beside.replace(target)

@@ -362,3 +362,15 @@ def test_uint8_data_that_no_dtype_can_tell_from_steps_are_refused() -> None:
     with pytest.raises(ModelError, match=r"uint8 data would be taken as steps of 0 to 200, but one step is 1.275"):
         quantise_net(spiking(200), as_samples(x))
     assert quantise_net(spiking(255), as_samples(x)).input.scale == 1.0
+
+
+def test_samples_that_are_all_alike_are_refused(tmp_path: Path, digits: dict[str, AnyArray], capsys: Capture) -> None:
+    same = np.repeat(digits["x"][:1], 60, axis=0)
+    assert "data.npz: all 60 samples are alike, nothing" in refused(tmp_path, capsys, x=same)
+
+
+def test_samples_that_nobody_has_labelled_may_be_among_others(tmp_path: Path, digits: dict[str, AnyArray]) -> None:
+    y = np.where(np.arange(len(digits["y"])) % 2, -1, digits["y"].astype(np.int64))
+    bundle, report = export(tmp_path, x=digits["x"], y=y)
+    assert (bundle.probe.label >= 0).all()
+    assert report["accuracy"]["integer"] > 0.9
