@@ -135,11 +135,14 @@ def units(twin: Twin, samples: Samples) -> dict[str, Units]:
 
 
 def corrected(twin: Twin, samples: Samples) -> FloatNet:
-    """The twin's net with the mean effect of every weight's rounding taken out of the biases."""
+    """The twin's net with the mean effect of every weight's rounding taken out of the biases.
+
+    A file's own integers lose nothing.
+    """
     found = units(twin, samples)
     layers = tuple(
         with_corrected_bias(layer, found[sources[0]].mean, twin.maps[sources[0]], twin.maps[layer.name])
-        if weighted(layer)
+        if weighted(layer) and layer.weight_scale is None
         else layer
         for layer, sources in twin.net.wiring()
     )
@@ -147,7 +150,7 @@ def corrected(twin: Twin, samples: Samples) -> FloatNet:
 
 
 def with_corrected_bias(layer: Weighted, mean: F64, x: Affine, y: Affine) -> FloatLayer:
-    integers, _, scales = fold(layer.weight, layer.bias, x, y, layer.weight_scale, layer.bits)
+    integers, _, scales = fold(layer.weight, layer.bias, x, y, bits=layer.bits)
     step = (scales * y.scale / x.scale).reshape(-1, *[1] * (layer.weight.ndim - 1))
     lost = layer.weight.astype(np.float64) - integers * step
     if isinstance(layer, FloatDense):

@@ -84,7 +84,7 @@ def fold(
 
     Every weight of a channel meets an input of the map `x`: what pads an image is its zero. Weights lie on the best
     grid of +-(2**(bits - 1) - 1) steps, unless the file fixes their scale: then they are its own, zero point off, and
-    may reach +-255.
+    may reach +-255, and the requantisation scale is the one that LiteRT and ONNX Runtime compute, in float32.
     """
     w, b = weight.reshape(len(weight), -1).astype(np.float64), bias.astype(np.float64)
     floor = SCALE_FLOOR * y.scale / x.scale
@@ -97,7 +97,9 @@ def fold(
         folded = np.rint(b / (scale * x.scale)) - x.zero_point * integers.sum(axis=1)
         wide = np.abs(folded) >= BIAS_LIMIT
         if not wide.any():
-            return integers.astype(np.int16).reshape(weight.shape), folded.astype(np.int32), scale * x.scale / y.scale
+            kind = np.dtype(np.float64 if weight_scale is None else np.float32).type
+            scales: F64 = (scale.astype(kind) * kind(x.scale) / kind(y.scale)).astype(np.float64)
+            return integers.astype(np.int16).reshape(weight.shape), folded.astype(np.int32), scales
         scale = np.where(wide, 2 * scale, scale)
 
 

@@ -212,12 +212,16 @@ def shift_for(name: str, scale: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FloatAdd(FloatLayer):
-    """y = clip(signs[0] * a + signs[1] * b, low, high), broadcast as numpy does; the shapes have one rank."""
+    """y = clip(signs[0] * a + signs[1] * b, low, high), broadcast as numpy does; the shapes have one rank.
+
+    multipliers  of a and of b, signs included, and the shift: those of the file's own runtime, where they are known
+    """
 
     shapes: tuple[Shape, Shape]
     signs: tuple[int, int] = (1, 1)
     low: float = -np.inf
     high: float = np.inf
+    multipliers: tuple[int, int, int] | None = None
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Add,)
 
@@ -247,15 +251,13 @@ class FloatAdd(FloatLayer):
         Raises ModelError where the larger ratio is not in [2**-21, 2**23).
         """
         y = self.output_map(reach)
-        a, b = (sign * x.scale / y.scale for sign, x in zip(self.signs, sources, strict=True))
-        shift = shift_for(self.name, max(abs(a), abs(b)))
-        multipliers = round(a * 2.0**shift), round(b * 2.0**shift)
-        zeros = sum(x.zero_point * m for x, m in zip(sources, multipliers, strict=True))
+        first, second, shift = self.multipliers or self.nearest(sources, y)
+        zeros = sources[0].zero_point * first + sources[1].zero_point * second
         layer = Add(
             name=self.name,
             sources=self.sources,
             shapes=self.shapes,
-            multipliers=multipliers,
+            multipliers=(first, second),
             offset=(1 << shift - 1) - zeros,
             shift=shift,
             zero_point=y.zero_point,
@@ -263,6 +265,11 @@ class FloatAdd(FloatLayer):
             qmax=y.integer(self.high),
         )
         return (Quantised(layer, {}, y),)
+
+    def nearest(self, sources: tuple[Affine, ...], y: Affine) -> tuple[int, int, int]:
+        a, b = (sign * x.scale / y.scale for sign, x in zip(self.signs, sources, strict=True))
+        shift = shift_for(self.name, max(abs(a), abs(b)))
+        return round(a * 2.0**shift), round(b * 2.0**shift), shift
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,10 @@ def total(graph: Graph, op: TfliteOp) -> Value:
         return scaled(graph, op, b, map_, clip, y)
     first, second = values(graph, op, a, b)
     shapes = together(first.shape, second.shape)
-    layer = FloatAdd(graph.name(op), shapes, signs, *clip, sources=(first.source, second.source), output=y)
+    known = None
+    if first.affine is not None and second.affine is not None and y is not None:
+        known = tables.sum_multipliers(first.affine, second.affine, y, signs)
+    layer = FloatAdd(graph.name(op), shapes, signs, *clip, known, sources=(first.source, second.source), output=y)
     return graph.add(layer, broadcast(first.shape, second.shape))
 
 

@@ -81,6 +81,20 @@ def leaky_relu(x: Affine, y: Affine, alpha: float) -> I64:
     return stored(np.where(steps < 0, twice_rounded(steps, float(slope)), twice_rounded(steps, float(scale))), y)
 
 
+SUMMED: Final = (2.0**-10, 2.0**8)
+SUM_BITS: Final = 21
+
+
+def sum_multipliers(a: Affine, b: Affine, y: Affine, signs: tuple[int, int]) -> tuple[int, int, int] | None:
+    """What ADD and SUB multiply both sides by, and the shift; the larger has 21 bits. None as for `rescaled`."""
+    scales = [float(quotient(x, y)) for x in (a, b)]
+    if not all(SUMMED[0] <= scale < SUMMED[1] for scale in scales):
+        return None
+    shift = SUM_BITS - math.frexp(max(scales))[1]
+    first, second = (sign * round(math.ldexp(scale, shift)) for sign, scale in zip(signs, scales, strict=True))
+    return first, second, shift
+
+
 # ------------------------------------------------------------------ LiteRT's own kernels
 
 

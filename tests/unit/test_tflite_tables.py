@@ -14,7 +14,8 @@ litert = pytest.importorskip("ai_edge_litert.interpreter", reason="pip install '
 from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 
 from edgerun.errors import ModelError  # noqa: E402
-from exporters.nodes import Affine, FloatUnary, Range  # noqa: E402
+from edgerun.ops.elementwise import AddRun  # noqa: E402
+from exporters.nodes import Affine, FloatAdd, FloatUnary, Range  # noqa: E402
 from exporters.tflite import tables  # noqa: E402
 from exporters.tflite_import import load_tflite  # noqa: E402
 
@@ -34,7 +35,7 @@ def one_operator(code: str, dtype: str, maps: list[Affine], y: Affine, size: int
         tensor.quantization.zeroPoint = np.array([map_.zero_point + base], np.int64)
         graph.tensors.append(tensor)
     operator.opcodeIndex, operator.inputs, operator.outputs = 0, list(range(len(maps))), [len(maps)]
-    kind = {"LEAKY_RELU": "LeakyReluOptions"}.get(code)
+    kind = {"LEAKY_RELU": "LeakyReluOptions", "ADD": "AddOptions", "SUB": "SubOptions"}.get(code)
     if kind is not None:
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
         operator.builtinOptions = getattr(schema, f"{kind}T")()
@@ -102,3 +103,35 @@ def test_a_table_counts_the_steps_of_an_output() -> None:
     for table, output in (((0,) * 255, Affine(1.0, 0)), ((0,) * 256, None)):
         with pytest.raises(ModelError, match=f"layer l: a table of {len(table)} values"):
             FloatUnary("l", (4,), "relu", (), table, output=output)
+
+
+@pytest.mark.parametrize("code", ["ADD", "SUB"])
+def test_sums_are_those_of_litert_for_every_pair_of_values(tmp_path: Path, code: str) -> None:
+    """Among them pairs that 24 bits, or ratios of float64, round to the other side."""
+    rng, path = np.random.default_rng(1), tmp_path / "one.tflite"
+    a, b = (x.reshape(-1) for x in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
+    for _ in range(12):
+        scales, zeros = np.exp(rng.uniform(-6, -2, 2)).astype(np.float32), rng.integers(-128, 128, 2)
+        first, second = (Affine(float(scale), int(zero)) for scale, zero in zip(scales, zeros, strict=True))
+        y = Affine(float(np.float32((first.scale + second.scale) * rng.uniform(0.3, 1))), int(rng.integers(-128, 128)))
+        path.write_bytes(one_operator(code, "int8", [first, second], y, len(a)))
+        known = tables.sum_multipliers(first, second, y, (1, 1 if code == "ADD" else -1))
+        assert known is not None
+        layer = FloatAdd("l", ((len(a),), (len(a),)), multipliers=known, output=y, sources=("input", "input"))
+        (made,) = layer.quantise((first, second), Range(0.0, 1.0))
+        run = AddRun(made.layer, made.tensors, ())
+        run.step(a.astype(np.float32), b.astype(np.float32))
+        np.testing.assert_array_equal(run.out, by_litert(path.read_bytes(), a, b))
+
+
+def test_sums_of_scales_that_xnnpack_does_not_take_are_left_alone() -> None:
+    y = Affine(1.0, 0)
+    assert tables.sum_multipliers(Affine(2.0**-11, 0), y, y, (1, 1)) is None
+    assert tables.sum_multipliers(y, Affine(2.0**8, 0), y, (1, 1)) is None
+
+
+def test_a_sum_in_a_file_has_the_multipliers_of_litert() -> None:
+    model = load_tflite(Path(__file__).parents[2] / "benchmarks" / "export" / "tflite" / "resnet8_int8.tflite")
+    sums = [layer for layer in model.layers if isinstance(layer, FloatAdd)]
+    assert len(sums) == 3
+    assert all(layer.multipliers is not None and 1 << 20 <= max(layer.multipliers[:2]) <= 1 << 21 for layer in sums)
