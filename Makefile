@@ -67,11 +67,11 @@ bench-digits: $(VENV)/.dev  ## digits in blocks over five seeds: mean and spread
 bench-export: data-folder $(VENV)/.dev  ## exports beside ONNX Runtime and LiteRT, same files and inputs, into docs/export-results.md
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/export/bench.py --markdown docs/export-results.md
 
-bench-bits: data-folder $(VENV)/.train  ## what fewer bits cost: uniform widths beside those chosen by the Hessian's trace, into build/bits
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/export/bits.py -o build/bits
+bench-bits: data-folder $(VENV)/.train  ## what fewer bits cost: uniform widths beside those chosen by the Hessian's trace, into docs/compression-results.md (an hour)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/export/bits.py -o build/bits --markdown docs/compression-results.md
 
-bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % density beside chance and magnitude (hours)
-	$(BIN)/python benchmarks/export/ntt.py -o build/ntt.json
+bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % density beside chance and magnitude, into docs/compression-results.md (hours)
+	$(BIN)/python benchmarks/export/ntt.py -o build/ntt.json --markdown docs/compression-results.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }

@@ -15,7 +15,7 @@ from exporters.float_net import FloatNet
 from exporters.progress import Say, silent
 from exporters.prune import density_of, magnitude
 from exporters.rounding import Rounding, roundings
-from exporters.sensitivity import bit_layers, labelled, traces
+from exporters.sensitivity import bit_layers, traces
 
 Bits: TypeAlias = Literal["8", "4", "2", "auto"]
 
@@ -78,7 +78,7 @@ def slim(net: FloatNet, samples: Samples, diet: Diet, say: Say = silent) -> Slim
         notes.append(f"pruned by magnitude: {density_of(thin):.2%} of the weights are left")
     if diet.bits == "auto":
         say("measuring how much the loss minds each layer")
-    trace = sensitivity(thin, labelled(samples)) if diet.bits == "auto" else {}
+    trace = traces(thin, samples) if diet.bits == "auto" else {}
     bits = bits_of(thin, samples, diet, trace)
     if diet.bits == "auto":
         notes.append(f"bits by Hessian trace: {', '.join(f'{name} {width}' for name, width in bits.items())}")
@@ -91,17 +91,6 @@ def slim(net: FloatNet, samples: Samples, diet: Diet, say: Say = silent) -> Slim
         notes.append("torch is not there: nothing was trained back (pip install 'edgerun[train]')")
     plot = bits_svg("Sensitivity and bits", rows(roundings(net, samples), bits, trace)) if diet.bits == "auto" else ""
     return Slim(thin, {name: width for name, width in bits.items() if width != 8}, tuple(notes), plot)
-
-
-def sensitivity(net: FloatNet, samples: Samples) -> dict[str, float]:
-    """Hessian traces by layer: by forward passes, or, for a net with time steps, by torch. Raises MissingExtra."""
-    if net.steps == 1:
-        return traces(net, samples)
-    try:
-        from exporters.training import curvature
-    except ModuleNotFoundError:
-        raise MissingExtra("--bits auto for a net with time steps", "train", "torch") from None
-    return curvature.traces(net, samples)
 
 
 def rows(free: Mapping[str, Rounding], bits: Mapping[str, int], trace: Mapping[str, float]) -> list[LayerBits]:

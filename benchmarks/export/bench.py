@@ -24,6 +24,7 @@ import data
 import nir_replay
 import numpy as np
 import peers
+from tables import Table
 
 from edgerun.arrays import F32, I64, AnyArray
 from edgerun.network import Network
@@ -44,17 +45,6 @@ JUDGED: Final = 500  # test samples of the comparisons in integers
 CALIBRATED: Final = 200
 ROUNDS: Final = 9
 TIMED: Final = ("mnist_mlp", "kws_dscnn", "fashion_cnn", "imu_gru")
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def markdown(self) -> str:
-        lines = [f"## {self.title}", "", f"| {' | '.join(self.heads)} |", f"|{'---|' * len(self.heads)}"]
-        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows), ""])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -37,6 +38,7 @@ IMU_TEST_EVERY: Final = 5  # subjects 5, 10, 15, ... are never trained on
 EVENT_FRAMES: Final = 25
 EVENT_FRAME_US: Final = 12_000
 EVENT_SIZE: Final = 34  # pixels a side
+EVENT_FOLDS: Final = 3
 
 BEARING_RATE: Final = 12_000  # Hz
 BEARING_WINDOW, BEARING_FRAME_HOP = 320, 160
@@ -251,14 +253,26 @@ def motion() -> tuple[Part, Part]:
 
 def event_frames() -> tuple[Part, Part]:
     """(n, 25, 2, 34, 34): events of each polarity and pixel, counted over frames of 12 ms."""
+    whole, test = all_event_frames()
+    return whole.take(~test), whole.take(test)
+
+
+def event_fold(fold: int) -> tuple[Part, Part]:
+    """The same recordings, every third from `fold` on kept apart: three nets are tested on all of them together."""
+    whole, _ = all_event_frames()
+    apart = np.arange(len(whole)) % EVENT_FOLDS == fold
+    return whole.take(~apart), whole.take(apart)
+
+
+def all_event_frames() -> tuple[Part, AnyArray]:
+    """Every recording, and whether it is of the test part."""
     x, y, packed, dt, offsets, label, test = arrays(
         "nmnist_small.npz", "x", "y", "polarity_packed", "dt_us", "offsets", "label", "test"
     )
     polarity = np.unpackbits(packed)[: len(x)]
     pixel = (polarity.astype(np.int64) * EVENT_SIZE + y) * EVENT_SIZE + x
     frames = np.stack([binned(pixel[a:b], dt[a:b]) for a, b in itertools.pairwise(offsets)])
-    whole = Part(frames, label.astype(np.int64))
-    return whole.take(~test), whole.take(test)
+    return Part(frames, label.astype(np.int64)), test
 
 
 def binned(pixel: I64, dt_us: AnyArray) -> F32:
@@ -317,5 +331,6 @@ SOURCES: Final[Mapping[str, Callable[[], tuple[Part, Part]]]] = MappingProxyType
         "speech_conv1d": mel_channels,
         "digits_rsnn": mel_currents,
         "nmnist_conv_snn": event_frames,
+        **{f"nmnist_conv3_fold{k}": partial(event_fold, k) for k in range(EVENT_FOLDS)},
     }
 )

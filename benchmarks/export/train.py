@@ -228,6 +228,17 @@ MODELS: Final[Mapping[str, Model]] = {
         floor=0.93,
         about="N-MNIST, two convolutional LIF layers on 25 frames of 2 x 34 x 34 event counts; zero reset at once",
     ),
+    **{
+        f"nmnist_conv3_fold{fold}": Model(
+            net=nets.ThreeConvSpiking,
+            recipe=Recipe(epochs=12, batch=32, augment=moved),
+            exports=Nir(graph={"encoder": "frames", "steps": data.EVENT_FRAMES}, neuron=ZERO_AT_ONCE),
+            floor=0.93,
+            about=f"N-MNIST, three convolutional LIF layers, every third recording from {fold} on kept apart",
+            seed=fold,
+        )
+        for fold in range(data.EVENT_FOLDS)
+    },
 }
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgerun.arrays import F64, I64
-from edgerun.errors import DataError, ModelError
-from edgerun.spec import Frames
+from edgerun.errors import DataError
+from edgerun.spec import Frames, PhaseRate
 from exporters.data import Samples
-from exporters.float_net import FloatNet
-from exporters.nodes import FloatDense, FloatSoftmax, FloatUnary
-from exporters.sensitivity import PROBES_LEAST, answer_layer, bit_layers, cross_entropy, settled_mean, traces
+from exporters.float_net import FloatNet, forward
+from exporters.nodes import FloatCells, FloatDense, FloatDenseSum, FloatReadout, FloatSoftmax, FloatUnary
+from exporters.sensitivity import (
+    JUMPING,
+    PROBES_LEAST,
+    answer_layer,
+    bit_layers,
+    cross_entropy,
+    root_mean_square,
+    settled_mean,
+    traces,
+)
 
 RNG = np.random.default_rng(5)
 N, INPUTS, HIDDEN, CLASSES = 40, 6, 5, 3
@@ -87,10 +97,45 @@ def test_only_labelled_samples_count() -> None:
         traces(two_layers(), Samples(X, np.full(N, -1)))
 
 
-def test_time_steps_need_more_than_forward_passes() -> None:
-    net = FloatNet("steps", (4, INPUTS), (FloatDense("last", FIRST, np.zeros(HIDDEN)),), encoder=Frames())
-    with pytest.raises(ModelError, match="extra 'train'"):
-        traces(net, Samples(RNG.normal(size=(N, 4, INPUTS)), Y))
+def spikes(steps: int = 12) -> tuple[FloatNet, Samples]:
+    """Sixteen neurons of which each class drives a few, and a readout that knows them."""
+    rng = np.random.default_rng(8)
+    drive, ones = np.abs(rng.normal(size=(16, INPUTS))).astype(np.float32), np.ones(16, np.float32)
+    cells = FloatCells("cells", (16,), 0 * ones, 2 * ones, beta=0.8 * ones)
+    layers = (
+        FloatDenseSum("wide", drive),
+        cells,
+        FloatReadout("out", drive[:, :CLASSES].T, 0 * ones[:3], ones[:3] / 2),
+    )
+    x = rng.integers(0, 2, (N, steps, INPUTS)).astype(np.float64)
+    net = FloatNet("spikes", (steps, INPUTS), layers, encoder=Frames())
+    return net, Samples(x, forward(net, net.moments(x)).readings["out"].argmax(axis=1))
+
+
+def test_spiking_layers_are_probed_by_steps_as_large_as_roundings() -> None:
+    net, some = spikes()
+    found = traces(net, some)
+    assert list(found) == ["wide", "out"]
+    before = cross_entropy(forward(net, net.moments(some.x)).readings["out"], some.y)
+    for name, weights in bit_layers(net).items():
+        h = JUMPING * root_mean_square(weights)
+        losses = []
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            moved = {part: (w + h * rng.choice((-1, 1), w.shape)).astype(np.float32) for part, w in weights.items()}
+            layer = replace(net.layer(name), **moved)  # type: ignore[arg-type]
+            other = replace(net, layers=tuple(layer if x.name == name else x for x in net.layers))
+            losses.append(cross_entropy(forward(other, net.moments(some.x)).readings["out"], some.y))
+        wanted, error = 2 * (np.mean(losses) - before) / h**2, 2 * np.std(losses) / np.sqrt(60) / h**2
+        assert found[name] == pytest.approx(wanted, abs=4 * error)
+        assert wanted > 4 * error
+
+
+def test_a_rate_code_is_probed_with_the_spikes_that_it_makes() -> None:
+    net, _ = spikes()
+    rate = replace(net, input_shape=(INPUTS,), encoder=PhaseRate(steps=12, full_scale=16))
+    found = traces(rate, Samples(np.abs(X), Y), probes=8)
+    assert all(np.isfinite(value) and value != 0 for value in found.values())
 
 
 def test_weights_of_a_fixed_scale_are_not_free() -> None:

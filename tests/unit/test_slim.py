@@ -12,6 +12,7 @@ import pytest
 from edgerun.bundle import open_bundle
 from edgerun.cli import main
 from edgerun.errors import DataError
+from edgerun.packing import top
 from exporters.slim import Diet
 
 pytest.importorskip("onnx", reason="pip install 'edgerun[export]'")
@@ -21,8 +22,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 Capture = pytest.CaptureFixture[str]
 
 
-def export(capsys: Capture, path: Path, *words: str) -> dict[str, Any]:
-    arguments = ["export", str(GOLDEN / "digits_mlp.onnx"), "--calibrate", str(GOLDEN / "digits.npz"), "-o", str(path)]
+def export(capsys: Capture, path: Path, *words: str, model: str = "digits_mlp.onnx") -> dict[str, Any]:
+    arguments = ["export", str(GOLDEN / model), "--calibrate", str(GOLDEN / "digits.npz"), "-o", str(path)]
     assert main([*arguments, "--finetune", "0", "--json", *words]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
@@ -51,6 +52,20 @@ def test_bits_are_chosen_within_the_flash(tmp_path: Path, capsys: Capture) -> No
     assert any(note.startswith("bits by Hessian trace: fc1 4, fc2 8") for note in report["notes"])
     assert report["explanation"]["bits_plot"].startswith("<svg")
     assert "bytes and bits" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_spiking_layers_get_the_bits_that_fit_too(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "auto.edgb"
+    report = export(capsys, path, "--bits", "auto", "--flash", "4.5", model="digits_rsnn.nir")
+    (note,) = (note for note in report["notes"] if note.startswith("bits by Hessian trace:"))
+    widths = dict(pair.split() for pair in note.removeprefix("bits by Hessian trace: ").split(", "))
+    weights = {name: a for name, a in open_bundle(path).tensors.items() if name.endswith((".input", ".recurrent"))}
+    assert {name.partition(".")[0] for name in weights} == set(widths)
+    assert min(widths.values()) < "8"
+    for name, array in weights.items():
+        assert np.abs(array).max() <= top(int(widths[name.partition(".")[0]]))
+    stored = [s.length for s in open_bundle(path).sections if s.name in weights]
+    assert 0.5 * 4608 < sum(stored) <= 4608
 
 
 def test_pruned_weights_are_stored_sparsely(tmp_path: Path, capsys: Capture) -> None:
