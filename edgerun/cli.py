@@ -53,6 +53,7 @@ CORE: Final = (
     Row("plan", "price a bundle on a board before anything runs", "edgerun.commands.plan"),
     Row("diff", "show what changed from one bundle to another", "edgerun.commands.diff"),
     Row("infer", "answer a file of samples with a bundle", "edgerun.commands.infer"),
+    Row("adapt", "teach a bundle examples of a file, test it on the rest", "edgerun.commands.adapt"),
     Row("run", "run the agent of one device", "edgerun.commands.run"),
     Row("replay", "re-execute what a device learned and compare the digest", "edgerun.commands.replay"),
     Row("doctor", "show what this machine has and lacks", "edgerun.commands.doctor"),

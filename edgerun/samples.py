@@ -9,11 +9,12 @@ A recording that is shorter or longer than the model's window is filled up with 
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -152,6 +153,19 @@ def windows(name: str, arrays: Tensors, spec: InputSpec, fit: Fit = "fit") -> Wi
     if fit == "refuse" and (notes := found.notes()):
         raise DataError(f"{name}: {notes[0].partition(':')[0]}; --window fit fills up and cuts")
     return found
+
+
+def recordings(name: str, arrays: Tensors) -> Iterator[AnyArray]:
+    """A file's samples one by one, each as long as it is: rows of `x`, or pieces of `samples`.
+
+    Raises DataError naming the key that is missing, misshapen or of a wrong dtype.
+    """
+    if "x" in arrays:
+        return iter(_numbers(name, "x", arrays["x"], 2))
+    if "samples" not in arrays:
+        raise DataError(f"{name}: has neither 'x' nor 'samples'")
+    values, starts = _numbers(name, "samples", arrays["samples"], 1), _starts(name, arrays)
+    return (values[first:last] for first, last in itertools.pairwise(starts))
 
 
 def _numbers(name: str, key: str, array: AnyArray, least: int) -> AnyArray:

@@ -53,7 +53,7 @@ def step_of(front: LogMel) -> float:
 
 @lru_cache(maxsize=4)
 def _tables(window: int, rate: int, bands: int, low_hz: float, high_hz: float) -> tuple[F64, F64]:
-    return sound.fourier(window), sound.mel_bank(window, rate, bands, low_hz, high_hz)
+    return sound.fourier(window), sound.triangles(sound.mel_edges(bands, low_hz, high_hz), window, rate)
 
 
 def _wave(x: AnyArray) -> I16:

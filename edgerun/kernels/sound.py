@@ -59,15 +59,19 @@ def fourier(window: int) -> F64:
     return np.floor(table * (1 << TABLE_BITS) + 0.5)
 
 
-def mel_bank(window: int, rate: int, bands: int, low_hz: float, high_hz: float) -> F64:
-    """(window / 2 + 1, bands) whole numbers in [0, 256]: triangles, evenly spaced in mel (2595 log10(1 + f / 700)).
+def mel_edges(bands: int, low_hz: float, high_hz: float) -> F64:
+    """(bands + 2,) frequencies in Hz, evenly spaced in mel, 2595 log10(1 + f / 700): band k lies on k, k + 1, k + 2."""
+    found: F64 = 700 * (10 ** (np.linspace(_mel(low_hz), _mel(high_hz), bands + 2) / 2595) - 1)
+    return found
 
-    A band so narrow that it holds no bin takes the one nearest to its middle.
+
+def triangles(edges: F64, window: int, rate: int) -> F64:
+    """(window / 2 + 1, bands) whole numbers in [0, 256], each band a triangle over its edges.
+
+    A band so narrow, or so high, that it holds no bin takes the one nearest to its middle.
     """
-    mels = np.linspace(_mel(low_hz), _mel(high_hz), bands + 2)
-    edges = 700 * (10 ** (mels / 2595) - 1)
     bins = np.arange(window // 2 + 1) * rate / window
-    bank = np.zeros((len(bins), bands))
+    bank = np.zeros((len(bins), len(edges) - 2))
     for k, (left, middle, right) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
         rise, fall = (bins - left) / (middle - left), (right - bins) / (right - middle)
         bank[:, k] = np.floor(256 * np.clip(np.minimum(rise, fall), 0, None) + 0.5)

@@ -35,7 +35,7 @@ def slow_log_mel(front: LogMel, frames: int, bands: int, x: list[int]) -> list[i
     first, last = (loud[0] * 64, loud[-1] * 64 + 64) if loud else (0, len(x))
     room, n = max(0, last - first - front.window), front.window
     x = x + [0] * n
-    fourier, bank = sound.fourier(n), sound.mel_bank(n, front.sample_rate, bands, front.low_hz, front.high_hz)
+    fourier, bank = sound.fourier(n), sound.triangles(sound.mel_edges(bands, front.low_hz, front.high_hz), n, front.sample_rate)
     rows = []
     for t in range(frames):
         start = first + t * room // max(1, frames - 1)
@@ -74,7 +74,7 @@ def test_the_logarithm_is_exact_at_powers_of_two_and_close_between(energy: int) 
 
 def test_nothing_in_it_can_round() -> None:
     """The largest sums that any recording can make are whole numbers that float64 holds."""
-    fourier, bank = sound.fourier(512), sound.mel_bank(512, 8000, 1, 0.0, 4000.0)
+    fourier, bank = sound.fourier(512), sound.triangles(sound.mel_edges(1, 0.0, 4000.0), 512, 8000)
     assert (fourier == np.round(fourier)).all()
     largest = np.abs(fourier).sum(axis=0).max() * 32768
     assert largest < 2**53

@@ -1,0 +1,299 @@
+"""`edgerun adapt`: teach a bundle some examples of a file, test it on the rest, and see what it forgot.
+
+    NEW: the first `--shots` samples of each class are lessons, in file order (or `--draws` random choices)
+         -> new classes join, lessons, prototypes settle, the guard's verdict      exactly what a device would do
+    the rest of NEW, and OLD, are answered before and after
+
+Nothing is written: the learned state lives as long as the command. Its digest is the device's for the same lessons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+
+from edgerun.arrays import I64, AnyArray, Bool
+from edgerun.boards import BOARDS, Board, get_board, price
+from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.infer import progress
+from edgerun.commands.text import columns
+from edgerun.encode.files import sensed
+from edgerun.errors import DataError, Refused
+from edgerun.graph import learns
+from edgerun.learn import records
+from edgerun.learn.learner import Learner
+from edgerun.lifetime import new_learner
+from edgerun.price import work
+from edgerun.samples import labels, read_arrays
+from edgerun.spec import Level
+
+RULES: Final[dict[str, Level]] = {"plan": "full", "prototypes": "head"}
+"""What --rule makes of each lesson: all that the bundle's plan has, or its prototypes alone."""
+
+Names: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A file's samples, as the network takes them.    q (n, size) int16"""
+
+    name: str
+    q: AnyArray
+    label: Names
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one choice of shots came to. Shares of right answers; `probe` before and after, where one was given."""
+
+    before: float | None
+    after: float | None
+    per_class: dict[str, float]
+    probe_before: float | None
+    probe_after: float | None
+    lessons: int
+    updates: int
+    rolled_back: bool
+    digest: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="a bundle file, *.edgb")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="NEW.npz",
+        help="labelled samples: some to learn from, the rest to test",
+    )
+    parser.add_argument("--shots", type=int, default=5, metavar="K", help="lessons of each class")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        metavar="N",
+        help="choose the lessons at random, N times over, instead of the first in file",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random choices")
+    parser.add_argument("--probe", type=Path, metavar="OLD.npz", help="labelled samples that it should not forget")
+    parser.add_argument(
+        "--rule",
+        choices=tuple(RULES),
+        default="plan",
+        help="all that the bundle's plan allows, or prototypes alone",
+    )
+    parser.add_argument(
+        "--consolidate",
+        choices=("si", "none"),
+        default="si",
+        help="synaptic intelligence where the bundle's plan has it, or nothing that holds weights back",
+    )
+    parser.add_argument(
+        "--board", default="pico2", metavar="NAME", help=f"whose energy is reckoned with: {', '.join(BOARDS)}"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.epilog = (
+        "labels index the bundle's classes, or the file's own `class_names`; a name that the bundle does not know\n"
+        "is a new class.\nexample:\n  edgerun adapt model.edgb --data speaker.npz --shots 5 --probe known.npz"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    for option, least in (("shots", 1), ("draws", 1), ("seed", 0)):
+        value = getattr(args, option)
+        if value is not None and value < least:
+            raise Refused(f"--{option} {value} is under {least}")
+    board = get_board(args.board)
+    bundle = without_intelligence(open_bundle(args.bundle), kept=args.consolidate == "si")
+    if not learns(bundle.manifest):
+        raise Refused(f"{args.bundle} can learn nothing: it was exported with --learn none")
+    new = read(bundle, args.data)
+    probe = None if args.probe is None else read(bundle, args.probe)
+    check_classes(bundle, new)
+    count = args.draws or 1
+    tell = progress(sys.stderr.isatty() and not args.json and count > 1)
+    drawn = []
+    for k in range(count):
+        rng = None if args.draws is None else np.random.default_rng((args.seed, k))
+        drawn.append(adapt(bundle, new, shots(new.label, args.shots, rng), probe, RULES[args.rule]))
+        tell(k + 1, count)
+    told = as_json(bundle, new, probe, drawn) | {"shots": args.shots, "energy": energy(bundle, board, drawn)}
+    print(json.dumps(told, indent=2) if args.json else "\n".join(page(told)))
+    return 0
+
+
+# ------------------------------------------------------------------ what goes in
+
+
+def read(bundle: Bundle, path: Path) -> Labelled:
+    """A file's labelled samples; those without a label are left out. Raises DataError where none has one."""
+    arrays = read_arrays(path)
+    q = sensed(bundle.manifest, path.name, arrays)
+    names = labels(path.name, arrays, len(q), bundle.manifest.classes.names)
+    known = [k for k, name in enumerate(names) if name is not None]
+    if not known:
+        raise DataError(f"{path.name}: no sample has a label")
+    return Labelled(path.name, q[known], tuple(name for name in names if name is not None))
+
+
+def check_classes(bundle: Bundle, new: Labelled) -> None:
+    """Raises DataError where the file has more new classes than the bundle has room for."""
+    classes = bundle.manifest.classes
+    unknown = sorted(set(new.label) - set(classes.names))
+    room = classes.capacity - len(classes.names) if bundle.manifest.head.kind == "prototypes" else 0
+    if len(unknown) > room:
+        raise DataError(
+            f"{new.name}: {len(unknown)} classes are new ({', '.join(unknown[:5])}), the bundle has room for {room}"
+        )
+
+
+def shots(label: Names, count: int, rng: np.random.Generator | None) -> I64:
+    """Indices of `count` samples of each class in the order of the file: the first ones, or a random choice."""
+    found: list[int] = []
+    for name in sorted(set(label)):
+        mine = np.array([k for k, other in enumerate(label) if other == name])
+        found += (mine[:count] if rng is None else rng.permutation(mine)[:count]).tolist()
+    return np.array(sorted(found), np.int64)
+
+
+def without_intelligence(bundle: Bundle, *, kept: bool) -> Bundle:
+    """The bundle, or one whose plan lets weights go where the lessons take them."""
+    if kept:
+        return bundle
+    plan = msgspec.structs.replace(bundle.manifest.learning, intelligence=None)
+    return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=plan))
+
+
+# ------------------------------------------------------------------ what happens
+
+
+def adapt(bundle: Bundle, new: Labelled, taught: I64, probe: Labelled | None, level: Level) -> Drawn:
+    """Lessons of these samples on a fresh learner, and what it answers before and after."""
+    learner, tested = new_learner(bundle), np.ones(len(new), np.bool_)
+    tested[taught] = False
+    before, probe_before = right(learner, new), None if probe is None else right(learner, probe)
+    updates, judged = 0, _guard(bundle, learner)
+    for k in taught:
+        name = new.label[k]
+        if name not in learner.classes:
+            learner.apply(records.NewClass(label=name))
+        told = learner.apply(learner.plan_lesson(new.q[k], learner.classes.index(name), level, int(k)))
+        updates += told.updates if told else 0
+    learner.apply(records.Settle())
+    after = _guard(bundle, learner)
+    good = judged - after <= bundle.manifest.learning.guard.max_drop
+    learner.apply(records.Verdict(good=good, correct=0, of=0))
+    answers = right(learner, new)
+    return Drawn(
+        before=share(before[tested]),
+        after=share(answers[tested]),
+        per_class={
+            name: round(share(answers[mine]) or 0.0, 4)
+            for name in dict.fromkeys(new.label)
+            if (mine := tested & (np.array(new.label) == name)).any()
+        },
+        probe_before=None if probe_before is None else share(probe_before),
+        probe_after=None if probe is None else share(right(learner, probe)),
+        lessons=len(taught),
+        updates=updates,
+        rolled_back=not good,
+        digest=learner.digest().hex(),
+    )
+
+
+def right(learner: Learner, data: Labelled) -> Bool:
+    """Which samples the device would name as their label says; a class that it does not know is never right."""
+    said = learner.scores(data.q)[:, : len(learner.classes)].argmax(axis=1)
+    return np.array([learner.classes[k] == name for k, name in zip(said, data.label, strict=True)])
+
+
+def share(answers: Bool) -> float | None:
+    return round(float(answers.mean()), 4) if len(answers) else None
+
+
+def _guard(bundle: Bundle, learner: Learner) -> float:
+    probe = bundle.probe
+    correct, of = learner.guard_score(probe.x.reshape(len(probe.x), -1).astype(np.int16), probe.label)
+    return correct / of if of else 1.0
+
+
+# ------------------------------------------------------------------ what comes out
+
+
+def energy(bundle: Bundle, board: Board, drawn: Sequence[Drawn]) -> dict[str, object]:
+    """Of one update, or of one lesson where prototypes alone learned, and of one answer."""
+    counted = work(bundle)
+    act = counted.update if any(draw.updates for draw in drawn) else counted.lesson["head"]
+    return {
+        "per_update_uj": round(price(board, act)[0], 3),
+        "per_inference_uj": round(price(board, counted.inference)[0], 3),
+        "board": board.name,
+        "source": "estimated",
+    }
+
+
+def as_json(bundle: Bundle, new: Labelled, probe: Labelled | None, drawn: Sequence[Drawn]) -> dict[str, object]:
+    """Means over the draws; where there are several, each of them too."""
+    first = drawn[0]
+    tested = len(new) - first.lessons
+    told: dict[str, object] = {
+        "bundle": bundle.id,
+        "new": {
+            "samples": tested,
+            "before": _mean([draw.before for draw in drawn]),
+            "after": _mean([draw.after for draw in drawn]),
+            "per_class": {
+                name: _mean([draw.per_class.get(name) for draw in drawn]) for name in dict.fromkeys(new.label)
+            },
+        },
+        "probe": None
+        if probe is None
+        else {
+            "samples": len(probe),
+            "before": _mean([draw.probe_before for draw in drawn]),
+            "after": _mean([draw.probe_after for draw in drawn]),
+        },
+        "lessons": first.lessons,
+        "updates": first.updates,
+        "rolled_back": sum(draw.rolled_back for draw in drawn),
+        "digest": first.digest,
+    }
+    return told | ({"draws": [asdict(draw) for draw in drawn]} if len(drawn) > 1 else {})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return round(sum(there) / len(there), 4) if there else None
+
+
+def page(told: dict[str, Any]) -> Iterator[str]:
+    """The lines for a person."""
+    draws = told.get("draws", [])
+    spread = f", mean of {len(draws)} draws" if draws else ""
+    yield f"{told['lessons']} lessons, {told['shots']} of each class{spread}"
+    rows = [("", "before", "after", "samples")]
+    for title, key in (("new", "new"), ("probe", "probe")):
+        if (part := told[key]) is not None:
+            rows.append((title, _percent(part["before"]), _percent(part["after"]), str(part["samples"])))
+    yield from columns(rows)
+    per_class = told["new"]["per_class"]
+    yield "after, by class: " + ", ".join(f"{name} {_percent(value)}" for name, value in per_class.items())
+    if told["rolled_back"]:
+        whose = f" of {told['rolled_back']} draws" if draws else ""
+        yield f"the guard undid the lessons{whose}: the bundle's own probe had dropped too far"
+    cost = told["energy"]
+    yield f"{cost['per_update_uj']:g} uJ a lesson on {cost['board']} ({cost['source']}); digest {told['digest'][:16]}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

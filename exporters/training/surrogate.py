@@ -1,0 +1,125 @@
+"""Surrogate-gradient training of the recurrent spiking net that edgerun's e-prop knows, and its way into NIR.
+
+    v[t] = clip(beta v[t-1] + W x[t] + b + R z[t-1] - z[t-1], -8, 8)      z[t] = [v[t] > 1]
+    y[t] = kappa y[t-1] + C z[t] + c
+
+The step's derivative is replaced by 1 / (1 + slope |v - 1|)**2 (fast sigmoid; Neftci, Mostafa, Zenke 2019). The logits
+are y after the last step, features the spike counts of the window. The reset acts one step after the spike, and the
+clip is that of a Q3.12 membrane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nir
+import numpy as np
+import torch
+from torch import nn
+
+from exporters.training.torch_net import Tensor
+
+DT = 1e-4  # seconds a step, where NIR wants time constants
+LIMIT = 8.0  # thresholds
+NEVER = 1e6  # a threshold that no readout comes to
+Metadata: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Of a net: widths, leak of the membranes and of the readout, slope of the surrogate."""
+
+    inputs: int
+    hidden: int
+    outputs: int
+    beta: float = 0.8
+    kappa: float = 0.97
+    slope: float = 4.0
+
+
+class Fire(torch.autograd.Function):  # type: ignore[misc]  # untyped
+    """[x > 0], with the derivative of a fast sigmoid."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return grads[0] / (1 + ctx.slope * x.abs()) ** 2, None
+
+
+class RecurrentLif(nn.Module):  # type: ignore[misc]  # untyped
+    """The net of this module's equations, for windows (n, steps, inputs)."""
+
+    def __init__(self, shape: Shape, seed: int, input_gain: float = 1.0) -> None:
+        super().__init__()
+        self.shape = shape
+        draw = torch.Generator().manual_seed(seed)
+
+        def normal(*size: int, deviation: float) -> nn.Parameter:
+            return nn.Parameter(deviation * torch.randn(*size, generator=draw))
+
+        m, n, k = shape.inputs, shape.hidden, shape.outputs
+        self.input = normal(n, m, deviation=input_gain / m**0.5)
+        self.bias = nn.Parameter(torch.zeros(n))
+        self.recurrent = normal(n, n, deviation=0.5 / n**0.5)
+        self.output = normal(k, n, deviation=0.3 / n**0.5)
+        self.output_bias = nn.Parameter(torch.zeros(k))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, outputs) and spike counts (n, hidden)."""
+        drive = x @ self.input.T + self.bias
+        v = z = counts = torch.zeros(len(x), self.shape.hidden)
+        y = torch.zeros(len(x), self.shape.outputs)
+        for t in range(x.shape[1]):
+            v = (self.shape.beta * v + drive[:, t] + z @ self.recurrent.T - z).clamp(-LIMIT, LIMIT)
+            z = Fire.apply(v - 1, self.shape.slope)
+            y = self.shape.kappa * y + z @ self.output.T + self.output_bias
+            counts = counts + z
+        return y, counts
+
+
+def write_nir(net: RecurrentLif, path: Path, metadata: Metadata) -> None:
+    """The net as a NIR graph; what NIR has no field for (reset, delay, encoder) travels as metadata."""
+    shape = net.shape
+
+    def array(parameter: Tensor) -> Any:
+        return parameter.detach().numpy()
+
+    def leaky(count: int, leak: float, threshold: float, **words: Any) -> nir.LIF:
+        each = np.ones(count)
+        return nir.LIF(
+            tau=each * DT / (1 - leak),
+            r=each / (1 - leak),
+            v_leak=each * 0,
+            v_threshold=each * threshold,
+            v_reset=each * 0,
+            metadata={"reset_delay": 1, **words},
+        )
+
+    nodes = {
+        "input": nir.Input({"input": np.array([shape.inputs])}),
+        "dense": nir.Affine(array(net.input), array(net.bias)),
+        "lif.lif": leaky(shape.hidden, shape.beta, 1.0, reset="subtract"),
+        "lif.w_rec": nir.Linear(array(net.recurrent)),
+        "classify": nir.Affine(array(net.output), array(net.output_bias)),
+        "readout": leaky(shape.outputs, shape.kappa, NEVER, reset="none", role="readout"),
+        "output": nir.Output({"output": np.array([shape.outputs])}),
+    }
+    edges = [
+        ("input", "dense"),
+        ("dense", "lif.lif"),
+        ("lif.lif", "lif.w_rec"),
+        ("lif.w_rec", "lif.lif"),
+        ("lif.lif", "classify"),
+        ("classify", "readout"),
+        ("readout", "output"),
+    ]
+    nir.write(path, nir.NIRGraph(nodes=nodes, edges=edges, metadata={"dt": DT, **metadata}))
