@@ -25,11 +25,12 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
 
-from reference import integers  # noqa: E402
+from reference import integers, sound  # noqa: E402
 
 from edgerun.arrays import AnyArray, Tensors  # noqa: E402
 from edgerun.kernels import eprop, head, noise, plasticity, softmax  # noqa: E402
-from edgerun.spec import Dense, Layer, Lif, Readout, Requant  # noqa: E402
+from edgerun.kernels import sound as sounds  # noqa: E402
+from edgerun.spec import Dense, Layer, Lif, LogMel, Readout, Requant  # noqa: E402
 
 SEED = 1
 STEPS = 24
@@ -121,6 +122,15 @@ def phase_rate(rng: np.random.Generator) -> Tensors:
     return {"q": q, "spikes": np.array([integers.phase_rate(int(u), 20, 31) for u in q], np.uint8).T}
 
 
+def log_mel(rng: np.random.Generator) -> Tensors:
+    """A tone that rises out of noise, in 5 frames of 6 bands; the tables too, for a backend that has no cosine."""
+    front, t = LogMel(sample_rate=8000, window=64), np.arange(900)
+    wave = np.round(5000 * np.sin(t * t / 2000) * np.hanning(900) + rng.normal(0, 60, 900)).astype(np.int16)
+    bank = sounds.triangles(sounds.mel_edges(6, front.low_hz, front.high_hz), front.window, front.sample_rate)
+    q = np.array(sound.slow_log_mel(front, 5, 6, wave.tolist()), np.int8).reshape(5, 6)
+    return {"wave": wave, "fourier": sounds.fourier(64).astype(np.int16), "bank": bank.astype(np.int16), "q": q}
+
+
 def words(_: np.random.Generator) -> Tensors:
     at = [(1, 0, 0, 0), (1, 5, 3, 0), (2**64 - 1, 2**40 + 7, 16 * 4095 + 4, 2**32 - 2)]
     rows = [[integers.word(seed, update, stream, first + i) for i in range(4)] for seed, update, stream, first in at]
@@ -196,6 +206,7 @@ def head_case(rng: np.random.Generator) -> Tensors:
 KERNELS = {
     "phase-rate.rate": phase_rate, "noise.words": words, "eprop.window": eprop_case,
     "plasticity.update": plasticity_case, "softmax.error": softmax_case, "head.prototypes": head_case,
+    "log-mel.tone": log_mel,
 }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from golden import make_vectors
 
 from edgerun.arrays import Tensors
 from edgerun.encode import PhaseCoder
-from edgerun.kernels import eprop, head, noise, plasticity, softmax, spiking
+from edgerun.encode.sound import log_mel
+from edgerun.kernels import eprop, head, noise, plasticity, softmax, sound, spiking
 from edgerun.ops import OPS, LifRun, ReadoutRun
-from edgerun.spec import Dense, Encoder, Layer, Lif, PhaseRate
+from edgerun.spec import Dense, Encoder, InputSpec, Layer, Lif, LogMel, PhaseRate
 from exporters.nodes import NODES
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,15 @@ def test_the_encoder_gives_the_stored_bits() -> None:
     arrays = case_of("phase-rate.rate")
     coder = PhaseCoder(PhaseRate(steps=20, full_scale=31), (), arrays["q"].size)
     assert coder.encode(arrays["q"]).tolist() == arrays["spikes"].tolist()
+
+
+def test_the_front_gives_the_stored_bits() -> None:
+    a, front = case_of("log-mel.tone"), LogMel(sample_rate=8000, window=64)
+    assert sound.fourier(64).tolist() == a["fourier"].tolist()
+    edges = sound.mel_edges(6, front.low_hz, front.high_hz)
+    assert sound.triangles(edges, 64, 8000).tolist() == a["bank"].tolist()
+    assert log_mel(front, InputSpec(shape=(5, 6)), a["wave"]).reshape(5, 6).tolist() == a["q"].tolist()
+    assert np.unique(a["q"]).size > 8
 
 
 def test_the_noise_gives_the_stored_bits() -> None:
