@@ -51,6 +51,8 @@ def read_arrays(path: Path) -> Tensors:
 
     Raises DataError naming the file, OSError where it cannot be opened.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path.name}: is no regular file")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:

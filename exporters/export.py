@@ -65,6 +65,7 @@ WAYS: Final = {
 }
 FOR_NIR: Final = ("reset", "reset_delay", "readout", "encoder", "steps", "full_scale", "input_scale", "dt")
 """Options that say what a NIR file leaves open."""
+MOST_BYTES: Final = 1 << 30  # of a model file
 UNLABELLED_SHARE: Final = 5  # every so many-th part of samples without labels is kept apart
 HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
 
@@ -224,6 +225,9 @@ def check_kind(path: Path, suffix: str) -> None:
         kind = f"format {suffix}" if suffix else "a folder" if path.is_dir() else "format without a suffix"
         way = WAYS.get("folder" if path.is_dir() else suffix, "")
         raise ModelError(f"{path.name or path}: {kind} is none of {', '.join(FORMATS)}{way and f'; {way}'}")
+    size = path.stat().st_size
+    if not path.is_file() or size > MOST_BYTES:
+        raise ModelError(f"{path.name}: {f'{size} bytes, the limit is {MOST_BYTES}' if size else 'is no regular file'}")
     with path.open("rb") as file:
         first = file.read(8)
     for wanted, (start, magic) in MAGIC.items():
@@ -340,6 +344,8 @@ def readout_halvings(twin: Twin) -> int:
 
 def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:
     """Importance codes of the plastic tensors, from the labelled calibration samples."""
+    if manifest.learning.eprop is None:
+        return {}
     labelled_ones = samples.take(np.flatnonzero(samples.y >= 0))
     return priors(manifest, tensors, twin.inputs(labelled_ones), labelled_ones.y)
 

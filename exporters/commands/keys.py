@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 def countersigned(bundle: Path, keys: Sequence[str]) -> bytes:
     """The bytes of a bundle file with more signatures on it. Raises Refused, or BundleError naming the file."""
     signers = [file_signer(key) for key in keys]
+    open_bundle(bundle)  # refuses, before it is read, what is too large for one
     try:
         return countersign(bundle.read_bytes(), signers)
     except BundleError as err:

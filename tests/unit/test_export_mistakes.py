@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_a_file_of_another_kind_is_told_by_suffix_and_content(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=re.escape(reason)):
         load_model(tmp_path / name, Options())
+
+
+def test_a_pipe_keeps_nobody_waiting_and_a_giant_is_not_read(tmp_path: Path) -> None:
+    for name in ("m.onnx", "d.npz"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(ModelError, match=r"m.onnx: is no regular file"):
+        load_model(tmp_path / "m.onnx", Options())
+    with pytest.raises(DataError, match=r"d.npz: is no regular file"):
+        load(tmp_path / "d.npz", IMAGE)
+    with (tmp_path / "giant.onnx").open("wb") as file:
+        file.truncate(1 << 40)  # a hole
+    with pytest.raises(ModelError, match=r"giant.onnx: 1099511627776 bytes, the limit is 1073741824"):
+        load_model(tmp_path / "giant.onnx", Options())
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
