@@ -28,16 +28,17 @@ from edgerun.spec import MAX_LAYERS, Direct
 from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
 from exporters.layout import needed, simplified
-from exporters.nodes import FloatSoftmax
+from exporters.nodes import FloatConv, FloatDense, FloatDepthwise, FloatLayer, FloatLstm, FloatSoftmax
 from exporters.tflite.constants import FOLDS, fold
 from exporters.tflite.elementwise import ELEMENTWISE
 from exporters.tflite.graph import UINT8_BASE, VALUES_MAX, Constant, Graph, Operator, Unsupported, Value, affine_of
 from exporters.tflite.moves import MOVES
 from exporters.tflite.recurrent import RECURRENT
+from exporters.tflite.takes import TAKES
 from exporters.tflite.windows import WINDOWS
 from exporters.tflite_reader import TfliteModel, TfliteOp, read_tflite
 
-OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType({**MOVES, **WINDOWS, **ELEMENTWISE, **RECURRENT})
+OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType({**MOVES, **WINDOWS, **ELEMENTWISE, **RECURRENT, **TAKES})
 MALFORMED: Final = (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, SpecError)
 """What numpy, options and layers raise over numbers that make no sense together."""
 SIMPLIFIED_MAX: Final = 1024
@@ -95,7 +96,13 @@ def net_of(file: str, model: TfliteModel, answer: int = 0) -> FloatNet:
         notes=tuple(notes),
         input=graph.input,
         left_out=left_out and replace(left_out, sources=()),
+        dynamic=graph.input is None and any(bytes_alone(layer) for layer in graph.layers.values()),
     )
+
+
+def bytes_alone(layer: FloatLayer) -> bool:
+    """Whether a layer has weights of int8, and values that no file fixes: those LiteRT rounds as it runs."""
+    return isinstance(layer, FloatDense | FloatConv | FloatDepthwise | FloatLstm) and layer.weight_scale is not None
 
 
 def without_choices(model: TfliteModel) -> TfliteModel:

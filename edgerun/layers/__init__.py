@@ -11,7 +11,7 @@ from edgerun.layers.elementwise import Add, Lookup, Mul
 from edgerun.layers.norm import LayerNorm
 from edgerun.layers.pool import AveragePool, MaxPool
 from edgerun.layers.recurrent import Gru, Lstm, LstmQ12, Rnn
-from edgerun.layers.shape import Concat, Pad, Slice, Transpose
+from edgerun.layers.shape import Concat, Pad, Slice, Take, Transpose
 from edgerun.layers.softmax import LogSoftmax, Softmax
 from edgerun.layers.spiking import (
     AlphaCells,
@@ -48,6 +48,7 @@ Layer: TypeAlias = (
     | Concat
     | Pad
     | Slice
+    | Take
     | Transpose
     | Integrators
     | LogSoftmax
@@ -88,6 +89,7 @@ __all__ = [
     "Slice",
     "Softmax",
     "SumPool",
+    "Take",
     "Total",
     "Transpose",
 ]

@@ -1,4 +1,4 @@
-"""Layers that move values and change none: joining, turning, padding, cutting."""
+"""Layers that move values and change none: joining, turning, padding, cutting, taking."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from edgerun.errors import SpecError
 from edgerun.layers.base import (
     F32_EXACT,
     Certificate,
+    Count,
+    Field,
     Int8,
     LayerRecord,
     Shape,
@@ -25,7 +27,7 @@ Step: TypeAlias = Annotated[int, Meta(ge=-(1 << 20), le=1 << 20)]
 
 
 class Move(LayerRecord, frozen=True, kw_only=True):
-    """What the four kinds share: a value leaves as it came."""
+    """What all kinds share: a value leaves as it came."""
 
     def reach(self, reaches: tuple[int, ...]) -> int:
         return max(reaches)
@@ -153,3 +155,28 @@ class Slice(Move, tag="slice", frozen=True, kw_only=True):
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(kept) for kept in self.positions)
+
+
+class Take(Move, tag="take", frozen=True, kw_only=True):
+    """Along `axis` the positions that `<name>.index` lists, int32 (count,): some may come twice, others not at all."""
+
+    input_shape: Shape
+    axis: Annotated[int, Meta(ge=0, le=7)]
+    count: Count
+
+    def __post_init__(self) -> None:
+        if self.axis >= len(self.input_shape):
+            raise SpecError(f"axis {self.axis} is outside [0, {len(self.input_shape) - 1}]")
+        check_volume("input_shape", self.input_shape)
+        check_volume("shape", self.shape)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (math.prod(self.input_shape),)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.input_shape[: self.axis], self.count, *self.input_shape[self.axis + 1 :])
+
+    def fields(self) -> tuple[Field, ...]:
+        return (Field("index", "int32", (self.count,), 0, self.input_shape[self.axis] - 1),)

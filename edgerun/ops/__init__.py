@@ -36,6 +36,7 @@ from edgerun.layers import (
     SLstm,
     Softmax,
     SumPool,
+    Take,
     Total,
     Transpose,
 )
@@ -46,7 +47,7 @@ from edgerun.ops.elementwise import AddRun, LookupRun, MulRun
 from edgerun.ops.norm import LayerNormRun
 from edgerun.ops.pool import AveragePoolRun, MaxPoolRun
 from edgerun.ops.recurrent import GruRun, LstmQ12Run, LstmRun, RnnRun
-from edgerun.ops.shape import ConcatRun, PadRun, SliceRun, TransposeRun
+from edgerun.ops.shape import ConcatRun, PadRun, SliceRun, TakeRun, TransposeRun
 from edgerun.ops.softmax import LogSoftmaxRun, SoftmaxRun
 from edgerun.ops.spiking import (
     AlphaCellsRun,
@@ -84,6 +85,7 @@ OPS: Final[Mapping[type[Layer], Callable[[Any, Mapping[str, AnyArray], tuple[int
         Concat: ConcatRun,
         Pad: PadRun,
         Slice: SliceRun,
+        Take: TakeRun,
         Transpose: TransposeRun,
         Integrators: IntegratorsRun,
         LogSoftmax: LogSoftmaxRun,
@@ -125,6 +127,7 @@ __all__ = [
     "SliceRun",
     "SoftmaxRun",
     "SumPoolRun",
+    "TakeRun",
     "TotalRun",
     "TransposeRun",
 ]

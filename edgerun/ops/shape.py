@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgerun.arrays import F32, AnyArray
-from edgerun.layers import Concat, Pad, Slice, Transpose
+from edgerun.layers import Concat, Pad, Slice, Take, Transpose
 from edgerun.ops.base import LayerRun
 
 
@@ -71,3 +71,19 @@ class SliceRun(LayerRun):
 
     def step(self, *sources: F32) -> None:
         np.copyto(self._y, sources[0].reshape(self._shape)[self._kept])
+
+
+class TakeRun(LayerRun):
+    """y[..., k, ...] <- x[..., index[k], ...]."""
+
+    def __init__(self, spec: Take, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
+        self.spec = spec
+        self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
+        self._y: F32 = self.out.reshape(*batch, *spec.shape)
+        self._shape = (*batch, *spec.input_shape)
+        self._axis = len(batch) + spec.axis
+        self._index = spec.tensor(tensors, "index").astype(np.intp)
+
+    def step(self, *sources: F32) -> None:
+        # the places are proved to be inside; any other mode than the default writes without a buffer
+        np.take(sources[0].reshape(self._shape), self._index, axis=self._axis, out=self._y, mode="clip")

@@ -8,24 +8,14 @@ from exporters.nodes.base import Affine, FloatLayer, Quantised, Range, StatefulL
 from exporters.nodes.conv import FloatConv, FloatDepthwise
 from exporters.nodes.dense import FloatDense
 from exporters.nodes.elementwise import UNARY, FloatAdd, FloatMul, FloatUnary
+from exporters.nodes.lif import FloatLif, FloatReadout
 from exporters.nodes.norm import FloatLayerNorm
 from exporters.nodes.pool import FloatPool
 from exporters.nodes.recurrent import FloatGru, FloatLstm, FloatRnn
-from exporters.nodes.shape import FloatConcat, FloatPad, FloatSlice, FloatTranspose
+from exporters.nodes.shape import FloatConcat, FloatPad, FloatSlice, FloatTake, FloatTranspose
 from exporters.nodes.softmax import FloatSoftmax
-from exporters.nodes.spiking import (
-    FloatAlphaCells,
-    FloatCells,
-    FloatConvSum,
-    FloatDenseSum,
-    FloatIntegrators,
-    FloatLif,
-    FloatReadout,
-    FloatSLstm,
-    FloatSumPool,
-    FloatTotal,
-    Reset,
-)
+from exporters.nodes.spiking import FloatAlphaCells, FloatCells, FloatIntegrators, FloatSLstm, Reset
+from exporters.nodes.synapses import FloatConvSum, FloatDenseSum, FloatSumPool, FloatTotal
 
 NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatDense,
@@ -41,6 +31,7 @@ NODES: Final[tuple[type[FloatLayer], ...]] = (
     FloatTranspose,
     FloatPad,
     FloatSlice,
+    FloatTake,
     FloatSoftmax,
     FloatLayerNorm,
     FloatGru,
@@ -84,6 +75,7 @@ __all__ = [
     "FloatSlice",
     "FloatSoftmax",
     "FloatSumPool",
+    "FloatTake",
     "FloatTotal",
     "FloatTranspose",
     "FloatUnary",

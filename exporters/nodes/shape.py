@@ -1,4 +1,4 @@
-"""Layers that move values and change none: joining, turning, padding, cutting."""
+"""Layers that move values and change none: joining, turning, padding, cutting, taking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from edgerun.arrays import F32
 from edgerun.errors import ModelError
-from edgerun.layers import Concat, LayerRecord, Lookup, Pad, Slice, Transpose
+from edgerun.layers import Concat, LayerRecord, Lookup, Pad, Slice, Take, Transpose
 from exporters.nodes.base import Affine, FloatLayer, Quantised, Range
 from exporters.nodes.elementwise import rescale
 
@@ -237,3 +237,46 @@ class FloatSlice(FloatLayer):
             step=self.step,
         )
         return (*helpers, Quantised(layer, {}, y))
+
+
+@dataclass(frozen=True, slots=True)
+class FloatTake(FloatLayer):
+    """Along `axis` (from 0, the batch not counted) the positions of `index`, each from 0."""
+
+    input_shape: Shape
+    axis: int
+    index: tuple[int, ...]
+
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Take, Lookup)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.axis < len(self.input_shape):
+            raise ModelError(f"layer {self.name}: axis {self.axis} is outside [0, {len(self.input_shape) - 1}]")
+        size = self.input_shape[self.axis]
+        if not self.index or min(self.index) < 0 or max(self.index) >= size:
+            raise ModelError(f"layer {self.name}: takes nothing, or what is beyond axis {self.axis} of {size}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (math.prod(self.input_shape),)
+
+    @property
+    def shape(self) -> Shape:
+        return (*self.input_shape[: self.axis], len(self.index), *self.input_shape[self.axis + 1 :])
+
+    def forward(self, *sources: F32) -> F32:
+        x = sources[0].reshape(-1, *self.input_shape)
+        return x.take(self.index, axis=self.axis + 1).reshape(len(x), -1)
+
+    def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
+        """The source's map stays, unless the file fixes another: then a table layer `<name>.in0` comes first."""
+        y = self.output or sources[0]
+        helpers = align(self, (self.input_shape,), sources, y)
+        layer = Take(
+            name=self.name,
+            sources=rewired(self, helpers),
+            input_shape=self.input_shape,
+            axis=self.axis,
+            count=len(self.index),
+        )
+        return (*helpers, Quantised(layer, {f"{self.name}.index": np.array(self.index, np.int32)}, y))

@@ -16,6 +16,7 @@ from exporters.nodes import Affine, FloatConcat, FloatPad, FloatSlice
 from exporters.onnx.constants import slices, split_sizes, squeezed, target_shape, unsqueezed
 from exporters.onnx.elementwise import Operator
 from exporters.onnx.graph import Graph, Node, Unsupported, Value, reshaped, shared
+from exporters.onnx.takes import TAKES, bordered, repeated, taken
 
 FLOATS: Final = tuple(getattr(onnx.TensorProto, kind) for kind in ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"))
 
@@ -68,12 +69,10 @@ def transpose(graph: Graph, node: Node) -> Value:
 
 
 def expand(graph: Graph, node: Node) -> Value:
-    """Only where nothing is repeated."""
     x = graph.held(node)
     dims = np.broadcast_shapes(x.shape, tuple(int(n) for n in graph.constant(node, 1).reshape(-1)))
-    if math.prod(dims) != x.size:
-        raise Unsupported(f"repeats values, shape {x.shape} to {dims}")
-    return x.ranked(len(dims))
+    x = x.ranked(len(dims))
+    return repeated(graph, node, x, [n // k for n, k in zip(dims, x.shape, strict=True)])
 
 
 # ------------------------------------------------------------------ parts
@@ -143,30 +142,30 @@ def sequence_at(graph: Graph, node: Node) -> Value:
 
 
 def gather(graph: Graph, node: Node) -> Value:
-    """Constant positions at equal distances; a single one without an axis takes the axis away."""
+    """Constant positions; a single one without an axis takes the axis away."""
     x, index = graph.held(node), graph.constant(node, 1)
     axis = x.axis(node.integer("axis", 0))
     n = x.shape[axis]
     wanted = [int(k) + n if k < 0 else int(k) for k in index.reshape(-1)]
     step = wanted[1] - wanted[0] if len(wanted) > 1 else 1
     kept = range(wanted[0], wanted[0] + step * len(wanted), step)
-    if index.ndim > 1 or list(kept) != wanted or not all(0 <= k < n for k in wanted):
-        raise Unsupported(f"positions {wanted[:8]} of {n} are not at equal distances")
-    y = part(graph, node, x, {axis: kept})
-    return y if index.ndim else reshaped(graph, y, y.shape[:axis] + y.shape[axis + 1 :])
+    if not wanted or not all(0 <= k < n for k in wanted):
+        raise Unsupported(f"positions {wanted[:8]} of {n}")
+    y = part(graph, node, x, {axis: kept}) if list(kept) == wanted else taken(graph, node, x, axis, wanted)
+    return y if index.ndim == 1 else reshaped(graph, y, y.shape[:axis] + index.shape + y.shape[axis + 1 :])
 
 
 def pad(graph: Graph, node: Node) -> Value:
-    x = graph.value(node)
-    if (mode := node.text("mode", "constant")) != "constant":
-        raise Unsupported(f"mode {mode}")
+    mode = node.text("mode", "constant")
+    x = graph.value(node) if mode == "constant" else graph.held(node)
     sides = graph.numbers(node, 1, "pads") or ()
     fill = graph.maybe(node, 2)
     axes = tuple(x.axis(axis) for axis in graph.numbers(node, 3, "axes") or range(len(x.shape)))
     if len(sides) != 2 * len(axes):
         raise Unsupported(f"{len(sides)} pads for {len(axes)} axes")
     value = node.real("value", 0.0) if fill is None else float(fill.reshape(()))
-    return padded(graph, node, x, dict(zip(axes, zip(sides, sides[len(axes) :], strict=False), strict=True)), value)
+    pairs = dict(zip(axes, zip(sides, sides[len(axes) :], strict=False), strict=True))
+    return padded(graph, node, x, pairs, value) if mode == "constant" else bordered(graph, node, x, pairs, mode)
 
 
 def padded(graph: Graph, node: Node, x: Value, sides: Mapping[int, tuple[int, int]], value: float) -> Value:
@@ -226,5 +225,6 @@ MOVES: Final[Mapping[str, Operator]] = MappingProxyType(
         "Gather": gather,
         "Pad": pad,
         "Concat": concat,
+        **TAKES,
     }
 )

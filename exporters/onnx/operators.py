@@ -16,6 +16,7 @@ from exporters.onnx.graph import Graph, Node, Unsupported, Value
 from exporters.onnx.moves import MOVES
 from exporters.onnx.quantised import QUANTISED
 from exporters.onnx.recurrent import RECURRENT
+from exporters.onnx.takes import features
 from exporters.onnx.windows import WINDOWS
 
 # ------------------------------------------------------------------ scikit-learn's
@@ -69,6 +70,7 @@ LEARNED: Final[Mapping[str, Operator]] = MappingProxyType(
         "LinearClassifier": linear_classifier,
         "LinearRegressor": scores,
         "Scaler": scaler,
+        "ArrayFeatureExtractor": features,
         "Normalizer": normalizer,
     }
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from exporters.nodes import FloatConcat, FloatLstm, FloatPad, FloatSlice, FloatTranspose
+from exporters.nodes import FloatConcat, FloatLstm, FloatPad, FloatSlice, FloatTake, FloatTranspose
 from exporters.nodes.conv import Filters
 from exporters.tflite.graph import (
     FLOATS,
@@ -201,18 +201,21 @@ def unpack(graph: Graph, op: TfliteOp) -> list[Value]:
 
 
 def gather(graph: Graph, op: TfliteOp) -> Value:
-    """Neighbouring positions, or one."""
+    """Constant positions: a slice where they are neighbours."""
     x, places = graph.value(op), graph.integers(op, 1)
     moved(graph, op, x)
     axis = x.axis(op.options["axis"])
     places = tuple(place + (x.shape[axis] if place < 0 else 0) for place in places)
-    wanted = range(places[0], places[0] + len(places)) if places else range(0)
-    if not places or places != tuple(wanted) or op.options["batch_dims"] or not 0 <= wanted[-1] < x.shape[axis]:
-        raise Unsupported("gathers positions that do not lie side by side")
+    if not places or op.options["batch_dims"] or not 0 <= min(places) <= max(places) < x.shape[axis]:
+        raise Unsupported(f"gathers positions {places[:8]} of {x.shape[axis]}")
+    wanted = range(places[0], places[0] + len(places))
     cuts = [range(n) for n in x.shape]
     cuts[axis] = wanted
     shape = (*x.shape[:axis], *graph.constant(op, 1).array.shape, *x.shape[axis + 1 :])
-    return cut(graph, op, x, cuts, shape)
+    if places == tuple(wanted):
+        return cut(graph, op, x, cuts, shape)
+    layer = FloatTake(graph.name(op), x.shape, axis, places, sources=(x.source,), output=x.affine)
+    return graph.add(layer, shape)
 
 
 # ------------------------------------------------------------------ joining

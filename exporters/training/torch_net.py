@@ -47,6 +47,7 @@ from exporters.nodes import (
     FloatSLstm,
     FloatSoftmax,
     FloatSumPool,
+    FloatTake,
     FloatTotal,
     FloatTranspose,
     FloatUnary,
@@ -277,6 +278,11 @@ def cut(call: Call, layer: FloatSlice, x: Tensor) -> Tensor:
     return y.reshape(len(y), -1)
 
 
+def taken(call: Call, layer: FloatTake, x: Tensor) -> Tensor:
+    y = x.reshape(-1, *layer.input_shape).index_select(layer.axis + 1, torch.tensor(layer.index))
+    return y.reshape(len(y), -1)
+
+
 # ------------------------------------------------------------------ what keeps a state
 
 
@@ -494,6 +500,7 @@ KINDS: Final[Mapping[type[FloatLayer], Callable[..., Tensor]]] = MappingProxyTyp
         FloatTranspose: transpose,
         FloatPad: pad,
         FloatSlice: cut,
+        FloatTake: taken,
         FloatGru: gru,
         FloatLstm: lstm,
         FloatRnn: rnn,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from edgerun.layers import Concat, Pad, Slice, Transpose
+from edgerun.layers import Concat, Pad, Slice, Take, Transpose
 
 
 def flat(shape: Sequence[int], at: Sequence[int]) -> int:
@@ -60,3 +60,12 @@ def cut(spec: Slice, x: Sequence[int]) -> list[int]:
             k += step
         kept.append(along)
     return [x[flat(spec.input_shape, at)] for at in itertools.product(*kept)]
+
+
+def take(spec: Take, index: Sequence[int], x: Sequence[int]) -> list[int]:
+    y = []
+    for at in outputs_of(spec.shape):
+        place = list(at)
+        place[spec.axis] = index[at[spec.axis]]
+        y.append(x[flat(spec.input_shape, place)])
+    return y

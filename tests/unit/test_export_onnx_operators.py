@@ -441,6 +441,37 @@ RECURRENT: dict[str, Case] = {
     "gru, steps before the batch": Case(
         [node("GRU", ["x", "w", "r", "b"], ["", "y"], hidden_size=4)], GRU, (7, 1, 5), "Gru"
     ),
+    "gather at random": Case(one("Gather", "k", axis=3), {"k": ints(0, 3, 1)}, layers="Take"),
+    "gather a table": Case(one("Gather", "k", axis=1), {"k": ints(2, 0, 0, 1).reshape(2, 2)}, layers="Take"),
+    "expand that repeats": Case(one("Expand", "s"), {"s": ints(1, 2, 3, 6, 5)}, layers="Take"),
+    "tile": Case(one("Tile", "s"), {"s": ints(1, 2, 1, 3)}, layers="Take Take"),
+    "reflected border": Case(one("Pad", "p", mode="reflect"), {"p": ints(0, 0, 5, 1, 0, 0, 2, 4)}, layers="Take Take"),
+    "border of the edge": Case(
+        one("Pad", "p", mode="edge"), {"p": ints(0, 1, 9, 0, 0, 0, 2, 4)}, layers="Take Take Take"
+    ),
+    "border that wraps": Case(
+        one("Pad", "p", mode="wrap"), {"p": ints(0, 0, 6, 1, 0, 0, 2, 0)}, opset=19, layers="Take Take"
+    ),
+    "depth to space": Case([node("DepthToSpace", ["x"], ["y"], blocksize=2)], {}, (1, 8, 3, 5)),
+    "depth to space, CRD": Case([node("DepthToSpace", ["x"], ["y"], blocksize=2, mode="CRD")], {}, (1, 8, 3, 5)),
+    "space to depth": Case([node("SpaceToDepth", ["x"], ["y"], blocksize=3)], {}, (1, 2, 6, 9)),
+    "upsample": Case(one("Upsample", "s"), {"s": np.float32([1, 1, 2, 3])}, opset=9, layers="Take Take"),
+    "resize of opset 10": Case(one("Resize", "s"), {"s": np.float32([1, 1, 0.5, 1.4])}, opset=10, layers="Take Take"),
+    "resize as torch does": Case(
+        one("Resize", "", "s", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        {"s": np.float32([1, 1, 2, 2])}, layers="Take Take",
+    ),
+    "resize to a size": Case(one("Resize", "", "", "n"), {"n": ints(1, 3, 4, 7)}, layers="Take Take"),
+    "resize of named axes": Case(one("Resize", "", "", "n", axes=[3]), {"n": ints(13)}, opset=18, layers="Take"),
+    **{
+        f"resize, {way}, {nearest}": Case(
+            one("Resize", "", "", "n", coordinate_transformation_mode=way, nearest_mode=nearest),
+            {"n": ints(1, 3, h, w)}, layers="Take Take",
+        )
+        for way in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+        for nearest in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+        for h, w in ((4, 13) if way != "align_corners" else (11, 3),)
+    },
     "rnn": Case([TURN, node("RNN", ["t", "w", "r", "b"], ["y"], hidden_size=4)], RNN, WINDOW, "Rnn"),
     "rnn, relu": Case(
         [TURN, node("RNN", ["t", "w", "r", "b"], ["", "y"], hidden_size=4, activations=["Relu"])], RNN, WINDOW, "Rnn"
@@ -529,8 +560,6 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "the cell's end": (
         Case([TURN, node("LSTM", ["t", "w", "r"], ["", "", "y"], hidden_size=4)], LSTM, WINDOW), "LSTM: gives its cell",
     ),
-    "reflected padding": (Case(one("Pad", "p", mode="reflect"), {"p": ints(0, 0, 1, 0, 0, 0, 0, 0)}),
-    "Pad: mode reflect"),
     "negative padding": (Case(one("Pad", "p"), {"p": ints(0, 0, -1, 0, 0, 0, 0, 0)}), "Pad: cuts off values"),
     "positions": (
         Case([node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2, 2])]), "none of its 1 outputs is of real numbers",
@@ -540,8 +569,18 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "too many groups": (
         Case(one("Conv", "w", group=1024), {"w": some(2048, 2, 3, 3)}, (1, 2048, 3, 3)), "weights without groups",
     ),
-    "gather at random": (Case(one("Gather", "k", axis=3), {"k": ints(0, 3, 1)}), "Gather: positions .0, 3, 1. of 5"),
-    "repeated values": (Case(one("Expand", "s"), {"s": ints(2, 3, 6, 5)}), "Expand: repeats values"),
+    "gather beyond the end": (Case(one("Gather", "k", axis=3), {"k": ints(0, 5)}), "Gather: positions .0, 5. of 5"),
+    "a border wider than what it reflects": (
+        Case(one("Pad", "p", mode="reflect"), {"p": ints(0, 0, 6, 0, 0, 0, 0, 0)}), "Pad: pads 6 positions by .6, 0."
+    ),
+    "an image resized by lines": (
+        Case(one("Resize", "", "s", mode="linear"), {"s": np.float32([1, 1, 2, 2])}), "Resize: mode linear"
+    ),
+    "too few scales": (Case(one("Resize", "", "s"), {"s": np.float32([2, 2])}), "Resize: 2 scales for 4 axes"),
+    "an image cropped and resized": (
+        Case(one("Resize", "", "s", coordinate_transformation_mode="tf_crop_and_resize"),
+             {"s": np.float32([1, 1, 2, 2])}), "coordinate_transformation_mode tf_crop_and_resize",
+    ),
     "training": (
         Case(one("BatchNormalization", "s", "s", "s", "s", training_mode=1), {"s": some(3)}), "in training mode",
     ),

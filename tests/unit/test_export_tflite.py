@@ -882,7 +882,10 @@ BROKEN = {
     "inside a space-to-batch block": lambda m: m.op(
         "RELU", m.op("SPACE_TO_BATCH_ND", m.x, m.constant([2]), m.constant([[0, 0]]))
     ),
-    "positions that do not lie side by side": lambda m: m.op("GATHER", m.x, m.constant([0, 2]), axis=1),
+    "gathers positions": lambda m: m.op("GATHER", m.x, m.constant([0, 4]), axis=1),
+    "mirrors": lambda m: m.op("MIRROR_PAD", m.x, m.constant([0, 0, 4, 0, 0, 0]), mode="REFLECT"),
+    "repeats a value of shape": lambda m: m.op("TILE", m.x, m.constant([1, 2])),
+    "blocks of 3": lambda m: m.op("SPACE_TO_DEPTH", m.op("RESHAPE", m.x, m.constant([1, 4, 6, 1])), block_size=3),
     "is no list of whole numbers": lambda m: m.op("RESHAPE", m.x, m.constant([4.0, 6.0], "float32")),
     "stride 0 along axis 1": lambda m: m.op(
         "STRIDED_SLICE", m.x, m.constant([0, 0]), m.constant([1, 4]), m.constant([1, 0])

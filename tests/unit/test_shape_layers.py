@@ -13,9 +13,9 @@ from reference import shape as slow
 from runs import rows, step_peak
 
 from edgerun.errors import ModelError, SpecError
-from edgerun.layers import Concat, Layer, Lookup, Pad, Slice, Transpose
+from edgerun.layers import Concat, Layer, Lookup, Pad, Slice, Take, Transpose
 from edgerun.ops import PadRun
-from exporters.nodes import Affine, FloatConcat, FloatPad, FloatSlice, FloatTranspose, Range
+from exporters.nodes import Affine, FloatConcat, FloatPad, FloatSlice, FloatTake, FloatTranspose, Range
 
 NEURONS = 2048
 FAR = 1 << 24  # the largest magnitude whose neighbours a float32 tells apart
@@ -87,6 +87,27 @@ def test_a_cut_keeps_the_positions_that_python_s_slices_keep(data: st.DataObject
     assert node.forward(x.astype(np.float32)).tolist() == rows(spec, {}, x)
 
 
+@given(st.data())
+def test_positions_are_taken_as_they_are_listed(data: st.DataObject) -> None:
+    shape = data.draw(sizes)
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    index = tuple(data.draw(st.lists(st.integers(0, shape[axis] - 1), min_size=1, max_size=6)))
+    spec = Take(name="l", input_shape=shape, axis=axis, count=len(index))
+    x, tensors = labels(spec.widths[0]), {"l.index": np.array(index, np.int32)}
+    assert rows(spec, tensors, x) == [slow.take(spec, index, row) for row in x.tolist()]
+    node = FloatTake("l", shape, axis, index)
+    assert (node.shape, node.widths) == (spec.shape, spec.widths)
+    assert node.forward(x.astype(np.float32)).tolist() == rows(spec, tensors, x)
+    (found,) = node.quantise((Affine(0.5, 3),), Range(-1.0, 1.0))
+    assert (found.layer, found.output, list(found.tensors)) == (spec, Affine(0.5, 3), ["l.index"])
+
+
+def test_a_take_allocates_no_array() -> None:
+    spec = Take(name="l", input_shape=(16, 8, 8), axis=2, count=16)
+    assert spec.outputs == NEURONS
+    assert step_peak(spec, {"l.index": np.arange(16, dtype=np.int32) % 8}, spec.widths) < NEURONS
+
+
 LAYERS: tuple[Layer, ...] = (
     Concat(name="l", shapes=((16, 8, 10), (16, 8, 6)), axis=2),
     Transpose(name="l", input_shape=(16, 8, 16), perm=(2, 0, 1)),
@@ -146,6 +167,8 @@ MANY = 1 << 20
     (Slice, {"input_shape": (4,), "start": (0,), "stop": (5,), "step": (1,)}, "of axis 0 are none, or beyond its 4"),
     (Slice, {"input_shape": (4,), "start": (4,), "stop": (-1,), "step": (-1,)}, "of axis 0 are none, or beyond its 4"),
     (Slice, {"input_shape": (4,), "start": (0, 0), "stop": (4,), "step": (1,)}, r"start \(0, 0\) is not one number"),
+    (Take, {"input_shape": (4,), "axis": 1, "count": 2}, r"axis 1 is outside \[0, 0\]"),
+    (Take, {"input_shape": (16, 64), "axis": 0, "count": MANY}, r"holds 67108864 values, above 2\*\*24"),
     (Slice, {"input_shape": (MANY, MANY), "start": (0, 0), "stop": (1, 1), "step": (1, 1)}, "values, above"),
 ])  # fmt: skip
 def test_what_moves_nowhere_is_refused(kind: Any, fields: dict[str, Any], message: str) -> None:

@@ -265,6 +265,49 @@ def lstm_stack() -> object:
     return filled(tf_keras.Sequential([tf_keras.Input(batch_shape=(1, 5, 4)), *chain]))
 
 
+def bidirectional(*, sequence: bool) -> Callable[[], object]:
+    def build() -> object:
+        layers = tf_keras.layers
+        both = layers.Bidirectional(layers.LSTM(6, return_sequences=sequence))
+        return filled(tf_keras.Sequential([tf_keras.Input(batch_shape=(1, 5, 4)), both, layers.Dense(3)]))
+
+    return build
+
+
+def mirror_pad() -> object:
+    def body(x: tf.Tensor) -> tf.Tensor:
+        reflected = tf.pad(x, [[0, 0], [1, 2], [2, 1], [0, 0]], "REFLECT")
+        return tf.pad(reflected, [[0, 0], [0, 1], [1, 0], [0, 1]], "SYMMETRIC")
+
+    return function((5, 4, 3))(body)
+
+
+def resize_nearest() -> object:
+    def body(x: tf.Tensor) -> object:
+        resize = tf.compat.v1.image.resize_nearest_neighbor
+        return (
+            resize(x, (10, 8)),
+            resize(x, (7, 3)),
+            resize(x, (7, 3), align_corners=True),
+            resize(x, (3, 9), half_pixel_centers=True),
+        )
+
+    return function((5, 4, 3))(body)
+
+
+def gathers() -> object:
+    return function((4, 6, 4))(lambda x: (tf.gather(x, [2, 0, 3, 3], axis=1), tf.nn.space_to_depth(x, 2)))
+
+
+def repeats() -> object:
+    """In floats only: the converter writes versions of these operators for int8 that LiteRT does not have."""
+
+    def body(x: tf.Tensor) -> object:
+        return keras.layers.UpSampling2D(2)(x) + tf.tile(x, [1, 2, 2, 1]), tf.nn.depth_to_space(x, 2)
+
+    return function((4, 6, 4))(body)
+
+
 def unsupported() -> object:
     def body(x: tf.Tensor) -> object:
         values, places = tf.math.top_k(x, k=3)
@@ -316,6 +359,12 @@ MODELS: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "lstm": (recurrent(tf_keras, "LSTM"), FULL),
     "lstm_sequence": (recurrent(tf_keras, "LSTM", return_sequences=True), FULL),
     "lstm_stack": (lstm_stack, FULL),
+    "lstm_both_ways": (bidirectional(sequence=True), FULL),
+    "lstm_both_ends": (bidirectional(sequence=False), FULL),
+    "mirror_pad": (mirror_pad, FULL),
+    "resize_nearest": (resize_nearest, FULL),
+    "gathers": (gathers, FULL),
+    "repeats": (repeats, ("float",)),
     "lstm_unrolled": (recurrent(keras, "LSTM", steps=3, unroll=True), FULL),
     "lstm_while": (recurrent(keras, "LSTM"), ("float",)),
     "gru_unrolled": (recurrent(keras, "GRU", steps=3, unroll=True), FULL),
