@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -150,3 +151,8 @@ def positive(where: str, facts: Facts, key: str, default: float) -> float:
     if np.ndim(value) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value < 0:
         raise ModelError(f"{where}: metadata {key} {first_line(value)} is no positive number")
     return float(value)
+
+
+def short(name: str) -> str:
+    """A node's name as a layer may have it; the neurons of a recurrent subgraph bear the subgraph's."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name.removesuffix(".lif"))[:56]

@@ -4,7 +4,8 @@ NIR describes neurons in continuous time; a step of dt (graph metadata "dt", els
 
     LIF, LI       U <- beta U + gain I + (1 - beta) v_leak    beta = 1 - dt/tau, gain = r dt/tau
     CubaLIF, -LI  A <- alpha A + gain I;  U <- beta U + A     alpha = 1 - dt/tau_syn, gain = w_in dt/tau_syn r dt/tau
-    IF, I         U <- U + r I, a step being the unit of time, as Norse and Sinabs have it
+    IF, I         U <- U + r I, a step being the unit of time, as Norse and Sinabs have it; r = 1/dt counts as 1, for
+                  SpikingJelly tells it in seconds
     Threshold     U <- I, nothing kept
 
 "decay": "exponential" in the graph's metadata makes these exp(-dt/tau) and 1 - exp(-dt/tau). What else NIR cannot say
@@ -31,9 +32,10 @@ from edgerun.errors import ModelError
 from edgerun.spec import Constant, Encoder, Frames, PhaseRate
 from exporters.data import first_line
 from exporters.float_net import FloatNet, file_name
-from exporters.nir_build import FEATURE, SPIKE, Assumed, Builder, unsupported
+from exporters.nir_build import FEATURE, SPIKE, Builder, unsupported
 from exporters.nir_file import parse
 from exporters.nir_graph import Facts, Wiring, facts_of, flat, positive, whole
+from exporters.nir_population import Assumed
 from exporters.nodes import Reset
 
 ENCODERS: Final[Mapping[str, str]] = {

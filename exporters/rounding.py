@@ -16,8 +16,8 @@ from edgerun.arrays import F64
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.nodes import FloatCells, FloatConvSum, FloatDenseSum, FloatLayer, FloatLif, FloatReadout
+from exporters.nodes.fixed import power_of_two
 from exporters.nodes.grid import along_channels, grid_steps, integers, on_grid
-from exporters.nodes.spiking import power_of_two
 from exporters.sensitivity import Weights, bit_layers
 from exporters.twin import quantise_net
 

@@ -35,7 +35,8 @@ from exporters.nodes import (
 )
 from exporters.nodes.conv import Filters
 from exporters.nodes.recurrent import FloatRecurrent
-from exporters.nodes.spiking import FloatDenseSum, FloatSLstm
+from exporters.nodes.spiking import FloatSLstm
+from exporters.nodes.synapses import FloatDenseSum
 
 InputDType: TypeAlias = Literal["int8", "uint8"]
 

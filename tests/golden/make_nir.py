@@ -3,12 +3,13 @@
     python tests/golden/make_nir.py snntorch      in an environment with torch, snntorch and nir
     python tests/golden/make_nir.py norse         in one with torch and norse
     python tests/golden/make_nir.py sinabs        in one with torch and sinabs
+    python tests/golden/make_nir.py spikingjelly  in one with torch and spikingjelly
 
 Writes `nir/<case>.nir` and `nir/<case>.npz`: x (steps, N, ...) the input as the network sees it, y (steps, N, n) what
 the last population gives, spikes, or membranes where it is a readout; neurons that NIR does not know have an .npz only,
 with the weight and the bias of the dense map before them. Weights are multiples of 1/32, decays short binary fractions,
 so that sums are exact in any order. Untrained; seed 3; made with torch 2.13.0, snntorch 1.0.0, nir 1.0.8, norse 1.1.0,
-sinabs 3.1.3.
+sinabs 3.1.3, spikingjelly 2.0.0.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def snntorch_cases() -> None:
         print(case, y.mean())
 
 
-# ------------------------------------------------------------------ Norse and Sinabs
+# ------------------------------------------------------------------ Norse, Sinabs and SpikingJelly
 
 
 def norse_cases() -> None:
@@ -184,7 +185,34 @@ def sinabs_cases() -> None:
     save("sinabs", graph, x, y, {"1": facts, "5": facts})
 
 
+def spikingjelly_cases() -> None:
+    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based.nir_exchange.to_nir import export_to_nir
+
+    threshold = 65 / 64  # it spikes at the threshold, as Sinabs does
+    for case, made in {
+        "spikingjelly_if": lambda: neuron.IFNode(v_threshold=threshold),
+        "spikingjelly_lif": lambda: neuron.LIFNode(tau=4.0, decay_input=False, v_threshold=threshold),
+    }.items():
+        torch.manual_seed(SEED)
+        net = nn.Sequential(
+            short(layer.Conv2d(1, 3, 3), 2.5), made(), layer.AvgPool2d(2), layer.Flatten(),
+            short(layer.Linear(12, 6), 5), made(),
+        )  # fmt: skip
+        functional.set_step_mode(net, "s")
+        x = spikes(1, 6, 6)
+        graph = export_to_nir(net, x[0])
+        functional.reset_net(net)
+        with torch.no_grad():
+            y = torch.stack([net(step) for step in x])
+        hard = {"reset": "zero", "reset_delay": 0}
+        populations = [name for name, node in graph.nodes.items() if isinstance(node, nir.IF | nir.LIF)]
+        save(case, graph, x, y, dict.fromkeys(populations, hard))
+
+
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
     torch.set_num_threads(1)
-    {"snntorch": snntorch_cases, "norse": norse_cases, "sinabs": sinabs_cases}[sys.argv[1]]()
+    {"snntorch": snntorch_cases, "norse": norse_cases, "sinabs": sinabs_cases, "spikingjelly": spikingjelly_cases}[
+        sys.argv[1]
+    ]()

@@ -150,6 +150,14 @@ def test_gain_and_leak_potential_are_folded() -> None:
     np.testing.assert_allclose(layer.bias, 0.25 * 2 + 0.1 * 0.5)  # gain * b + (1 - beta) * v_leak
 
 
+@pytest.mark.parametrize(("r", "gain"), [(1.0, 1.0), (3.0, 3.0), (1e4, 1.0), (5e3, 5e3)])
+def test_an_integrator_counts_steps_or_seconds(r: float, gain: float) -> None:
+    """r as Norse and Sinabs write it, in steps; SpikingJelly's is one over the step of 1e-4 s."""
+    nodes = graph()
+    nodes["lif"] = nir.IF(r=np.full(3, r), v_threshold=np.ones(3), v_reset=np.zeros(3))
+    np.testing.assert_allclose(convert("model.nir", built(nodes), NirOptions()).layers[0].weight, 0.5 * gain)
+
+
 def test_a_cuba_lif_without_synaptic_memory_is_a_lif() -> None:
     nodes, ones = graph(), np.ones(3)
     nodes["lif"] = nir.CubaLIF(

@@ -1,4 +1,4 @@
-"""Files that snnTorch, Norse and Sinabs wrote come out spike for spike, and in integers nearly so."""
+"""Files that snnTorch, Norse, Sinabs and SpikingJelly wrote come out spike for spike, and in integers nearly so."""
 
 from __future__ import annotations
 

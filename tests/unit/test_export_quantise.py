@@ -20,7 +20,7 @@ from exporters.calibrate import METHODS, Calibration, reach
 from exporters.data import Samples
 from exporters.float_net import FloatNet
 from exporters.nodes import Affine, FloatDense, FloatLif, FloatReadout, Quantised, Range
-from exporters.nodes.spiking import power_of_two
+from exporters.nodes.fixed import power_of_two
 from exporters.twin import Twin, quantise_net, widen_readout
 
 GOLDEN = Path(__file__).parents[1] / "golden"
