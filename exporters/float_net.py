@@ -29,6 +29,7 @@ class FloatNet:
                  with offset 128
     input_scale  what one step of a phase-rate input stands for, where the file says so
     left_out     the softmax that the file has behind all of them: it moves no decision, so only values need it
+    dynamic      whether the file's runtime rounds values to int8 by scales that it finds anew for each sample
     """
 
     name: str
@@ -39,6 +40,7 @@ class FloatNet:
     notes: tuple[str, ...] = ()
     input: Affine | None = None
     left_out: FloatSoftmax | None = None
+    dynamic: bool = False
 
     @property
     def spiking(self) -> bool:

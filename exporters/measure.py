@@ -93,7 +93,7 @@ def peer_scores(path: Path, twin: Twin, samples: Samples, ours: F32, *, values: 
     peer, theirs = found
     if theirs.shape != ours.shape:
         raise ModelError(f"{path.name}: {peer} gives {theirs.shape[1]} outputs, the import {ours.shape[1]}")
-    limit = SAME if twin.net.input is None else ROUNDED
+    limit = SAME if twin.net.input is None and not twin.net.dynamic else ROUNDED
     if twin.net.input is not None and peer == "LiteRT":
         if twin.parts[-1].layer.name != twin.net.layers[-1].name:
             return theirs

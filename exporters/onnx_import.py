@@ -307,6 +307,7 @@ def finish(file: str, graph: Graph, entry: Entry) -> FloatNet:
         notes=tuple(graph.notes),
         input=graph.input,
         left_out=left_out and replace(left_out, sources=()),
+        dynamic=any(node.op.startswith("Dynamic") for node in graph.makers.values()),
     )
 
 

@@ -206,6 +206,13 @@ def test_a_file_with_dynamic_scales_is_calibrated(tmp_path: Path, kind: QuantTyp
     scale, ours = integers(net, x)
     theirs = onnx_scores(path, x)
     assert np.abs((ours - scale.zero_point) * scale.scale - theirs).max() < 0.06 * np.abs(theirs).max()
+    samples = Samples(x, np.full(len(x), -1))
+    assert net.dynamic
+    assert not load_onnx(plain).dynamic
+    twin = quantise_net(net, samples)
+    floats = measure.own_scores(twin, samples)
+    assert measure.spread_error(floats.astype(np.float64), theirs) > measure.SAME
+    np.testing.assert_array_equal(measure.peer_scores(path, twin, samples, floats, values=True), theirs)
 
 
 # ------------------------------------------------------------------ files by hand

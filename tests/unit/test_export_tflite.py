@@ -126,6 +126,8 @@ def test_weights_of_a_dynamic_file_keep_their_integers() -> None:
     twin = quantise_net(net, Samples(arrays["input_0"], np.zeros(16, np.int64), ()))
     stored = model.tensors[model.operators[0].inputs[1]].data
     np.testing.assert_array_equal(twin.tensors[f"{net.layers[0].name}.weight"], stored)
+    assert net.dynamic
+    assert not any(net_of(other, golden(other)).dynamic for other in ("mlp_wide_float16", "conv_int8"))
 
 
 # ------------------------------------------------------------------ integers
