@@ -63,6 +63,7 @@ class Lif(VectorLayer, tag="lif", frozen=True, kw_only=True):
 
     weight_exponent: Annotated[int, Meta(ge=0, le=20)]  # f: a weight is w * 2**-f
     recurrent: bool = True
+    recurrent_shift: Annotated[int, Meta(ge=0, le=12)] = 0  # k: a recurrent weight is w * 2**(k - f)
     adaptive: bool = False
     threshold: Annotated[int, Meta(ge=0, le=32767)] = 4096
     reset: Reset = "subtract"
@@ -100,12 +101,13 @@ class Lif(VectorLayer, tag="lif", frozen=True, kw_only=True):
     def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
         total = fan_in(f"{self.name}.input", tensors, plastic) * reaches[0]
         if self.recurrent:
-            total = total + fan_in(f"{self.name}.recurrent", tensors, plastic)
+            total = total + (fan_in(f"{self.name}.recurrent", tensors, plastic) << self.recurrent_shift)
         refuse_above(self.name, "sum|w| * max|x|", total, F32_EXACT)
         return certify_drive(self, scaled(total, COARSE - self.weight_exponent), tensors)
 
     def describe(self, tensors: Tensors) -> str:
-        flags = ", recurrent" * self.recurrent + ", adaptive" * self.adaptive
+        lifted = f" times {1 << self.recurrent_shift}" if self.recurrent_shift else ""
+        flags = f", recurrent{lifted}" * self.recurrent + ", adaptive" * self.adaptive
         return f"weight = w / 2^{self.weight_exponent}, threshold {self.threshold / 4096:g}{flags}"
 
     def work(self) -> Work:

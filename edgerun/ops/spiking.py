@@ -28,7 +28,8 @@ class LifRun(LayerRun):
         self._tensors = tensors
         self._weights: F32 = np.zeros((m + n * spec.recurrent, n), np.float32)
         self._drive: F32 = np.zeros((*batch, m + n * spec.recurrent), np.float32)
-        self.out: F32 = self._drive[..., m:] if spec.recurrent else np.zeros((*batch, n), np.float32)
+        self._echo = self._drive[..., m:]
+        self.out: F32 = self._echo if spec.recurrent and not spec.recurrent_shift else np.zeros((*batch, n), np.float32)
         self.load_weights("input", slice(None))
         if spec.recurrent:
             self.load_weights("recurrent", slice(None))
@@ -67,8 +68,14 @@ class LifRun(LayerRun):
         np.copyto(self._spikes, self.fired)
         if not spec.reset_delay:
             self._reset(self.v)
-        np.copyto(self.out, self.fired)
+        self._emit()
         self.counts += self._spikes
+
+    def _emit(self) -> None:
+        """The newest spikes to those who read them and, a spike counting 2**recurrent_shift, to the neurons."""
+        np.copyto(self.out, self.fired)
+        if self.spec.recurrent_shift:
+            np.multiply(self.out, 1 << self.spec.recurrent_shift, out=self._echo)
 
     def _reset(self, target: I32) -> None:
         """Act on the newest spikes: take the threshold from `target`, or clear the membrane."""
@@ -95,7 +102,7 @@ class LifRun(LayerRun):
 
     def resume(self) -> None:
         np.copyto(self._spikes, self.fired)
-        np.copyto(self.out, self.fired)
+        self._emit()
 
     def state(self) -> Tensors:
         arrays: Tensors = {"v": self.v, "carry": self.carry, "fired": self.fired, "counts": self.counts}

@@ -94,6 +94,7 @@ def layer_cases(rng: np.random.Generator) -> dict[str, tuple[Layer, Tensors, Any
         "lif.adaptive-resting": lif_case(rng, adaptive=True, reset="zero", reset_delay=False, refractory_steps=3),
         "readout.small": readout_case(rng, 12),
         "readout.saturating": readout_case(rng, 1),
+        "lif.lifted": lif_case(rng, weight_exponent=7, recurrent_shift=2),
     }
 
 

@@ -104,7 +104,8 @@ class SlowLif:
         for j, neuron in enumerate(self.neurons):
             total = sum(row[j] * int(s) for row, s in zip(self.part("input"), x, strict=True))
             if spec.recurrent:
-                total += sum(row[j] * z for row, z in zip(self.part("recurrent"), before, strict=True))
+                back = sum(row[j] * z for row, z in zip(self.part("recurrent"), before, strict=True))
+                total += back * 2**spec.recurrent_shift
             self._advance(neuron, j, current(total, spec.weight_exponent) + self.part("bias")[j])
         return [neuron.fired for neuron in self.neurons]
 

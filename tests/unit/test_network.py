@@ -107,9 +107,11 @@ def test_any_neuron_equals_the_slow_one_on_extreme_numbers(data: st.DataObject) 
     fields = data.draw(st.sampled_from(list(KINDS.values())))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     threshold, exponent = data.draw(st.integers(256, 32767)), data.draw(st.integers(0, 20))
+    shift = data.draw(st.integers(0, 12)) if fields.get("recurrent", True) else 0
     spec, tensors = lif(
-        rng, 4, 5, extreme=data.draw(st.booleans()), threshold=threshold, weight_exponent=exponent, **fields
-    )
+        rng, 4, 5, extreme=data.draw(st.booleans()), threshold=threshold, weight_exponent=exponent,
+        recurrent_shift=shift, **fields,
+    )  # fmt: skip
     compare(spec, tensors, rng.integers(0, 2, (12, 2, 4)))
 
 
