@@ -15,7 +15,7 @@ from exporters.onnx.elementwise import ELEMENTWISE, Operator
 from exporters.onnx.graph import Graph, Node, Unsupported, Value
 from exporters.onnx.moves import MOVES
 from exporters.onnx.quantised import QUANTISED
-from exporters.onnx.recurrent import RECURRENT
+from exporters.onnx.recurrent import DYNAMIC_RECURRENT, RECURRENT
 from exporters.onnx.takes import features
 from exporters.onnx.windows import WINDOWS
 
@@ -80,7 +80,9 @@ OPERATORS: Final[Mapping[str, Mapping[str, Operator]]] = MappingProxyType(
         "": MappingProxyType(
             {**MOVES, **DENSE, **ELEMENTWISE, **WINDOWS, **RECURRENT, **QUANTISED, "LpNormalization": normalizer}
         ),
-        "com.microsoft": MappingProxyType({**QUANTISED, **{op: ELEMENTWISE[op] for op in ("Gelu", "QuickGelu")}}),
+        "com.microsoft": MappingProxyType(
+            {**QUANTISED, **DYNAMIC_RECURRENT, **{op: ELEMENTWISE[op] for op in ("Gelu", "QuickGelu")}}
+        ),
         "ai.onnx.ml": LEARNED,
     }
 )

@@ -115,10 +115,14 @@ def dynamic(graph: Graph, node: Node) -> Value:
     """Integers whose scale is found as the model runs: real numbers at scale 1, to be quantised by calibration."""
     graph.constants[node.outputs[1]] = np.ones((), np.float32)
     graph.constants[node.outputs[2]] = np.zeros((), np.uint8)
+    note_dynamic(graph)
+    return graph.value(node)
+
+
+def note_dynamic(graph: Graph) -> None:
     note = "scales that the file finds anew for each sample are fixed by calibration"
     if note not in graph.notes:
         graph.notes.append(note)
-    return graph.value(node)
 
 
 # ------------------------------------------------------------------ constants

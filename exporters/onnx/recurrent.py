@@ -1,4 +1,4 @@
-"""GRU and LSTM over whole windows, either way or both."""
+"""RNN, GRU and LSTM over whole windows, either way or both."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from typing import Final, Literal
 
 import numpy as np
 
-from edgerun.arrays import AnyArray
+from edgerun.arrays import F64, AnyArray
 from exporters.nodes import FloatConcat, FloatGru, FloatLstm, FloatRnn, FloatSlice
 from exporters.onnx.dense import steps_along, weight_of
 from exporters.onnx.elementwise import Operator
 from exporters.onnx.graph import Graph, Node, Unsupported, Value, reshaped
+from exporters.onnx.quantised import note_dynamic
 
 GRU_GATES: Final = (1, 0, 2)  # the file's z, r, h as ours r, z, n
 LSTM_GATES: Final = (0, 2, 3, 1)  # the file's i, o, f, c as ours i, f, g, o
-GATES: Final = MappingProxyType({"RNN": (0,), "GRU": GRU_GATES, "LSTM": LSTM_GATES})
-DEFAULTS: Final = MappingProxyType({"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")})
+DYNAMIC: Final = "DynamicQuantizeLSTM"
+GATES: Final = MappingProxyType({"RNN": (0,), "GRU": GRU_GATES, "LSTM": LSTM_GATES, DYNAMIC: LSTM_GATES})
+DEFAULTS: Final = MappingProxyType(
+    {
+        "RNN": ("Tanh",),
+        "GRU": ("Sigmoid", "Tanh"),
+        "LSTM": ("Sigmoid", "Tanh", "Tanh"),
+        DYNAMIC: ("Sigmoid", "Tanh", "Tanh"),
+    }
+)
 RNN_FUNCTIONS: Final[Mapping[str, Literal["tanh", "relu"]]] = MappingProxyType({"Tanh": "tanh", "Relu": "relu"})
 DIRECTIONS: Final = MappingProxyType({"forward": (False,), "reverse": (True,), "bidirectional": (False, True)})
 
@@ -101,7 +110,8 @@ def cell(
 ) -> FloatRnn | FloatGru | FloatLstm:
     """Direction k of a node, its gates in our order."""
     gates = GATES[node.op]
-    count, (w, w_step), (r, r_step) = len(gates), weight_of(graph, node, 1), weight_of(graph, node, 2)
+    read = integer_weight if node.op == DYNAMIC else weight_of
+    count, (w, w_step), (r, r_step) = len(gates), read(graph, node, 1), read(graph, node, 2)
     if w.shape[1:] != (count * hidden, inputs) or r.shape[1:] != (count * hidden, hidden) or len(w) <= k or hidden < 1:
         raise Unsupported(f"weights of shape {w.shape} and {r.shape} for {hidden} hidden units")
     given = graph.maybe(node, 3)
@@ -129,4 +139,19 @@ def cell(
     return replace(layer, weight_scale=scales[0], recurrent_scale=scales[1])
 
 
-RECURRENT: Final[Mapping[str, Operator]] = MappingProxyType(dict.fromkeys(GATES, recurrent))
+def integer_weight(graph: Graph, node: Node, k: int) -> tuple[AnyArray, F64]:
+    """Weight 1 or 2 of a DynamicQuantizeLSTM (directions, gates, columns), which lies turned in the file, and its steps
+    (directions, gates, 1). Scales of values are found as it runs; here calibration fixes them."""
+    q, scale = graph.constant(node, k), graph.constant(node, 6 + 2 * k).astype(np.float64)
+    zero = graph.constant(node, 7 + 2 * k)
+    if q.dtype not in (np.int8, np.uint8) or q.ndim != 3:
+        raise Unsupported(f"weight {node.inputs[k]!r} is {q.dtype} of shape {q.shape}")
+    directions, _, rows = q.shape
+    step = np.broadcast_to(scale.reshape(directions, 1, -1), (directions, 1, rows))
+    steps = q.astype(np.float64) - zero.astype(np.float64).reshape(directions, 1, -1)
+    note_dynamic(graph)
+    return (steps * step).swapaxes(1, 2), np.asarray(step.swapaxes(1, 2))
+
+
+RECURRENT: Final[Mapping[str, Operator]] = MappingProxyType({op: recurrent for op in GATES if op != DYNAMIC})
+DYNAMIC_RECURRENT: Final[Mapping[str, Operator]] = MappingProxyType({DYNAMIC: recurrent})

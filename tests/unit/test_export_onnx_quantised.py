@@ -16,7 +16,7 @@ from edgerun.spec import Dense, Direct
 from exporters import measure
 from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
-from exporters.nodes import Affine, FloatConv, FloatDense, FloatTranspose
+from exporters.nodes import Affine, FloatConv, FloatDense, FloatLstm, FloatTranspose
 from exporters.twin import quantise_net
 
 onnx = pytest.importorskip("onnx", reason="pip install 'edgerun[export]'")
@@ -613,6 +613,32 @@ def test_a_recurrent_layer_keeps_its_own_map(tmp_path: Path) -> None:
     assert cell.output is None
     assert lookup.output == Affine(float(f32(0.05)), -8)
     assert gap(path, np.random.default_rng(3).normal(size=(16, 7, 5)).astype(np.float32)).largest <= 1
+
+
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_an_lstm_of_int8_weights_keeps_their_integers(tmp_path: Path, directions: int, kind: QuantType) -> None:
+    """ONNX Runtime rounds what goes in as it runs, which the float net does not; its weights lie turned in the file."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node("LSTM", ["t", "w", "r"], ["y"], hidden_size=4, direction=("forward", "bidirectional")[directions - 1]),
+    ]
+    rng = np.random.default_rng(8)
+    whole = {"w": rng.normal(size=(directions, 16, 5)), "r": rng.normal(size=(directions, 16, 4))}
+    weights = {name: array.astype(np.float32) for name, array in whole.items()}
+    plain, path = saved(tmp_path, graph(nodes, weights, (1, 7, 5))), tmp_path / "dynamic.onnx"
+    quantization.quantize_dynamic(plain, path, weight_type=kind, extra_options={"WeightSymmetric": True})
+    net, x = load_onnx(path), np.random.default_rng(3).normal(size=(16, 7, 5)).astype(np.float32)
+    cells = [layer for layer in net.layers if isinstance(layer, FloatLstm)]
+    assert len(cells) == directions
+    assert net.notes == ("scales that the file finds anew for each sample are fixed by calibration",)
+    for cell in cells:
+        assert cell.weight_scale is not None
+        steps = cell.weight / cell.weight_scale[:, None]
+        np.testing.assert_allclose(steps, np.rint(steps), rtol=0, atol=1e-9)
+        assert 120 <= np.abs(steps).max() <= 128
+    ours = forward(net, net.moments(x)).readings[net.layers[-1].name]
+    np.testing.assert_allclose(ours, onnx_scores(path, x), rtol=0, atol=0.02)
 
 
 def test_a_convolution_keeps_its_map_beside_a_pool(tmp_path: Path) -> None:
