@@ -135,7 +135,10 @@ def start(file: str, model: Any) -> tuple[Graph, list[Node], Entry]:
     inputs = [value for value in model.graph.input if value.name not in graph.constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
-        raise ModelError(f"{file}: has {len(inputs)} inputs ({names}), must have one")
+        raise ModelError(
+            f"{file}: has {len(inputs)} inputs ({names}), must have one; a state that goes round through inputs and "
+            "outputs belongs into the model, as a recurrent layer over all steps"
+        )
     entry = inputs[0]
     kind = entry.type.tensor_type.elem_type
     if kind not in (*REALS, *INTEGERS):

@@ -622,7 +622,7 @@ def test_of_several_answers_the_first_real_one_is_taken(tmp_path: Path) -> None:
 
 def test_inputs_are_refused_by_name(tmp_path: Path) -> None:
     wrong = {
-        "has 2 inputs .x, z., must have one": [("x", (1, 5), 1), ("z", (1, 5), 1)],
+        "has 2 inputs .x, z., must have one; a state that goes round": [("x", (1, 5), 1), ("z", (1, 5), 1)],
         "input 'x' is int64, must be float, int8 or uint8": [("x", (1, 5), TensorProto.INT64)],
         "input 'x' has a fixed batch of 8": [("x", (8, 5), 1)],
         "input 'x' has free dimensions .0, 6.; export": [("x", (1, "steps", 6), 1)],
