@@ -24,6 +24,7 @@ from exporters.nodes import (
     FloatDenseSum,
     FloatLif,
     FloatReadout,
+    FloatSumPool,
     FloatUnary,
 )
 from exporters.nodes.grid import grid_steps, nearest, on_grid
@@ -153,15 +154,16 @@ def lif_net(recurrent: bool, *, thresholds: float = 0.7) -> FloatNet:
 
 
 def sums_net() -> FloatNet:
-    """Two synapses of which one scales, neurons with a dense recurrence, a readout."""
+    """A synapse that divides by the size of the pool behind it, recurrent neurons, and a second synapse."""
     ones = np.ones(7, np.float32)
     layers = (
-        FloatConvSum("eye", (1, 1, 5), RNG.normal(size=(7, 1, 1, 5)).astype(np.float32), 0 * ones, gain=0.25),
+        FloatConvSum("eye", (2, 3, 5), RNG.normal(size=(7, 1, 1, 5)).astype(np.float32), 0 * ones, gain=1 / 6),
+        FloatSumPool("mean", (2, 3, 7), (2, 3), (1, 1)),
         FloatCells("cells", (7,), ones, ones, beta=0.5 * ones, recurrent=RNG.normal(size=(7, 7)).astype(np.float32)),
         FloatDenseSum("wide", RNG.normal(size=(9, 7)).astype(np.float32), peak=1),
         FloatCells("self", (9,), ones[:1], ones[:1], beta=ones[:1] / 2, recurrent=ones[:1], reset="zero"),
     )
-    return FloatNet("sums", (4, 1, 1, 5), layers, encoder=Frames())
+    return FloatNet("sums", (4, 2, 3, 5), layers, encoder=Frames())
 
 
 SPIKING = {
@@ -180,7 +182,7 @@ def test_spiking_weights_become_the_integers_that_were_reckoned_with(kind: str, 
     x = RNG.normal(size=(40, *net.input_shape)) if analog else RNG.integers(0, 2, (40, *net.input_shape)) * 1.0
     some = Samples(x, RNG.integers(0, 3, 40))
     free = roundings(net, some)
-    assert list(free) == [layer.name for layer in net.layers if layer.name != "self"]
+    assert list(free) == [layer.name for layer in net.layers if layer.name not in ("mean", "self")]
     found = quantise_net(net, some, bits=dict.fromkeys(free, bits)).tensors
     weights = [array for array in found.values() if array.dtype == np.int8]
     wanted = [array for layer in free.values() for array in layer.integers(bits).values()]
