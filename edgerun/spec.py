@@ -49,7 +49,7 @@ class TensorSpec(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     name: Name
     dtype: DType
-    shape: Annotated[tuple[Count, ...], Meta(max_length=4)]
+    shape: Annotated[tuple[Count, ...], Meta(max_length=5)]
     packing: Packing = "plain"
 
     def __post_init__(self) -> None:

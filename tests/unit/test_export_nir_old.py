@@ -18,10 +18,12 @@ pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 h5py = pytest.importorskip("h5py", reason="pip install 'edgerun[export]'")
 
 from edgerun.arrays import F32, F64  # noqa: E402
+from edgerun.bundle import read_bundle  # noqa: E402
 from edgerun.errors import ModelError  # noqa: E402
 from edgerun.network import Network  # noqa: E402
 from exporters import measure, twin  # noqa: E402
 from exporters.data import Samples  # noqa: E402
+from exporters.export import Options, export  # noqa: E402
 from exporters.float_net import FloatNet, forward  # noqa: E402
 from exporters.nir_import import NirOptions, load_nir  # noqa: E402
 from exporters.nodes import FloatLayer  # noqa: E402
@@ -359,3 +361,12 @@ def test_a_flatten_of_some_axes_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "bad.nir", (nodes, edges))
     with pytest.raises(ModelError, match=r"5 flattens axes 0 to 1 of \(6, 2, 2\); flatten all to one"):
         load_nir(path, NirOptions(encoder="frames", steps=STEPS))
+
+
+def test_a_conv_net_of_frames_becomes_a_bundle(tmp_path: Path) -> None:
+    """Samples of (steps, channels, height, width), 120 of them: the probe that goes along has five axes."""
+    x = (np.random.default_rng(5).random((120, STEPS, 2, 8, 8)) < 0.3).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(120) % 4)
+    options = Options(encoder="frames", steps=STEPS, reset="soft")
+    made = export(written(tmp_path / "cnn.nir", sinabs_net()), tmp_path / "data.npz", options)
+    assert read_bundle(made.data).probe.x.shape[1:] == (STEPS, 2, 8, 8)
