@@ -72,7 +72,7 @@ def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
         )
     places = {
         "input": (f"{lif.name}.input", lif.weight_exponent),
-        "recurrent": (f"{lif.name}.recurrent", lif.weight_exponent),
+        "recurrent": (f"{lif.name}.recurrent", lif.weight_exponent - lif.recurrent_shift),
         "readout": (f"{readout.name}.input", readout.weight_exponent),
     }
     rates = tuple(

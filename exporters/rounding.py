@@ -74,7 +74,7 @@ def folds(layer: FloatLayer, scale: float) -> tuple[Mapping[str, F64], ...]:
     whole = np.ones(1)
     match layer:
         case FloatLif() if layer.recurrent is not None and scale != 1:
-            return {"weight": whole * scale}, {"recurrent": whole}
+            return {"weight": scale / layer.units()}, {"recurrent": 1 / layer.units()}
         case FloatLif():
             return ({"weight": scale / layer.units(), "recurrent": 1 / layer.units()},)
         case FloatDenseSum() | FloatConvSum():

@@ -96,7 +96,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"train what is left; {EPOCHS} where torch is there, needs no labels",
     )
     spiking = parser.add_argument_group("what a NIR file may leave open")
-    spiking.add_argument("--reset", choices=("subtract", "soft", "zero", "none"), help="what a spike does to the membrane")
+    spiking.add_argument(
+        "--reset", choices=("subtract", "soft", "zero", "none"), help="what a spike does to the membrane"
+    )
     spiking.add_argument("--reset-delay", type=int, choices=(0, 1), help="1: the reset acts one step after the spike")
     spiking.add_argument("--readout", choices=("last",), help="the last LIF layer is a readout that does not spike")
     spiking.add_argument(

@@ -11,11 +11,13 @@ from typing import ClassVar
 import numpy as np
 
 from edgerun.arrays import F32, F64, Tensors
-from edgerun.layers import Cells, DenseSum, LayerRecord, Lif, Readout
+from edgerun.layers import LayerRecord, Lif, Readout
+from edgerun.packing import top
 from exporters.nodes.base import Affine, Quantised, Range, State, StatefulLayer
-from exporters.nodes.fixed import DRIVE_LIMIT, Q12, Q24, decays, fixed, power_of_two, pre_major
-from exporters.nodes.spiking import READOUT_REACH, FloatCells, Reset, above_zero, after_input, after_spikes, note_reach
-from exporters.nodes.synapses import FloatDenseSum
+from exporters.nodes.fixed import DRIVE_LIMIT, Q12, Q24, decays, fixed, power_of_two, pre_major, rounded
+from exporters.nodes.spiking import READOUT_REACH, Reset, above_zero, after_input, after_spikes, note_reach
+
+LIFT_MAX = 12  # what a layer record holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class FloatLif(StatefulLayer):
     reset_delay: bool = False
     bits: int = 8  # of an integer weight, 2 to 8
 
-    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lif, DenseSum, Cells)
+    makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lif,)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -77,46 +79,41 @@ class FloatLif(StatefulLayer):
         drive = np.abs(self.weight).sum(axis=1) + np.abs(self.bias)
         return np.full(self.outputs, float(drive.max()) / 4 or 1.0)
 
-    def in_two(self, x: Affine, reach: Range) -> tuple[Quantised, ...]:
-        """The synapse and the neurons, each with an exponent of its own."""
-        synapse = FloatDenseSum(f"{self.name}.sum", self.weight, bits=self.bits, sources=self.sources)
-        cells = FloatCells(
-            self.name,
-            self.shape,
-            self.bias,
-            self.threshold,
-            self.reset,
-            beta=self.beta,
-            recurrent=self.recurrent,
-            reset_delay=self.reset_delay,
-            bits=self.bits,
-            sources=(synapse.name,),
-        )
-        first = synapse.quantise((x,), reach)
-        return (*first, *cells.quantise((first[-1].output,), reach))
+    def exponents(self, scale: float) -> tuple[int, int]:
+        """f of the input's weights and of the recurrent ones, whose spikes count 2**(their difference).
+
+        One for both where spikes come in. Values of another scale would share it badly: they have their own, from 0 to
+        12 above that of the recurrent weights.
+        """
+        parts = self.folded(scale)
+        if len(parts) == 1 or scale == 1:
+            shared = power_of_two(parts, self.bits)[0]
+            return shared, shared
+        own, back = (power_of_two([part], self.bits)[0] for part in parts)
+        own = min(own, back + LIFT_MAX)
+        return own, min(own, back)
+
+    def folded(self, scale: float) -> list[F64]:
+        """The weights that are rounded: the input's times its scale, the recurrent ones, both over the threshold."""
+        per_threshold = self.units()[:, None]
+        parts = [self.weight * scale / per_threshold]
+        return parts if self.recurrent is None else [*parts, self.recurrent / per_threshold]
 
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
-        """Weights and bias divided by each neuron's threshold, which becomes 4096; one weight exponent for the layer.
+        """Weights and bias divided by each neuron's threshold, which becomes 4096.
 
         The input's scale is folded into its weights, its zero point into the bias. Where all thresholds are zero, the
         smallest membrane above zero spikes, and a step's largest drive becomes four.
-
-        Recurrent neurons that read analog values become a `DenseSum`, `<name>.sum`, and `Cells`: spikes that come back
-        and values of another scale would share one exponent badly.
         """
-        x = sources[0]
-        if self.recurrent is not None and x.scale != 1:
-            return self.in_two(x, reach)
-        per_threshold = self.units()[:, None]
-        parts = [self.weight * x.scale / per_threshold]
-        if self.recurrent is not None:
-            parts.append(self.recurrent / per_threshold)
-        exponent, integers, clipped = power_of_two(parts, self.bits)
-        offset = x.zero_point * 2.0**-exponent * integers[0].sum(axis=1)
-        name = self.name
+        x, name = sources[0], self.name
+        own, back = self.exponents(x.scale)
+        parts = [*zip(self.folded(x.scale), (own, back), strict=False)]
+        integers = [rounded(part, exponent, self.bits) for part, exponent in parts]
+        over = np.concatenate([np.abs(np.rint(part * 2.0**f)).reshape(-1) > top(self.bits) for part, f in parts])
+        offset = x.zero_point * 2.0**-own * integers[0].sum(axis=1)
         tensors: Tensors = {
             f"{name}.input": pre_major(integers[0]),
-            f"{name}.bias": fixed(name, self.bias / per_threshold[:, 0] - offset, Q12),
+            f"{name}.bias": fixed(name, self.bias / self.units() - offset, Q12),
             f"{name}.decay": decays(name, self.beta),
         }
         if self.recurrent is not None:
@@ -126,13 +123,14 @@ class FloatLif(StatefulLayer):
             sources=self.sources,
             inputs=self.weight.shape[1],
             outputs=self.outputs,
-            weight_exponent=exponent,
+            weight_exponent=own,
             recurrent=self.recurrent is not None,
+            recurrent_shift=own - back,
             threshold=Q12 if self.threshold.any() else 1,
             reset="subtract" if self.reset == "soft" else self.reset,
             reset_delay=self.reset_delay,
         )
-        return (Quantised(layer, tensors, Affine(1.0, 0), clipped),)
+        return (Quantised(layer, tensors, Affine(1.0, 0), float(over.mean())),)
 
 
 @dataclass(frozen=True, slots=True)
