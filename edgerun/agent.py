@@ -243,7 +243,7 @@ class Agent:
         self.stuck_samples += self._newest is not None and np.array_equal(sample.x, self._newest)
         self._newest = sample.x
         try:
-            q = encode.sense(self.life.bundle.manifest, sample.x)
+            q = self._taken(sample.x)
         except DataError as err:
             self.bad_samples += 1
             log.warning("sample refused", extra={"sample": self.samples, "reason": str(err)})
@@ -465,8 +465,13 @@ class Agent:
                 self.reporter.set_identity(self._identity())
                 self._answer(command, "done", {})
 
+    def _taken(self, x: AnyArray) -> I16:
+        """A reading as the network takes it. Raises DataError for what is none."""
+        manifest = self.life.bundle.manifest
+        return encode.sense(manifest.front, manifest.input, x)
+
     def _queue_teaching(self, command: Command, args: commands.Teach) -> None:
-        examples = [encode.sense(self.life.bundle.manifest, example.array()) for example in args.examples]
+        examples = [self._taken(example.array()) for example in args.examples]
         self._check_class(args.label)
         self._check_chore(Chore("settle", self._refresh, dict))
         if args.dry_run:

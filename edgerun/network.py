@@ -41,11 +41,11 @@ UNDECIDED: Final = -1
 class Tape:
     """What e-prop needs of one window.
 
-    pre     (T, m)  uint8   spikes into the plastic layer        psi     (T, n)  uint8  its surrogate derivative
+    pre     (T, m)  int16   what drives the plastic layer        psi     (T, n)  uint8  its surrogate derivative
     spikes  (T, n)  uint8   its own spikes                       logits  (k,)    int64  the readout after the last step
     """
 
-    pre: U8
+    pre: I16
     spikes: U8
     psi: U8
     logits: I64
@@ -168,7 +168,7 @@ class Network:
             raise DataError(f"layer {layer!r} has no spikes to record")
         inputs = self.moments(q)
         steps, n = len(inputs), run.spec.outputs
-        pre = np.zeros((steps, run.spec.inputs), np.uint8)
+        pre = np.zeros((steps, run.spec.inputs), np.int16)
         spikes, psi = np.zeros((steps, n), np.uint8), np.zeros((steps, n), np.uint8)
         self.reset()
         for t in range(steps):

@@ -351,7 +351,8 @@ def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
     steps = bundle.manifest.steps
     chunk, m, n = min(steps, eprop.chunk_steps), layer.widths[0], layer.outputs
     plastic = {rate.tensor for rate in eprop.rates}
-    yield "tape.pre", Slot((steps, m), "uint8", "traces")
+    spikes_come_in = layer_reaches(bundle.manifest)[layer.name][0] == (1,)
+    yield "tape.pre", Slot((steps, m), "uint8" if spikes_come_in else "int8", "traces")
     yield "tape.spikes", Slot((steps, n), "uint8", "traces")
     yield "tape.psi", Slot((chunk, n), "uint8", "traces")
     yield "trace.post", Slot((chunk, n), "int16", "traces")

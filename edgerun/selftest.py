@@ -21,7 +21,7 @@ def check_selftest(network: Network, selftest: Selftest) -> None:
     Raises CheckFailed naming the first score that differs.
     """
     for row, (x, want) in enumerate(zip(selftest.x, selftest.y, strict=True)):
-        got = network.infer(encode.sense(network.manifest, x)).scores
+        got = network.infer(encode.sense(network.manifest.front, network.manifest.input, x)).scores
         if not np.array_equal(got, want):
             k = int(np.argmax(got != want))
             raise CheckFailed(f"self-test row {row}: score {k} is {got[k]}, its maker got {want[k]}")
@@ -34,7 +34,7 @@ def probe_accuracy(network: Network, probe: Probe) -> float:
     right = 0
     for start in range(0, len(probe.x), BLOCK):
         block = probe.x[start : start + BLOCK]
-        q = np.stack([encode.sense(network.manifest, x) for x in block])
+        q = np.stack([encode.sense(network.manifest.front, network.manifest.input, x) for x in block])
         scores = network.batched(len(block)).scores(q)[:, : network.known]
         right += int((scores.argmax(axis=1) == probe.label[start : start + BLOCK]).sum())
     return right / len(probe.x)

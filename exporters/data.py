@@ -11,10 +11,12 @@ from typing import Final
 import numpy as np
 
 from edgerun.arrays import I64, AnyArray, Tensors
+from edgerun.encode.files import heard
+from edgerun.encode.sound import step_of
 from edgerun.errors import DataError
 from edgerun.samples import UNKNOWN, Fit, class_names, read_arrays, windows
 from edgerun.samples import first_line as first_line
-from edgerun.spec import InputSpec
+from edgerun.spec import InputSpec, LogMel
 
 LIKE_LABELS: Final = ("y", "label", "labels", "target", "targets", "Y")
 
@@ -44,14 +46,18 @@ class Samples:
         return bool((self.y >= 0).any())
 
 
-def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True) -> Samples:
+def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True, front: LogMel | None = None) -> Samples:
     """Read a data file for a model with this input: only shape, dtype and zero point of `spec` count.
 
     labels  whether to read them: a model without classes has no use for any, so they may be anything
+    front   what the device makes of recordings before the model sees them; x is then its features, in octaves
 
     Raises DataError naming the file and the key that is missing, misshapen or out of range.
     """
     arrays = read_arrays(path)
+    if front is not None:
+        arrays = heard(front, spec, path.name, arrays)
+        arrays["x"] = arrays["x"].astype(np.float32) * np.float32(step_of(front))
     check_layout(path.name, arrays, spec.shape)
     found = windows(path.name, arrays, spec, fit)
     x = compact(found.take(0, len(found)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgerun.arrays import I64, Tensors
 from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read_bundle
+from edgerun.encode.sound import step_of
 from edgerun.errors import DataError, ModelError
 from edgerun.graph import is_reserved
 from edgerun.learn.eprop import EPropRule
@@ -26,8 +27,10 @@ from edgerun.spec import (
     ClassTable,
     Dense,
     Head,
+    LogMel,
     Manifest,
     OutputSpec,
+    PhaseRate,
     Provenance,
     Readout,
     decode_manifest,
@@ -42,7 +45,7 @@ from exporters.head import class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
 from exporters.learning import learning_plan
-from exporters.nodes import Reset
+from exporters.nodes import Affine, Reset
 from exporters.progress import Say, silent
 from exporters.report import Accuracy, Report
 from exporters.slim import Diet, Slim, slim
@@ -93,6 +96,8 @@ class Options:
     input_scale: float | None = None
     dt: float | None = None
     window: Fit = "fit"
+    front: LogMel | None = None
+    beside: bool = False
 
     @property
     def head_kind(self) -> HeadKind:
@@ -145,8 +150,10 @@ def export(
     boards  those that the report's explanation gives energies for; None: no explanation, which takes its time
     """
     say(f"reading {model.name} and {calibration.name}")
-    net = load_model(model, options)
-    samples = data.load(calibration, input_form(net), options.window, labels=options.head != "values")
+    net = behind_front(load_model(model, options), options.front)
+    samples = data.load(
+        calibration, input_form(net), options.window, labels=options.head != "values", front=options.front
+    )
     notes = (*samples.notes, *fixed_notes(calibration.name, net, samples), *head_notes(net, samples, options))
     options = options.settled(samples)
     net = net.whole() if options.head == "values" else net
@@ -193,6 +200,20 @@ def quantised(thin: Slim, samples: Samples, how: Calibration | None, say: Say = 
     else:
         twin = improve(thin.net, samples, thin.bits, say)
     return replace(twin, notes=(*thin.notes, *twin.notes, *saturation_notes(twin, samples)))
+
+
+def behind_front(net: FloatNet, front: LogMel | None) -> FloatNet:
+    """The net with the input that a front gives. Raises ModelError for one that cannot stand behind it."""
+    if front is None:
+        return net
+    step = step_of(front)
+    if len(net.input_shape) != 2 or isinstance(net.encoder, PhaseRate):
+        raise ModelError(f"--front gives (frames, bands) of values, {net.name} takes {net.input_shape}")
+    if net.input is not None and net.input != Affine(step, 0):
+        raise ModelError(
+            f"--front gives steps of {step:g} octaves around 0, {net.name} takes steps of {net.input.scale:g}"
+        )
+    return replace(net, input_scale=step)
 
 
 def load_model(path: Path, options: Options) -> FloatNet:
@@ -267,8 +288,8 @@ def head_notes(net: FloatNet, samples: Samples, options: Options) -> tuple[str, 
 def test_samples(path: Path, net: FloatNet, names: Sequence[str], options: Options) -> Samples:
     """The labelled samples of a data file, or all where there are no classes. Raises DataError if there is none."""
     if options.head_kind == "values":
-        return data.load(path, input_form(net), options.window, labels=False)
-    samples = data.relabel(path.name, data.load(path, input_form(net), options.window), names)
+        return data.load(path, input_form(net), options.window, labels=False, front=options.front)
+    samples = data.relabel(path.name, data.load(path, input_form(net), options.window, front=options.front), names)
     rows = np.flatnonzero(samples.y >= 0)
     if not len(rows):
         raise DataError(f"{path.name}: has no labels")
@@ -306,6 +327,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         name=options.name or twin.net.name,
         seq=options.seq,
         device_class=options.device_class,
+        front=options.front,
         input=twin.input,
         encoder=twin.net.encoder,
         layers=tuple(part.layer for part in twin.parts),
@@ -317,7 +339,8 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     manifest = msgspec.structs.replace(manifest, learning=plan)
     tensors = twin.tensors
     if kind == "prototypes":
-        manifest, more = with_prototypes(twin, manifest, features, samples.take(np.flatnonzero(samples.y >= 0)))
+        labelled = samples.take(np.flatnonzero(samples.y >= 0))
+        manifest, more = with_prototypes(twin, manifest, features, labelled, beside=options.beside)
         tensors |= more
     if manifest.learning.eprop is not None:
         EPropRule(manifest, tensors)  # refuses what the device would refuse
@@ -379,12 +402,14 @@ def labelled_rows(twin: Twin, samples: Samples, rows: I64) -> Probe:
     return Probe(x=twin.stored(samples.take(rows)), label=samples.y[rows].astype(np.int32))
 
 
-def with_prototypes(twin: Twin, manifest: Manifest, features: str, samples: Samples) -> tuple[Manifest, Tensors]:
+def with_prototypes(
+    twin: Twin, manifest: Manifest, features: str, samples: Samples, *, beside: bool
+) -> tuple[Manifest, Tensors]:
     """The manifest with a whitened prototype head, and the head's tensors, from labelled samples."""
     z = measure.raw_features(twin, features, twin.inputs(samples))
     part = whitening(z, samples.y, measure.feature_reach(twin, features))
     white = measure.run_dense(part, z)
-    head = Head(kind="prototypes", features=features, whiten=cast(Dense, part.layer))
+    head = Head(kind="prototypes", features=features, whiten=cast(Dense, part.layer), beside=beside)
     tensors = part.tensors | class_sums(white, samples.y, len(manifest.classes.names))
     return msgspec.structs.replace(manifest, head=head), tensors
 

@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 
 from edgerun.errors import ModelError
 from edgerun.spec import (
+    Direct,
     EProp,
     Guard,
     Intelligence,
     LearningPlan,
     Lif,
     Manifest,
-    PhaseRate,
     PlasticRate,
     Readout,
     Replay,
@@ -45,6 +45,7 @@ REPLAY_HEAD: Final = Replay(capacity=160, passes=0)
 GUARD: Final = Guard(every=64)
 ERROR_THRESHOLD: Final = 29491  # p(label) of 0.9 in Q0.15: what is known so well teaches nothing
 RECENT_LABELS: Final = 40
+CHUNK_MAX: Final = 128  # steps that credit reaches back
 
 
 def learning_plan(learn: str, manifest: Manifest, readout_halvings: int = 0) -> LearningPlan:
@@ -63,7 +64,7 @@ def learning_plan(learn: str, manifest: Manifest, readout_halvings: int = 0) -> 
 
 def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
     """E-prop for the last Lif layer and the readout behind it. Raises ModelError where there is no such pair."""
-    if len(manifest.layers) < 2 or not isinstance(manifest.encoder, PhaseRate):
+    if len(manifest.layers) < 2 or isinstance(manifest.encoder, Direct):
         raise ModelError("--learn eprop needs a spiking model with a readout")
     lif, readout = manifest.layers[-2:]
     if not isinstance(lif, Lif) or not isinstance(readout, Readout):
@@ -90,7 +91,7 @@ def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
         layer=lif.name,
         readout=readout.name,
         rates=rates,
-        chunk_steps=manifest.encoder.steps,
+        chunk_steps=min(CHUNK_MAX, manifest.steps),
         signal_shift=SIGNAL_SHIFT,
         post_shift=POST_SHIFT,
         temperature_shift=TABLE_STEP - readout_halvings,

@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
 def read(bundle: Bundle, path: Path) -> Labelled:
     """A file's labelled samples; those without a label are left out. Raises DataError where none has one."""
     arrays = read_arrays(path)
-    q = sensed(bundle.manifest, path.name, arrays)
+    q = sensed(bundle.manifest.front, bundle.manifest.input, path.name, arrays)
     names = labels(path.name, arrays, len(q), bundle.manifest.classes.names)
     known = [k for k, name in enumerate(names) if name is not None]
     if not known:

@@ -26,6 +26,7 @@ from edgerun.arrays import F32, I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.files import check_output, writing
 from edgerun.commands.text import columns
+from edgerun.encode.files import heard
 from edgerun.errors import DataError
 from edgerun.graph import score_width
 from edgerun.network import Network
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     check_output("-o", args.output, (Path(args.bundle), args.data), (".npz",))
     bundle = open_bundle(args.bundle)
     arrays = read_arrays(args.data)
+    if bundle.manifest.front is not None:
+        arrays = heard(bundle.manifest.front, bundle.manifest.input, args.data.name, arrays)
     found = windows(args.data.name, arrays, bundle.manifest.input, args.window)
     units = unit_notes(args.data.name, found.values, bundle.manifest.input)
     classes = bundle.manifest.classes.names

@@ -9,7 +9,7 @@ import numpy as np
 from edgerun.arrays import F32, I16, AnyArray
 from edgerun.encode.sound import log_mel
 from edgerun.errors import DataError
-from edgerun.spec import Constant, Direct, Frames, InputSpec, Manifest, PhaseRate
+from edgerun.spec import Constant, Direct, Frames, InputSpec, LogMel, Manifest, PhaseRate
 
 
 def quantise(spec: InputSpec, x: AnyArray) -> I16:
@@ -36,16 +36,16 @@ def quantise(spec: InputSpec, x: AnyArray) -> I16:
     return clipped
 
 
-def sense(manifest: Manifest, x: AnyArray) -> I16:
-    """What a bundle's layers are to see of one reading of its sensor, (size,).
+def sense(front: LogMel | None, spec: InputSpec, x: AnyArray) -> I16:
+    """What a bundle with this front and input makes of one reading of its sensor, (size,).
 
     With a front, a recording becomes features; what is features already, integers of the input's own dtype, passes.
     Raises DataError on what is neither.
     """
-    x, spec = np.asarray(x), manifest.input
-    if manifest.front is None or (x.dtype == np.dtype(spec.dtype) and x.size == spec.size):
+    x = np.asarray(x)
+    if front is None or (x.dtype == np.dtype(spec.dtype) and x.size == spec.size):
         return quantise(spec, x)
-    return log_mel(manifest.front, spec, x)
+    return log_mel(front, spec, x)
 
 
 class Coder(Protocol):

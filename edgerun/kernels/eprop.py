@@ -1,6 +1,6 @@
 """e-prop over one recorded window, deferred: eligibilities are rank one in time, so the gradient is one matrix product.
 
-    trace_i[t] = leak(trace_i[t-1]) + 2**f * pre_i[t]                 f = floor(log2(32767 * (1 - d / 2**15)))
+    trace_i[t] = leak(trace_i[t-1]) + 2**f * pre_i[t]                 f = floor(log2(32767 * (1 - d / 2**15) / reach))
     post_j[t]  = sat16((psi_j[t] * Lf_j[t] + 2**(p-1)) >> p)
     G_ij       = sum_t trace_i[t] * post_j[t]                         an exact integer in any carrier
 
@@ -19,21 +19,21 @@ _EXACT_F32 = 1 << 24
 _EXACT_F64 = 1 << 53
 
 
-def trace_gain(decay: int) -> int:
-    """f of the trace's increment 2**f: the largest for which a unit that spikes at every step cannot saturate."""
-    room = 32767 * (32768 - decay) >> 15
+def trace_gain(decay: int, reach: int = 1) -> int:
+    """f of the trace's increment 2**f: the largest with which a unit giving `reach` at every step cannot saturate."""
+    room = (32767 * (32768 - decay) >> 15) // reach
     return max(0, room.bit_length() - 1)
 
 
-def traces(history: I16, pre: U8, decay: int) -> None:
+def traces(history: I16, pre: I16 | U8, decay: int, reach: int = 1) -> None:
     """history[t] <- the presynaptic trace after step t, from zero at the start of the chunk.
 
-    history  (T, m)  written   int16, cannot saturate for decay < 2**15
-    pre      (T, m)  read      zeros and ones
+    history  (T, m)  written   int16, cannot saturate where 32767 * (1 - decay / 2**15) >= reach
+    pre      (T, m)  read      |pre| <= reach: zeros and ones of spikes, or values
     """
     steps, m = pre.shape
     x, carry, rate = np.zeros(m, np.int32), np.zeros(m, np.int32), np.full(m, decay, np.int32)
-    gain = trace_gain(decay)
+    gain = trace_gain(decay, reach)
     for t in range(steps):
         leak(x, carry, rate, pre[t].astype(np.int32) << gain)
         history[t] = x

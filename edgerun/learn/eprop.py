@@ -17,6 +17,7 @@ import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
+from edgerun.graph import layer_reaches
 from edgerun.kernels import eprop, softmax
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn.stages import Factors
@@ -44,6 +45,7 @@ class EPropRule:
         unknown = [rate.tensor for rate in plan.rates if rate.tensor not in self._names]
         if unknown:
             raise SpecError(f"e-prop cannot change {unknown[0]!r}, only {', '.join(sorted(self._names))}")
+        self._reach = layer_reaches(manifest)[layer.name][0][0]
         self._decay = _uniform(tensors[f"{layer.name}.decay"], f"{layer.name}.decay")
         self._kappa = _uniform(tensors[f"{readout.name}.kappa"], f"{readout.name}.kappa")
         self._feedback = cast(I8, tensors[f"{readout.name}.input"])  # a view: symmetric feedback uses live weights
@@ -63,11 +65,13 @@ class EPropRule:
         post = self._post(tape, error, steps)
         late = np.zeros_like(tape.spikes)
         late[1:] = tape.spikes[:-1]
-        sources = {
-            f"{self._layer.name}.input": (tape.pre, self._decay),
-            f"{self._layer.name}.recurrent": (late, self._decay),
+        sources: dict[str, tuple[AnyArray, int]] = {
+            f"{self._layer.name}.input": (tape.pre, self._reach),
+            f"{self._layer.name}.recurrent": (late, 1),
         }
-        found = {name: Factors(_traces(pre, decay)[-steps:], post) for name, (pre, decay) in sources.items()}
+        found = {
+            name: Factors(_traces(pre, self._decay, reach)[-steps:], post) for name, (pre, reach) in sources.items()
+        }
         clipped: I16 = np.clip(error, I16_MIN, I16_MAX).astype(np.int16)[None, :]
         found[self._readout_name] = Factors(_traces(tape.spikes, self._kappa)[-1:], clipped)
         return {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
@@ -89,9 +93,9 @@ class EPropRule:
         return post
 
 
-def _traces(pre: AnyArray, decay: int) -> I16:
+def _traces(pre: AnyArray, decay: int, reach: int = 1) -> I16:
     history = np.zeros(pre.shape, np.int16)
-    eprop.traces(history, pre, decay)
+    eprop.traces(history, pre, decay, reach)
     return history
 
 

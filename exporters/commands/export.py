@@ -14,6 +14,7 @@ from edgerun.bundle import Signer
 from edgerun.commands.files import check_output, writing
 from edgerun.errors import DataError, MissingExtra, Refused
 from edgerun.samples import Fit
+from edgerun.spec import LogMel
 from exporters.calibrate import METHODS, Calibration
 from exporters.export import Options, export
 from exporters.page import page
@@ -66,6 +67,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="fit",
         help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
     )
+    model.add_argument(
+        "--front",
+        metavar="log-mel:RATE[,FIELD=N...]",
+        help="recordings come in, at RATE Hz: log energies of mel bands are what the model takes, (frames, bands)",
+    )
+    model.add_argument(
+        "--beside",
+        action="store_true",
+        help="what the field teaches of a class gets a mean beside the factory's, which stays as it is",
+    )
     model.add_argument("--features", metavar="LAYER", help="what prototypes look at: any layer but a readout")
     model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")
     model.add_argument("--capacity", type=int, metavar="N", help="how many classes the device may know in the end")
@@ -110,7 +121,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     spiking.add_argument("--input-scale", type=float, metavar="X", help="what one step of the input stands for")
     parser.epilog = (
         "example:\n  edgerun export digits.onnx --calibrate digits.npz -o digits.edgb\n"
-        "  edgerun export digits.nir --calibrate digits.npz --learn eprop --capacity 10 -o digits.edgb"
+        "  edgerun export digits.nir --calibrate digits.npz --learn eprop --capacity 10 -o digits.edgb\n"
+        "  edgerun export words.nir --calibrate words.npz --front log-mel:8000 --learn eprop --beside -o words.edgb"
     )
 
 
@@ -153,6 +165,8 @@ def options_of(args: argparse.Namespace) -> Options:
     given: dict[str, Any] = {name: getattr(args, name, None) for name in Options.__slots__}
     given["diet"] = Diet(bits=args.bits, flash_kb=args.flash, prune=args.prune, finetune=args.finetune)
     given["calibration"] = calibration_of(args.calibration, args.percentile)
+    if args.front is not None:
+        given["front"] = front_of(args.front)
     if args.classes is not None:
         given["classes"] = classes_of(args.classes)
     if args.reset_delay is not None:
@@ -168,6 +182,19 @@ def options_of(args: argparse.Namespace) -> Options:
             option = f"--{name.replace('_', '-')} {given[name]!r}"
             raise DataError(f"{option} is not 1 to 64 letters, digits, '.', '_' and '-'")
     return Options(**given)
+
+
+def front_of(text: str) -> LogMel:
+    """The front that `--front` describes. Raises DataError naming what is wrong with it."""
+    kind, _, rest = text.partition(":")
+    rate, *fields = rest.split(",")
+    if kind != "log-mel" or not rate:
+        raise DataError(f"--front {text!r} is not log-mel:RATE[,FIELD=N...]")
+    given = {name: value for name, _, value in (field.partition("=") for field in fields)}
+    try:
+        return msgspec.convert({"type": "log-mel", "sample_rate": rate, **given}, LogMel, strict=False)
+    except msgspec.ValidationError as err:
+        raise DataError(f"--front {text!r}: {err}") from None
 
 
 def classes_of(text: str) -> tuple[str, ...]:
