@@ -255,6 +255,14 @@ def widths_of(rows: list[dict[str, Any]]) -> str:
     return " or ".join(each)
 
 
+def trained_back(rows: list[dict[str, Any]]) -> str:
+    """Of the runs that had fewer than 8 bits anywhere."""
+    tuned = [row["tuned"] for row in rows if "tuned" in row]
+    if not tuned:
+        return "-"
+    return spread(tuned) + (f" ({len(tuned)} of {len(rows)})" if len(tuned) < len(rows) else "")
+
+
 def lost(runs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
     best = [row.get("tuned", row["accuracy"]) for row in rows]
     return spread([run["float"] - value for run, value in zip(runs, best, strict=True)])
@@ -272,7 +280,6 @@ def uniform_and_mixed(found: Mapping[str, Any]) -> str:
             if not first["integers"]:
                 continue
             size = float(np.mean([row["bytes"] for row in rows]))
-            tuned = [row["tuned"] for row in rows if "tuned" in row]
             table.append(
                 (
                     case.title,
@@ -281,7 +288,7 @@ def uniform_and_mixed(found: Mapping[str, Any]) -> str:
                     f"{size:,.0f}",
                     f"{100 * (size / full - 1):+.0f} %",
                     spread([row["accuracy"] for row in rows]),
-                    spread(tuned) if tuned else "-",
+                    trained_back(rows),
                     lost(runs, rows),
                 )
             )
@@ -305,7 +312,6 @@ def paper(runs: list[dict[str, Any]]) -> str:
     ]
     for first, rows in plan_rows(runs):
         size = float(np.mean([row["bits_a_weight"] for row in rows])) / 32
-        tuned = [row["tuned"] for row in rows if "tuned" in row]
         table.append(
             (
                 first["plan"],
@@ -314,7 +320,7 @@ def paper(runs: list[dict[str, Any]]) -> str:
                 f"{4 * runs[0]['weights'] * size:,.0f}",
                 f"{100 * (size - 1):+.1f} %",
                 spread([row["accuracy"] for row in rows]),
-                spread(tuned) if tuned else "-",
+                trained_back(rows),
                 lost(runs, rows),
             )
         )
@@ -359,8 +365,9 @@ def foretold(found: Mapping[str, Any]) -> str:
 UNIFORM: Final = f"""\
 Mean ± standard deviation of three runs, accuracy in percent on samples that no run has seen: three seeds of traces and
 training for one net, and for N-MNIST three nets, each judged on the third of the recordings that it was not trained on.
-Training back is {EPOCHS} epochs on at most {TUNED:,} samples of the training part, labels unused. Bytes are those of
-the packed weights in a bundle; `mixed` has 2, 4 or 8 bits a layer; bits are told from input to output."""
+What is only rounded depends on no seed. Training back is {EPOCHS} epochs on at most {TUNED:,} samples of the training
+part, labels unused; `lost` counts from float. Bytes are those of the packed weights in a bundle; `mixed` has 2, 4 or 8
+bits a layer by the trace, within the size given; bits are told from input to output."""
 
 PAPER_TEXT: Final = """\
 Lui and Neftci (2021) report 58 % less than 32 bits at 0.2 points for widths 8, 8, 16 from input to output. These are

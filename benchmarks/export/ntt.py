@@ -100,7 +100,7 @@ MASKS: Final = {
 ABOUT: Final = """\
 784-300-100-10 with {density:.0%} of its weights ({weights:,}), masks made before any label is seen, all trained alike
 with labels afterwards ({epochs} epochs); accuracy in percent on 10,000 test samples, mean ± standard deviation over
-seeds. Bytes are those of all weights at 8 bits in a bundle; without a mask they take {whole:,}."""
+the seeds. Bytes are those of all weights at 8 bits in a bundle; without a mask they take {whole:,}."""
 
 
 def section(found: dict[str, Any]) -> str:
@@ -114,7 +114,7 @@ def section(found: dict[str, Any]) -> str:
         rows.append((words, spread(scores), seeds, f"{size:,.0f}"))
     whole = sum(n * m for n, m in itertools.pairwise(SIZES))
     about = ABOUT.format(whole=whole, weights=round(found["density"] * whole), **found)
-    return Table(f"Sparse masks without labels on MNIST, {len(runs)} seeds", HEADS, rows).markdown(about)
+    return Table("Sparse masks without labels on MNIST", HEADS, rows).markdown(about)
 
 
 def main() -> None:
