@@ -690,7 +690,7 @@ class Agent:
         plan = self.life.bundle.manifest.learning
         if self._paused:
             return "paused"
-        return "learning" if plan.eprop or plan.replay.capacity else "inference"
+        return "learning" if plan.rule or plan.replay.capacity else "inference"
 
     def _identity(self) -> Identity:
         manifest = self.life.bundle.manifest

@@ -8,7 +8,7 @@ from edgerun.errors import SpecError
 from edgerun.layers import Integrators
 from edgerun.layers.base import I8_BOUNDS, I32_BOUNDS, INPUT
 from edgerun.layers.spiking import SPIKING
-from edgerun.spec import Layer, Lif, Manifest, PhaseRate, Readout, TensorSpec
+from edgerun.spec import Layer, Manifest, PhaseRate, Readout, TensorSpec
 
 RESERVED_NAMES: Final = ("head", "selftest", "probe", "prior", "exemplar")
 """First parts of tensor names that mean something else than a layer."""
@@ -96,27 +96,24 @@ def _check_head(manifest: Manifest) -> None:
 
 
 def _check_learning(manifest: Manifest) -> None:
-    eprop = manifest.learning.eprop
-    if eprop is None:
+    rule = manifest.learning.rule
+    if rule is None:
         return
-    if not isinstance(manifest.layer(eprop.layer), Lif):
-        raise SpecError(f"eprop layer {eprop.layer!r} is no lif layer")
-    if not isinstance(manifest.layer(eprop.readout), Readout):
-        raise SpecError(f"eprop readout {eprop.readout!r} is no readout layer")
+    rule.check(manifest.layer)
     weights = {wanted.spec.name for wanted in wanted_tensors(manifest) if wanted.spec.dtype == "int8"}
     for name in sorted(plastic_tensors(manifest) - weights):
-        raise SpecError(f"eprop rate names {name!r}, which is no weight tensor")
+        raise SpecError(f"a rate names {name!r}, which is no weight tensor")
 
 
 def learns(manifest: Manifest) -> bool:
     """Whether the device can change anything of this model."""
-    return manifest.learning.eprop is not None or manifest.head.kind == "prototypes"
+    return manifest.learning.rule is not None or manifest.head.kind == "prototypes"
 
 
 def plastic_tensors(manifest: Manifest) -> frozenset[str]:
     """Names of the tensors that learning may change."""
-    eprop = manifest.learning.eprop
-    return frozenset(rate.tensor for rate in eprop.rates) if eprop else frozenset()
+    rule = manifest.learning.rule
+    return rule.tensors if rule else frozenset()
 
 
 def input_reach(manifest: Manifest) -> int:

@@ -24,7 +24,7 @@ from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
-from edgerun.graph import feature_width, layer_reaches, score_width
+from edgerun.graph import feature_width, input_reach, layer_reaches, score_width
 from edgerun.layers.base import INPUT
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.stages import BLOCK_ROWS
@@ -77,7 +77,7 @@ def work(bundle: Bundle) -> Work:
     head = Ops.total([window, journal, prototype(manifest, window)])
     unchanged: dict[Level, Ops] = dict.fromkeys(LESSONS, head)
     lesson = dict(unchanged)
-    if plan.eprop:
+    if plan.rule:
         for level in DEEP:
             count = windows(manifest, level)
             seen = Ops.total([window, recorded(manifest)]).times(count)
@@ -202,23 +202,21 @@ def _ticks(manifest: Manifest) -> dict[str, int]:
 
 def recorded(manifest: Manifest) -> Ops:
     """What learning from a window costs beside running it, before anything is changed: traces and filtered signal."""
-    eprop = manifest.learning.eprop
-    if eprop is None:
+    rule, steps = manifest.learning.rule, manifest.steps
+    if rule is None:
         return Ops()
-    layer, steps = manifest.layer(eprop.layer), manifest.steps
-    return Ops(neuron_updates=steps * (layer.widths[0] + layer.outputs), array_calls=steps * CALLS_TICK)
+    return Ops(neuron_updates=steps * rule.neurons(manifest.layer), array_calls=steps * CALLS_TICK)
 
 
 def update(bundle: Bundle, consolidation: Ops) -> Ops:
-    """One e-prop update of every plastic tensor, with its share of the consolidations that updates bring about."""
+    """One update of every plastic tensor, with its share of the consolidations that updates bring about."""
     plan = bundle.manifest.learning
-    if plan.eprop is None:
+    if plan.rule is None:
         return Ops()
-    steps = min(bundle.manifest.steps, plan.eprop.chunk_steps)
     parts = [_every(consolidation, plan.intelligence.every if plan.intelligence else 0)]
-    for rate in plan.eprop.rates:
+    for rate in plan.rule.rates:
         rows, width = bundle.tensors[rate.tensor].shape
-        ticks = 1 if rate.tensor == f"{plan.eprop.readout}.input" else steps
+        ticks = plan.rule.rows(rate.tensor, bundle.manifest.steps)
         parts.append(
             Ops(
                 outer_macs=ticks * rows * width + ticks * ticks * (rows + width),  # the gradient, and its norm
@@ -232,9 +230,9 @@ def update(bundle: Bundle, consolidation: Ops) -> Ops:
 def consolidate(bundle: Bundle) -> Ops:
     """Turn the credit of every plastic synapse into importance."""
     plan = bundle.manifest.learning
-    if plan.eprop is None or plan.intelligence is None:
+    if plan.rule is None or plan.intelligence is None:
         return Ops()
-    shapes = [bundle.tensors[rate.tensor].shape for rate in plan.eprop.rates]
+    shapes = [bundle.tensors[rate.tensor].shape for rate in plan.rule.rates]
     return Ops(
         plastic_updates=sum(math.prod(shape) for shape in shapes),
         array_calls=sum(CALLS_CONSOLIDATE * math.ceil(shape[0] / BLOCK_ROWS) for shape in shapes),
@@ -343,26 +341,11 @@ def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
 
 
 def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
-    """One recorded window and the factors made of it. Traces belong to no plastic tensor but to what feeds it."""
-    eprop = bundle.manifest.learning.eprop
-    if eprop is None:
-        return
-    layer, readout = bundle.manifest.layer(eprop.layer), bundle.manifest.layer(eprop.readout)
-    steps = bundle.manifest.steps
-    chunk, m, n = min(steps, eprop.chunk_steps), layer.widths[0], layer.outputs
-    plastic = {rate.tensor for rate in eprop.rates}
-    spikes_come_in = layer_reaches(bundle.manifest)[layer.name][0] == (1,)
-    yield "tape.pre", Slot((steps, m), "uint8" if spikes_come_in else "int8", "traces")
-    yield "tape.spikes", Slot((steps, n), "uint8", "traces")
-    yield "tape.psi", Slot((chunk, n), "uint8", "traces")
-    yield "trace.post", Slot((chunk, n), "int16", "traces")
-    for name, units in (("input", m), ("recurrent", n)):
-        if f"{layer.name}.{name}" in plastic:
-            yield f"trace.{name}", Slot((chunk, units), "int16", "traces")
-            yield f"trace.{name}_state", Slot((2, units), "int16", "traces")
-    yield "trace.readout", Slot((2, n), "int16", "traces")
-    yield "trace.signal", Slot((2, n), "int32", "traces")
-    yield "trace.error", Slot((readout.outputs,), "int32", "traces")
+    """One recorded window and the factors made of it."""
+    manifest = bundle.manifest
+    if manifest.learning.rule is not None:
+        for state in manifest.learning.rule.tape(manifest.layer, manifest.steps, input_reach(manifest)):
+            yield state.name, Slot(state.shape, state.dtype, "traces")
 
 
 def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:

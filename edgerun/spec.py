@@ -23,6 +23,9 @@ from edgerun.layers.base import DType as DType
 from edgerun.layers.base import Name as Name
 from edgerun.layers.base import Record as Record
 from edgerun.layers.base import Requant as Requant
+from edgerun.rules import EProp as EProp
+from edgerun.rules import PlasticRate as PlasticRate
+from edgerun.rules import Rule as Rule
 
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Packing: TypeAlias = Literal["plain", "int4", "int2", "sparse"]
@@ -193,36 +196,6 @@ class Head(Record, frozen=True, kw_only=True):
 # ------------------------------------------------------------------ learning
 
 
-class PlasticRate(Record, frozen=True, kw_only=True):
-    """One plastic tensor's step: d = SR(-G * eta, shift + e), at most `max_step` shadow LSB a weight and update.
-
-    e >= 0 is the fewest halvings that keep the step's Euclidean norm under `max_norm` shadow LSB (0 = no such limit).
-    """
-
-    tensor: Name
-    eta: Annotated[int, Meta(ge=0, le=32767)]
-    shift: Annotated[int, Meta(ge=0, le=30)]
-    max_step: Annotated[int, Meta(ge=1, le=32512)] = 512
-    max_norm: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
-
-
-class EProp(Record, frozen=True, kw_only=True):
-    """Deferred e-prop over one window (Bellec et al. 2020), `docs/arithmetic.md` for the integer form."""
-
-    layer: Name  # the Lif layer that learns
-    readout: Name
-    rates: Annotated[tuple[PlasticRate, ...], Meta(max_length=8)]
-    chunk_steps: Annotated[int, Meta(ge=1, le=128)]
-    signal_shift: Annotated[int, Meta(ge=1, le=16)] = 7  # L = sat16(half_up(sum_k w_k error_k / 2**signal_shift))
-    post_shift: Annotated[int, Meta(ge=1, le=8)] = 8
-    gradient_shift: Annotated[int, Meta(ge=1, le=30)] = 8  # sg of the gradient that synaptic intelligence sees
-    feedback: Literal["symmetric"] = "symmetric"
-    gamma: Annotated[int, Meta(ge=1, le=256)] = 77  # Q0.8 height of the surrogate; scales only ALIF's own feedback
-    temperature_shift: Annotated[int, Meta(ge=0, le=24)] = 19  # (top - logit) >> this: a 32nd a table step
-    error_threshold: Annotated[int, Meta(ge=0, le=32768)] = 32768  # skip a lesson whose p(label) is at or above, Q0.15
-    recent_labels: Annotated[int, Meta(ge=0, le=4096)] = 0  # restrict the error to classes in the last so many; 0 = all
-
-
 class Intelligence(Record, frozen=True, kw_only=True):
     """Synaptic intelligence (Zenke et al. 2017): pull back what mattered, credit what helped."""
 
@@ -257,7 +230,7 @@ class Guard(Record, frozen=True, kw_only=True):
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
-    eprop: EProp | None = None
+    rule: Rule | None = None
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()
@@ -404,8 +377,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         if kind == "values" and (self.output is None or self.classes.capacity):
             fault = "no output map" if self.output is None else f"capacity {self.classes.capacity} for classes"
             raise SpecError(f"a head of kind values has {fault}")
-        if kind == "values" and self.learning.eprop is not None:
-            raise SpecError("a head of kind values cannot learn by eprop: it has no classes")
+        if kind == "values" and self.learning.rule is not None and self.learning.rule.classifies:
+            raise SpecError("a head of kind values cannot learn from labels: it has no classes")
 
     def _check_widths(self) -> None:
         given = {INPUT: self.step_size}

@@ -20,7 +20,7 @@ from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read
 from edgerun.encode.sound import step_of
 from edgerun.errors import DataError, ModelError
 from edgerun.graph import is_reserved
-from edgerun.learn.eprop import EPropRule
+from edgerun.learn.rules import rule_of
 from edgerun.packing import best_packing
 from edgerun.samples import Fit
 from edgerun.spec import (
@@ -342,8 +342,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         labelled = samples.take(np.flatnonzero(samples.y >= 0))
         manifest, more = with_prototypes(twin, manifest, features, labelled, beside=options.beside)
         tensors |= more
-    if manifest.learning.eprop is not None:
-        EPropRule(manifest, tensors)  # refuses what the device would refuse
+    rule_of(manifest, tensors)  # refuses what the device would refuse
     return twin, decode_manifest(encode_manifest(manifest)), tensors
 
 
@@ -367,7 +366,7 @@ def readout_halvings(twin: Twin) -> int:
 
 def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:
     """Importance codes of the plastic tensors, from the labelled calibration samples."""
-    if manifest.learning.eprop is None:
+    if manifest.learning.rule is None:
         return {}
     labelled_ones = samples.take(np.flatnonzero(samples.y >= 0))
     return priors(manifest, tensors, twin.inputs(labelled_ones), labelled_ones.y)

@@ -29,11 +29,11 @@ def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64) -> Tensors:
     x  (n, size)  quantised samples     y  (n,)  labels
     """
     plan = manifest.learning
-    if plan.eprop is None or plan.intelligence is None:
+    if plan.rule is None or plan.intelligence is None:
         return {}
     silent = msgspec.structs.replace(
         plan,
-        eprop=msgspec.structs.replace(plan.eprop, error_threshold=ALWAYS, recent_labels=0),
+        rule=msgspec.structs.replace(plan.rule, error_threshold=ALWAYS, recent_labels=0),
         intelligence=msgspec.structs.replace(plan.intelligence, strength=NO_PULL, every=0),
         replay=Replay(capacity=0),
     )
@@ -43,4 +43,4 @@ def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64) -> Tensors:
         learner.apply(learner.plan_lesson(x[i], int(y[i]), "full"))
     learner.apply(Boundary(reason="command"))
     state = learner.arrays()
-    return {rate.tensor: state[f"importance.{rate.tensor}"].copy() for rate in plan.eprop.rates}
+    return {rate.tensor: state[f"importance.{rate.tensor}"].copy() for rate in plan.rule.rates}

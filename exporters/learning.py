@@ -57,7 +57,7 @@ def learning_plan(learn: str, manifest: Manifest, readout_halvings: int = 0) -> 
             return LearningPlan(replay=REPLAY_HEAD, guard=GUARD)
         case "eprop":
             return LearningPlan(
-                eprop=eprop(manifest, readout_halvings), intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD
+                rule=eprop(manifest, readout_halvings), intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD
             )
     raise ModelError(f"--learn {learn!r} is none of none, prototypes, eprop")
 

@@ -64,7 +64,7 @@ def manifest(**plan: Any) -> Manifest:
         PlasticRate(tensor=name, eta=500, shift=22) for name in ("hidden.input", "hidden.recurrent", "out.input")
     )
     default = {
-        "eprop": EProp(layer="hidden", readout="out", chunk_steps=12, post_shift=6, rates=rates),
+        "rule": EProp(layer="hidden", readout="out", chunk_steps=12, post_shift=6, rates=rates),
         "intelligence": Intelligence(strength=14, damping=1000),
         "replay": Replay(capacity=24, passes=2, refresh_every=3),
         "guard": Guard(every=4, samples=48, probe_share=0.75, max_drop=0.15),

@@ -68,10 +68,10 @@ def by_head(learner: Learner, data: Digits) -> dict[str, dict[str, float]]:
 
 def plain_plan(plan: LearningPlan) -> LearningPlan:
     """The same rule and rates without any protection."""
-    if plan.eprop is None:
+    if plan.rule is None:
         return plan
-    bare = msgspec.structs.replace(plan.eprop, error_threshold=32768, recent_labels=0)
-    return msgspec.structs.replace(plan, eprop=bare, intelligence=None, replay=Replay(capacity=0))
+    bare = msgspec.structs.replace(plan.rule, error_threshold=32768, recent_labels=0)
+    return msgspec.structs.replace(plan, rule=bare, intelligence=None, replay=Replay(capacity=0))
 
 
 def arm_learner(bundle: Bundle, arm: Arm) -> Learner:

@@ -150,9 +150,9 @@ def _layer(bundle: Bundle, layer: Layer) -> tuple[object, ...]:
 
 def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
     plan = manifest.learning
-    if plan.eprop:
-        rates = ", ".join(f"{rate.tensor} {rate.eta / 2**rate.shift:.3g}" for rate in plan.eprop.rates)
-        yield "eprop", f"{plan.eprop.layer} through {plan.eprop.readout}, chunks of {plan.eprop.chunk_steps} steps"
+    if plan.rule:
+        rates = ", ".join(f"{rate.tensor} {rate.eta / 2**rate.shift:.3g}" for rate in plan.rule.rates)
+        yield str(plan.rule.__struct_config__.tag), plan.rule.describe()
         yield "rates", rates or "none"
     if plan.intelligence:
         yield "protection", f"synaptic intelligence, strength {plan.intelligence.strength}"

@@ -122,11 +122,11 @@ def ram_parts(bundle: Bundle, board: Board) -> dict[str, int]:
 def _acts(manifest: Manifest, counted: Work) -> Iterator[tuple[str, Ops]]:
     yield "inference", counted.inference
     if learns(manifest):
-        levels: tuple[Level, ...] = LESSONS if manifest.learning.eprop else ("head",)
+        levels: tuple[Level, ...] = LESSONS if manifest.learning.rule else ("head",)
         yield from ((f"lesson {level}", counted.lesson[level]) for level in levels)
         yield "guard", counted.guard
         yield "checkpoint", counted.checkpoint
-    if manifest.learning.intelligence and manifest.learning.eprop:
+    if manifest.learning.intelligence and manifest.learning.rule:
         yield "consolidate", counted.consolidate
     yield "message", counted.message
 
@@ -191,7 +191,7 @@ def _same(plan: LearningPlan) -> LearningPlan:
 
 SMALLER: Final[tuple[tuple[str, Callable[[LearningPlan], LearningPlan]], ...]] = (
     ("without synaptic intelligence", lambda plan: msgspec.structs.replace(plan, intelligence=None)),
-    ("without e-prop", lambda plan: msgspec.structs.replace(plan, eprop=None, intelligence=None)),
+    ("without its rule", lambda plan: msgspec.structs.replace(plan, rule=None, intelligence=None)),
 )
 """Learning plans that need less memory."""
 

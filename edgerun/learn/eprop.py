@@ -21,7 +21,7 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels import eprop, softmax
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn.stages import Factors
-from edgerun.network import Tape
+from edgerun.network import Network, Tape
 from edgerun.spec import EProp, Lif, Manifest, Readout
 
 
@@ -29,8 +29,8 @@ class EPropRule:
     """The rule bound to one bundle's layers. Holds constants only; weights are read when a lesson comes."""
 
     def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
-        plan, layer = manifest.learning.eprop, None
-        if plan is None:
+        plan = manifest.learning.rule
+        if not isinstance(plan, EProp):
             raise SpecError("the bundle has no e-prop plan")
         layer, readout = manifest.layer(plan.layer), manifest.layer(plan.readout)
         if not isinstance(layer, Lif) or not isinstance(readout, Readout) or readout.inputs != layer.outputs:
@@ -54,6 +54,10 @@ class EPropRule:
             beta, rho = (tensors[f"{layer.name}.{part}"].astype(np.int64) for part in ("beta", "rho"))
             self._adaptive = (beta, rho)
         self._readout_name = f"{readout.name}.input"
+
+    def record(self, network: Network, q: I16) -> Tape:
+        """Run one window and keep it.    q  (size,)"""
+        return network.record(q, self.plan.layer)
 
     def error(self, error: I32, tape: Tape, label: int, in_play: Bool) -> int:
         """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""

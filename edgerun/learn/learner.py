@@ -17,9 +17,9 @@ from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import DataError, SpecError
 from edgerun.kernels import plasticity
 from edgerun.learn import prototypes, reservoir, stages
-from edgerun.learn.eprop import EPropRule
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
+from edgerun.learn.rules import rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.spec import Level, Manifest
@@ -62,7 +62,7 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
     """Every array of learned state by name: what a checkpoint holds and a digest covers."""
     slots: dict[str, Slot] = {}
     plan = manifest.learning
-    for rate in plan.eprop.rates if plan.eprop else ():
+    for rate in plan.rule.rates if plan.rule else ():
         shape = tensors[rate.tensor].shape
         slots |= stages.slots(rate.tensor, shape)
         if plan.intelligence:
@@ -76,13 +76,13 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
             "head.count": Slot((rows,), "int32", "head"),
             "head.bias": Slot((rows,), "int32", "head"),
         }
-    recent = plan.eprop.recent_labels if plan.eprop else 0
+    recent = plan.rule.recent_labels if plan.rule else 0
     return slots | {"recent": Slot((max(1, recent),), "int16", "state")}
 
 
 def working_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[str, Slot]:
     """Scratch that one update needs, shared by all tensors."""
-    rates = manifest.learning.eprop.rates if manifest.learning.eprop else ()
+    rates = manifest.learning.rule.rates if manifest.learning.rule else ()
     width = max((tensors[rate.tensor].shape[1] for rate in rates), default=0)
     return dict(stages.scratch_slots(width)) if width else {}
 
@@ -111,8 +111,8 @@ class Learner:
         layout = make_plan(self._learned | working_slots(self.manifest, self._tensors))
         self.arena_bytes = layout.total_bytes
         self._state = carve(make_arena(layout), layout)
-        self._rule = EPropRule(self.manifest, self._tensors) if plan.eprop else None
-        self._rates = plan.eprop.rates if plan.eprop else ()
+        self._rule = rule_of(self.manifest, self._tensors)
+        self._rates = plan.rule.rates if plan.rule else ()
         self._consolidation = stages.Consolidation(plan.intelligence) if plan.intelligence else None
         self._priors, self._exemplars = priors, exemplars
         self._keeper: Keeper = keeper or MemoryKeeper()
@@ -208,7 +208,7 @@ class Learner:
             label=label,
             level=level if deep else "head",
             draws=draws,
-            threshold=plan.eprop.error_threshold if plan.eprop else 32768,
+            threshold=plan.rule.error_threshold if plan.rule else 32768,
             update=self.updates,
             before=self.digest() if self.lessons % plan.guard.every == 0 else b"",
         )
@@ -259,7 +259,7 @@ class Learner:
         if not 0 <= lesson.label < len(self.classes):
             raise DataError(f"label {lesson.label} is outside [0, {len(self.classes)})")
         if lesson.deep and self._rule is None:
-            raise DataError(f"lesson {lesson.number} is at level {lesson.level}, the bundle has no e-prop plan")
+            raise DataError(f"lesson {lesson.number} is at level {lesson.level}, the bundle has no learning rule")
         held = set() if self.reservoir is None else set(self.reservoir.filled.tolist())
         for place in lesson.draws:
             if place not in held:
@@ -270,11 +270,11 @@ class Learner:
         return q
 
     def _learn(self, q: I16, label: int, threshold: int) -> tuple[float, float]:
-        """One e-prop update on one window: p(label) before it and the norm of the change, 0 where p is high enough."""
-        rule = self._rule
-        if rule is None:
-            raise SpecError("the bundle has no e-prop plan")
-        tape = self.network.record(q, rule.plan.layer)
+        """One update on one window: p(label) before it and the norm of the change, 0 where p is high enough."""
+        rule, plan = self._rule, self.manifest.learning.rule
+        if rule is None or plan is None:
+            raise SpecError("the bundle has no learning rule")
+        tape = rule.record(self.network, q)
         self._remember(label)
         probability = rule.error(self._error, tape, label, self._in_play())
         if probability >= threshold:
@@ -291,7 +291,7 @@ class Learner:
                 cast(I8, self._tensors[rate.tensor]),
                 self._state,
                 chain,
-                gradient_shift=rule.plan.gradient_shift,
+                gradient_shift=plan.gradient_shift,
                 seed=self.manifest.seed,
                 number=self.updates,
             )
@@ -303,7 +303,8 @@ class Learner:
         """Classes that the error is restricted to: those learned from lately, or all."""
         in_play = np.zeros(len(self._error), np.bool_)
         recent = self._state["recent"]
-        if self._rule is None or self._rule.plan.recent_labels == 0:
+        rule = self.manifest.learning.rule
+        if rule is None or rule.recent_labels == 0:
             in_play[: len(self.classes)] = True
         else:
             in_play[recent[recent != reservoir.EMPTY]] = True

@@ -109,7 +109,7 @@ def fitting_arrays(rng: random.Random, manifest: Manifest) -> dict[str, AnyArray
     shape = (8, *manifest.input.shape)
     made["selftest.x"] = draw.integers(ends.min, ends.max, shape, endpoint=True).astype(manifest.input.dtype)
     made["selftest.y"] = np.zeros((8, score_width(manifest)), np.int32)
-    if manifest.learning.eprop is not None or manifest.head.kind == "prototypes":
+    if manifest.learning.rule is not None or manifest.head.kind == "prototypes":
         made["probe.x"] = made["selftest.x"].copy()
         made["probe.label"] = np.zeros(8, np.int32)
     return made

@@ -97,7 +97,7 @@ def spiking_manifest() -> Manifest:
         head=Head(kind="prototypes", features="hidden"),
         classes=ClassTable(names=("no", "yes"), capacity=8),
         learning=LearningPlan(
-            eprop=EProp(
+            rule=EProp(
                 layer="hidden",
                 readout="out",
                 rates=(PlasticRate(tensor="hidden.recurrent", eta=3, shift=8),),
@@ -714,7 +714,7 @@ def test_where_the_check_is_not_installed_the_answer_is_refusal(monkeypatch: pyt
 
 def eprop(**changes: Any) -> LearningPlan:
     fields: dict[str, Any] = {"layer": "hidden", "readout": "out", "rates": (), "chunk_steps": 8}
-    return LearningPlan(eprop=EProp(**(fields | changes)))
+    return LearningPlan(rule=EProp(**(fields | changes)))
 
 
 def spiking(**changes: Any) -> Manifest:
@@ -726,7 +726,7 @@ GRAPHS: dict[str, tuple[Manifest, str]] = {
     "readout is a lif": (spiking(learning=eprop(readout="hidden")), "eprop readout 'hidden' is no readout"),
     "plastic bias": (
         spiking(learning=eprop(rates=(PlasticRate(tensor="out.bias", eta=1, shift=1),))),
-        "eprop rate names 'out.bias', which is no weight tensor",
+        "a rate names 'out.bias', which is no weight tensor",
     ),
     "prototypes of a readout": (spiking(head=Head(kind="prototypes", features="out")), "features 'out' is a readout"),
     "whitening of another width": (

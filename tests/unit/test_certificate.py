@@ -260,7 +260,7 @@ def test_a_lif_current_must_stay_under_2_to_30() -> None:
 
 def test_plastic_weights_are_bounded_by_what_they_may_become() -> None:
     rate = PlasticRate(tensor="h.recurrent", eta=1, shift=1)
-    learning = LearningPlan(eprop=EProp(layer="h", readout="o", rates=(rate,), chunk_steps=8))
+    learning = LearningPlan(rule=EProp(layer="h", readout="o", rates=(rate,), chunk_steps=8))
     fixed, plastic = model(hidden(2500, 0), out(2500, 8)), model(hidden(2500, 0), out(2500, 8), learning=learning)
     assert certify(fixed, filled(fixed, h_recurrent=1))["h"].bound == 2500 * 4096
     with pytest.raises(SpecError, match="layer h channel 0: largest input current"):

@@ -84,7 +84,7 @@ def network(adaptive: bool, *, seed: int = 1, chunk: int = STEPS, reset: str = "
     manifest = Manifest(
         name="net", input=InputSpec(shape=(INPUTS,), dtype="uint8"),
         encoder=PhaseRate(steps=STEPS, full_scale=16), layers=(hidden, out),
-        classes=ClassTable(names=tuple("abcde"), capacity=5), learning=LearningPlan(eprop=plan),
+        classes=ClassTable(names=tuple("abcde"), capacity=5), learning=LearningPlan(rule=plan),
     )  # fmt: skip
     return Network(manifest, tensors)
 
@@ -173,13 +173,13 @@ def test_a_window_longer_than_the_chunk_keeps_its_traces_and_cuts_its_credit() -
 
 def test_only_what_eprop_can_change_may_be_named() -> None:
     net = network(False)
-    plan = net.manifest.learning.eprop
+    plan = net.manifest.learning.rule
     assert plan is not None
 
     def with_plan(**fields: object) -> Manifest:
         parts = {name: getattr(plan, name) for name in plan.__struct_fields__} | fields
         manifest = {name: getattr(net.manifest, name) for name in net.manifest.__struct_fields__}
-        return Manifest(**(manifest | {"learning": LearningPlan(eprop=EProp(**parts))}))
+        return Manifest(**(manifest | {"learning": LearningPlan(rule=EProp(**parts))}))
 
     with pytest.raises(SpecError, match=r"cannot change 'hidden\.bias'"):
         EPropRule(with_plan(rates=(PlasticRate(tensor="hidden.bias", eta=1, shift=1),)), dict(net.tensors))

@@ -104,8 +104,8 @@ def test_a_learning_bundle_knows_eight_digits_and_has_room_for_two(files: Path) 
     assert bundle.tensors["head.sum"].shape == (8, 48)
     assert bundle.tensors["head.count"].sum() > 500
     assert manifest.learning == learning.learning_plan("eprop", manifest)
-    assert manifest.learning.eprop is not None
-    assert [rate.tensor for rate in manifest.learning.eprop.rates] == ["lif.input", "lif.recurrent", "out.input"]
+    assert manifest.learning.rule is not None
+    assert [rate.tensor for rate in manifest.learning.rule.rates] == ["lif.input", "lif.recurrent", "out.input"]
     own = {name: array.copy() for name, array in bundle.tensors.items()}
     assert Learner(Network(manifest, own), priors=bundle.priors).classes == names.split(",")
 

@@ -29,13 +29,13 @@ def test_the_temperature_follows_how_often_the_readout_was_halved(
     assert found >= halvings
     assert np.isclose(weight * 2.0**found, size, rtol=0.02)  # the real weight, once the halvings are undone
     plan = learning.learning_plan("eprop", open_bundle(digits_bundle).manifest, found)
-    assert plan.eprop is not None
-    assert plan.eprop.temperature_shift == learning.TABLE_STEP - found
+    assert plan.rule is not None
+    assert plan.rule.temperature_shift == learning.TABLE_STEP - found
 
 
 def test_priors_are_what_a_pass_over_the_factory_found_and_weights_stay_the_factorys(digits_bundle: Path) -> None:
     bundle = open_bundle(digits_bundle)
-    plan = bundle.manifest.learning.eprop
+    plan = bundle.manifest.learning.rule
     assert plan is not None
     assert set(bundle.priors) == {rate.tensor for rate in plan.rates}
     learner = new_learner(bundle)

@@ -83,7 +83,7 @@ def test_the_bundle_says_what_it_listens_with(folder: Path) -> None:
     assert manifest.front == LogMel(sample_rate=8000, window=128)
     assert (manifest.input.shape, manifest.input.dtype, manifest.input.scale) == ((FRAMES, BANDS), "int8", 0.125)
     assert manifest.head.beside
-    assert manifest.learning.eprop is not None
+    assert manifest.learning.rule is not None
 
 
 def test_recordings_are_answered_as_the_device_answers_them(folder: Path, capsys: Capture) -> None:

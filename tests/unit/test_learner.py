@@ -62,7 +62,7 @@ def manifest_of(
         ),
         head=Head(kind="prototypes", features="hidden") if head == "prototypes" else Head(),
         classes=ClassTable(names=NAMES, capacity=CAPACITY),
-        learning=LearningPlan(eprop=rule, intelligence=intelligence, replay=replay, guard=Guard(every=4)), seed=77,
+        learning=LearningPlan(rule=rule, intelligence=intelligence, replay=replay, guard=Guard(every=4)), seed=77,
     )  # fmt: skip
 
 
@@ -469,7 +469,7 @@ def test_what_cannot_follow_is_refused_and_changes_nothing(make: Callable[[Learn
 def test_a_deep_lesson_without_a_rule_is_refused() -> None:
     learner = learner_of(manifest_of(plain=True, intelligence=None))
     before = learner.digest()
-    with pytest.raises(DataError, match="level full, the bundle has no e-prop plan"):
+    with pytest.raises(DataError, match="level full, the bundle has no learning rule"):
         learner.apply(spoilt(level="full")(learner))
     assert learner.digest() == before
 

@@ -49,7 +49,7 @@ def manifest(replay: int = 40, **changes: Any) -> Manifest:
         "head": Head(kind="prototypes", features="hidden"),
         "classes": ClassTable(names=("a", "b"), capacity=5),
         "learning": LearningPlan(
-            eprop=EProp(
+            rule=EProp(
                 layer="hidden",
                 readout="out",
                 rates=(PlasticRate(tensor="hidden.input", eta=3, shift=8),),
@@ -181,7 +181,7 @@ def test_a_plan_without_protection_or_e_prop_is_named_where_it_would_fit(tmp_pat
     )
     model = manifest(replay=0, layers=layers)
     code, found = planned(capsys, write(tmp_path, model), "--board", "nucleo-f446")
-    assert (code, found["remedies"]) == (1, ["without synaptic intelligence", "without e-prop", "on pico2"])
+    assert (code, found["remedies"]) == (1, ["without synaptic intelligence", "without its rule", "on pico2"])
     plain = msgspec.structs.replace(model.learning, intelligence=None)
     slim = write(tmp_path, msgspec.structs.replace(model, learning=plain))
     assert planned(capsys, slim, "--board", "nucleo-f446")[0] == 0

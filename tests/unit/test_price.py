@@ -46,7 +46,7 @@ from edgerun.store.checkpoints import pack_state
 STEPS, INPUTS, NEURONS, OUTPUTS, CAPACITY, SAMPLES = 12, 10, 14, 6, 6, 20
 SYNAPSES = INPUTS * NEURONS + NEURONS * NEURONS + NEURONS * OUTPUTS
 PLAN = LearningPlan(
-    eprop=EProp(
+    rule=EProp(
         layer="hidden",
         readout="out",
         rates=tuple(
@@ -289,7 +289,7 @@ def test_lessons_share_the_refresh_of_the_prototypes() -> None:
 def test_without_eprop_every_lesson_is_a_head_lesson(bundle: Bundle) -> None:
     work = price.work(bundle)
     same = len(set(map(msgspec.json.encode, work.lesson.values()))) == 1
-    assert same == (bundle.manifest.learning.eprop is None)
+    assert same == (bundle.manifest.learning.rule is None)
     if same:
         assert work.update == work.consolidate == Ops()
 

@@ -47,7 +47,7 @@ SPIKING = Manifest(
     ),
     classes=ClassTable(names=("no", "yes", "\x1b[31mred"), capacity=3),
     learning=LearningPlan(
-        eprop=EProp(
+        rule=EProp(
             layer="hidden",
             readout="out",
             rates=(PlasticRate(tensor="hidden.recurrent", eta=3, shift=8),),

@@ -1,0 +1,48 @@
+"""What a rule does, and the table of all: a window and a label in, the factors of each plastic tensor's gradient out.
+
+A rule holds constants only; weights are read when a lesson comes. What follows (consolidation, limits, writing) is the
+chain of `stages`, the same for every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+from edgerun.arrays import I16, I32, I64, Bool, Tensors
+from edgerun.learn.eprop import EPropRule
+from edgerun.learn.stages import Factors
+from edgerun.network import Network
+from edgerun.rules import EProp
+from edgerun.spec import Manifest
+
+
+class Recorded(Protocol):
+    """A window as a rule has recorded it."""
+
+    @property
+    def logits(self) -> I64:
+        """(k,)  what the error is taken from, Q7.24."""
+
+
+class LearningRule(Protocol):
+    """One rule, bound to a bundle's layers. Its constructor takes (manifest, tensors) and raises SpecError."""
+
+    def record(self, network: Network, q: I16) -> Any:
+        """Run one window and keep what the rule needs, a `Recorded`.    q  (size,)"""
+
+    def error(self, error: I32, recorded: Any, label: int, in_play: Bool) -> int:
+        """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
+
+    def factors(self, recorded: Any, error: I32) -> Mapping[str, Factors]:
+        """The gradient of each plastic tensor, in the order of the record's rates."""
+
+
+RULES: Final = MappingProxyType({EProp: EPropRule})
+
+
+def rule_of(manifest: Manifest, tensors: Tensors) -> LearningRule | None:
+    """The rule of a bundle, or None. Raises SpecError where its layers do not allow it."""
+    rule = manifest.learning.rule
+    return None if rule is None else RULES[type(rule)](manifest, tensors)
