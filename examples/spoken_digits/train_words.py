@@ -1,0 +1,106 @@
+"""Train the spoken-digit net and write it as NIR: `make train` or `python examples/spoken_digits/train_words.py`.
+
+A recording becomes 24 frames of 32 log-mel bands (`edgerun/encode/sound.py`), which drive recurrent LIF neurons; their
+spike counts are what prototypes live in. Every epoch hears each word as somebody else might have said it
+(`exporters/training/words.py`). Cross entropy of a leaky readout, AdamW, one cycle of the rate.
+
+    --without NAME   leave a speaker out, to see how one whom it never heard fares     --takes all   train on every take
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from recordings import BANDS, FRAMES, FRONT, Recordings, load, noises
+from torch import nn
+
+from edgerun.arrays import F32, I64
+from edgerun.encode.sound import step_of
+from exporters.training.surrogate import RecurrentLif, Shape, write_nir
+from exporters.training.words import Changes, Speaker, word
+
+OCTAVES = step_of(FRONT)
+HIDDEN = 256
+EPOCHS = 60
+BATCH = 100
+RATE = 2e-3
+SPEAKER = Speaker(FRONT, FRAMES, BANDS, [], Changes(), 0)  # who says words as they are
+
+
+def train(known: Recordings, seed: int, epochs: int, hidden: int = HIDDEN) -> RecurrentLif:
+    """A net for these recordings."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    words = [word(FRONT, wave) for wave in known.waves]
+    speaker = Speaker(FRONT, FRAMES, BANDS, noises(), Changes(), seed)
+    net = RecurrentLif(Shape(inputs=BANDS, hidden=hidden, outputs=10), seed, input_gain=0.25)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
+    rng, batches = np.random.default_rng(seed), len(words) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * batches)
+    for epoch in range(epochs):
+        losses = []
+        for rows in np.array_split(rng.permutation(len(words)), batches):
+            x = seen(np.stack([speaker.changed(words[k]) for k in rows]))
+            logits, counts = net(x)
+            rate = counts.mean(0) / FRAMES
+            loss = nn.functional.cross_entropy(logits, torch.from_numpy(known.digit[rows]), label_smoothing=0.1)
+            loss = loss + 0.05 * torch.relu(rate - 0.25).square().sum() + 0.1 * torch.relu(0.02 - rate).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        if epoch % 10 == 9:
+            print(f"epoch {epoch + 1:3d}  loss {np.mean(losses):.3f}", flush=True)
+    return net
+
+
+def seen(q: F32) -> torch.Tensor:
+    """Features q (n, frames * bands) as the float net takes them."""
+    return torch.from_numpy(q.reshape(-1, FRAMES, BANDS).astype(np.float32) * OCTAVES)
+
+
+def answers(net: RecurrentLif, q: F32) -> tuple[F32, F32]:
+    """Logits and spike counts of features."""
+    with torch.no_grad():
+        logits, counts = net(seen(q))
+    return logits.numpy(), counts.numpy()
+
+
+def accuracy(net: RecurrentLif, q: F32, digit: I64) -> float:
+    return float((answers(net, q)[0].argmax(axis=1) == digit).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--without", metavar="NAME")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "spoken_digits.nir")
+    args = parser.parse_args()
+    data = load()
+    known = data.take_of(data.speaker != data.speakers.index(args.without)) if args.without else data
+    started = time.perf_counter()
+    net = train(known.take_of(~known.for_test), args.seed, args.epochs)
+    write_nir(net, args.output, {"encoder": "frames", "steps": FRAMES})
+    held = known.take_of(known.for_test)
+    q = np.stack([SPEAKER.plain(word(FRONT, wave)) for wave in held.waves])
+    report = {
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "seconds": round(time.perf_counter() - started, 1),
+        "known_speakers": round(accuracy(net, q, held.digit), 4),
+        "words": len(held),
+    }
+    args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
