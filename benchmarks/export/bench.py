@@ -24,6 +24,9 @@ import data
 import nir_replay
 import numpy as np
 import peers
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from tables import Table
 
 from edgerun.arrays import F32, I64, AnyArray

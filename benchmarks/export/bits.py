@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Any, Final
 import data
 import numpy as np
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from tables import Table, spread, write_section
 
 from edgerun.arrays import AnyArray

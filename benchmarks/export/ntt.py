@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,9 @@ from typing import Any, Final
 import data
 import numpy as np
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from tables import Table, spread, write_section
 
 from edgerun.packing import sparse_bytes

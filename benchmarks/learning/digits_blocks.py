@@ -4,7 +4,7 @@
 
 The factory bundle is the same for every seed; the seed draws stream, test, order and shots. Learning runs at level
 "full" all the time: the demo's governor may do less. Prints a table; --json FILE keeps every number, --markdown FILE
-writes the table as a page.
+rewrites its section of that page.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scenario import section
 
 from deploy.demo import arms, digits
 from deploy.demo.digits import Digits, Split
@@ -25,11 +26,9 @@ from edgerun import encode
 from edgerun.bundle import Bundle
 from edgerun.lifetime import new_learner
 
-TEXT = """# Results
+TEXT = """## Digits in blocks, {seeds} seeds
 
-Written by `make bench-digits`; do not edit. Every figure is accuracy in percent on images that no arm has learned from.
-
-## Digits in blocks, {seeds} seeds
+By `make bench-digits`. Every figure is accuracy in percent on images that no arm has learned from.
 
 The factory network (0 to 7) meets 24 straight images and 456 turned by 25 degrees, two classes at a time, each one
 corrected once; then 8 and 9 are taught with ten examples each. `benchmarks/learning/digits_blocks.py` runs the learner
@@ -99,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
     parser.add_argument("--json", type=Path, help="write every seed's numbers here")
-    parser.add_argument("--markdown", type=Path, help="write the table as a page here")
+    parser.add_argument("--markdown", type=Path, help="rewrite its section of this page")
     args = parser.parse_args()
     factory, field = digits.load()
     rows = []
@@ -113,7 +112,7 @@ def main() -> int:
     for name, *figures in table:
         print(f"{name:48s} " + " ".join(f"{figure:6.1f}" for figure in figures))
     if args.markdown:
-        args.markdown.write_text(page(table, args.seeds))
+        section(args.markdown, "digits_blocks", page(table, args.seeds))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0

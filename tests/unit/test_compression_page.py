@@ -75,7 +75,7 @@ def test_every_picture_is_there(picture: str) -> None:
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/export/tables.py")
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

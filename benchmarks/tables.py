@@ -17,9 +17,10 @@ class Table:
     rows: list[tuple[str, ...]]
 
     def markdown(self, before: str = "") -> str:
-        """Heading, what is said before the table, and the table."""
-        lines = [f"## {self.title}", "", *([before, ""] if before else []), f"| {' | '.join(self.heads)} |"]
-        lines.append(f"|{'---|' * len(self.heads)}")
+        """Heading, what is said before the table, and the table; without a title, what is said and the table."""
+        above = [f"## {self.title}" if self.title else "", before]
+        lines = [line for text in above if text for line in (text, "")]
+        lines += [f"| {' | '.join(self.heads)} |", f"|{'---|' * len(self.heads)}"]
         return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows), ""])
 
 

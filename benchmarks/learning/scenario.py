@@ -1,0 +1,76 @@
+"""What every scenario of this folder shares: its runs in a file, their table, its section of `docs/results.md`.
+
+    runs = [Run(scenario="split_mnist", arm="full", seed=1, matrix=R, untrained=b, ...), ...]
+    save(Path("build/learning"), runs)                       -> build/learning/split_mnist.json, for `edgerun report`
+    section(Path("docs/results.md"), "split_mnist", f"## Split MNIST, 5 seeds\\n\\n...\\n\\n{table(runs)}")
+
+Accuracies are shares in a run and percent in a table. Arms are called none, plain and full; the float twin of one is
+"full (float)". Memory and energy follow `exporters.runs.Run`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tables import Table, spread, write_section
+
+from exporters.runs import SHARES, Run, by_arm, measures, read_runs, write_runs
+
+__all__ = ["Run", "load", "matrix", "save", "section", "table"]
+
+
+def save(folder: Path, runs: Sequence[Run]) -> Path:
+    """Write all runs of one scenario to FOLDER/<scenario>.json; returns the path."""
+    path = folder / f"{runs[0].scenario}.json"
+    write_runs(path, runs)
+    return path
+
+
+def load(folder: Path, scenario: str) -> list[Run]:
+    """The runs that `save` wrote. Raises DataError if the file holds anything else."""
+    return read_runs(folder / f"{scenario}.json")
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Markdown: a row an arm, mean ± standard deviation over its runs of everything measured."""
+    arms = {arm: [measures(run) for run in mine] for arm, mine in by_arm(runs).items()}
+    names = list(dict.fromkeys(name for mine in arms.values() for found in mine for name in found))
+    rows = [
+        (arm, str(len(mine)), *(cell(name, [found[name] for found in mine if name in found]) for name in names))
+        for arm, mine in arms.items()
+    ]
+    heads = (f"{name} %" if name in SHARES else name for name in names)
+    return Table("", ("arm", "runs", *heads), rows).markdown()
+
+
+def cell(name: str, values: Sequence[float]) -> str:
+    """One measure of one arm, "" where nobody measured it."""
+    if not values:
+        return ""
+    if name in SHARES:
+        return spread(values)
+    deviation = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 and np.ptp(values) else ""
+    return f"{np.mean(values):.4g}{deviation}"
+
+
+def matrix(runs: Sequence[Run], arm: str) -> str:
+    """Markdown: the mean accuracy matrix of an arm, a row for each task trained last, a column for each tested."""
+    mine = by_arm(runs)[arm]
+    mean = 100 * np.mean([run.matrix for run in mine], axis=0)
+    names = mine[0].tasks or [str(k + 1) for k in range(len(mean))]
+    rows = [(name, *(f"{value:.1f}" for value in row)) for name, row in zip(names, mean, strict=True)]
+    return Table("", (f"{arm}, after", *names), rows).markdown()
+
+
+def section(page: Path, name: str, markdown: str) -> None:
+    """Rewrite one section of a page, or put it at the end where the page has none of that name."""
+    text = page.read_text(encoding="utf-8")
+    if f"<!-- {name} -->" not in text:
+        page.write_text(f"{text.rstrip()}\n\n<!-- {name} -->\n<!-- end of {name} -->\n", encoding="utf-8")
+    write_section(page, name, markdown)
