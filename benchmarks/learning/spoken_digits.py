@@ -2,7 +2,7 @@
 
     python benchmarks/learning/spoken_digits.py [--only voices|words] [--draws 10] [--nets FOLDER] [-o FILE.json]
 
-voices  each of five speakers is left out of the training once (`examples/spoken_digits/train_words.py`), the rest becomes a
+voices  each of five speakers is left out of the training once (`examples/spoken_digits`), the rest becomes a
         bundle with a log-mel front, and 1, 3, 5 or 10 recordings of each word teach it the new voice; tested on all
         other recordings of that speaker, and on takes of the known speakers that nothing has learned from
 words   two words are left out of the training, all speakers are known; one speaker teaches each with five recordings
