@@ -39,7 +39,14 @@ def wanted_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
         for layer in _all_layers(manifest)
         for field in layer.fields()
     ]
-    return (*wanted, *_head_tensors(manifest))
+    return (*wanted, *_head_tensors(manifest), *_rule_tensors(manifest))
+
+
+def _rule_tensors(manifest: Manifest) -> tuple[Wanted, ...]:
+    """What the learning rule brings itself."""
+    rule = manifest.learning.rule
+    own = () if rule is None else rule.own(manifest.layer)
+    return tuple(Wanted(TensorSpec(name=name, dtype="int8", shape=shape), -127, 127) for name, _, shape in own)
 
 
 def _all_layers(manifest: Manifest) -> tuple[Layer, ...]:

@@ -51,6 +51,23 @@ class Tape:
     logits: I64
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One window of several learning layers.
+
+    tapes    by layer name                  outputs  (S, k)  int64  the last layer's outputs after the last S steps
+    """
+
+    tapes: Mapping[str, Tape]
+    outputs: I64
+
+    @property
+    def logits(self) -> I64:
+        """(k,)  the last layer's outputs after the last step."""
+        last: I64 = self.outputs[-1]
+        return last
+
+
 class Prototypes:
     """The state of a prototype head: sums, counts and biases, and the means they give.
 
@@ -163,24 +180,25 @@ class Network:
 
     def record(self, q: I16, layer: str) -> Tape:
         """Run one window and keep what e-prop on `layer` needs (its own copies).    q  (size,)"""
-        run = self.layers[layer]
-        if not isinstance(run, LifRun):
-            raise DataError(f"layer {layer!r} has no spikes to record")
+        return self.record_all(q, (layer,)).tapes[layer]
+
+    def record_all(self, q: I16, layers: tuple[str, ...], last: int = 1) -> Recording:
+        """The same for several layers, with the outputs after the last so many steps.    q  (size,)"""
         inputs = self.moments(q)
-        steps, n = len(inputs), run.spec.outputs
-        pre = np.zeros((steps, run.spec.inputs), np.int16)
-        spikes, psi = np.zeros((steps, n), np.uint8), np.zeros((steps, n), np.uint8)
+        reels = {name: _Reel(self.layers[name], len(inputs)) for name in layers}
+        outputs = []
         self.reset()
-        for t in range(steps):
-            x = inputs[t]
+        for t, x in enumerate(inputs):
             for wire in self._wires:
-                sources = wire.feed(x)
-                if wire.run is run:
-                    np.copyto(pre[t], sources[0], casting="unsafe")
-                wire.run.step(*sources)
-            np.copyto(spikes[t], run.fired)
-            spiking.surrogate(psi[t], run.margin, run.spec.threshold)
-        return Tape(pre=pre, spikes=spikes, psi=psi, logits=self.logits())
+                sources, reel = wire.feed(x), reels.get(wire.run.spec.name)
+                if reel is None:
+                    wire.run.step(*sources)
+                else:
+                    reel.step(t, sources[0])
+            if t >= len(inputs) - last:
+                outputs.append(self.logits())
+        tapes = {name: Tape(reel.pre, reel.spikes, reel.psi, outputs[-1]) for name, reel in reels.items()}
+        return Recording(tapes, np.stack(outputs))
 
     def step(self, x: F32) -> None:
         """Advance one time step on encoded input (..., size), keeping state: the streaming form."""
@@ -214,7 +232,8 @@ class Network:
     def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
         """Take over rows of a weight tensor that has just been written."""
         layer, _, part = tensor.rpartition(".")
-        self.layers[layer].load_weights(part, rows)
+        if part != "feedback":  # a rule's own, which no layer runs on
+            self.layers[layer].load_weights(part, rows)
 
     def moments(self, q: I16) -> F32:
         """What the layers see of one window, (steps, ..., step size).    q  (..., size)  quantised input"""
@@ -230,6 +249,24 @@ class Network:
             for wire in self._each_step:
                 wire.run.step(*wire.feed(x))
         self.step(inputs[-1])
+
+
+class _Reel:
+    """A Lif layer whose window is recorded. Raises DataError for any other layer."""
+
+    def __init__(self, run: LayerRun, steps: int) -> None:
+        if not isinstance(run, LifRun):
+            raise DataError(f"layer {run.spec.name!r} has no spikes to record")
+        self._run, n = run, run.spec.outputs
+        self.pre = np.zeros((steps, run.spec.inputs), np.int16)
+        self.spikes, self.psi = np.zeros((steps, n), np.uint8), np.zeros((steps, n), np.uint8)
+
+    def step(self, t: int, source: F32) -> None:
+        """Run step t and keep what came in and what came of it."""
+        np.copyto(self.pre[t], source, casting="unsafe")
+        self._run.step(source)
+        np.copyto(self.spikes[t], self._run.fired)
+        spiking.surrogate(self.psi[t], self._run.margin, self._run.spec.threshold)
 
 
 class Wire(NamedTuple):

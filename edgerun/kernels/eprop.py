@@ -1,6 +1,7 @@
 """e-prop over one recorded window, deferred: eligibilities are rank one in time, so the gradient is one matrix product.
 
     trace_i[t] = leak(trace_i[t-1]) + 2**f * pre_i[t]                 f = floor(log2(32767 * (1 - d / 2**15) / reach))
+    L_j[t]     = sat16((sum_k B_jk error_k[t] + 2**(q-1)) >> q);   Lf = L filtered backwards, + R_j of the firing rate
     post_j[t]  = sat16((psi_j[t] * Lf_j[t] + 2**(p-1)) >> p)
     G_ij       = sum_t trace_i[t] * post_j[t]                         an exact integer in any carrier
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.arrays import I16, I32, I64, U8
+from edgerun.arrays import I8, I16, I32, I64, U8
 from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, leak
 
 _EXACT_F32 = 1 << 24
@@ -37,6 +38,27 @@ def traces(history: I16, pre: I16 | U8, decay: int, reach: int = 1) -> None:
     for t in range(steps):
         leak(x, carry, rate, pre[t].astype(np.int32) << gain)
         history[t] = x
+
+
+def learning_signal(signal: I32, error: I32, feedback: I8, shift: int) -> None:
+    """L <- sat16((sum_k B_jk error_k + 2**(q-1)) >> q), q = shift in [1, 16].
+
+    signal  (S, n)  written     error  (S, k)  read  Q0.15     feedback  (n, k)  read  B
+    """
+    wide = error.astype(np.int64) @ feedback.T.astype(np.int64)
+    np.copyto(signal, np.clip(wide + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX), casting="unsafe")
+
+
+def regularise(filtered: I32, spikes: U8, target: int, cost: int) -> None:
+    """Lf <- sat16(Lf + R) at every step, R_j = sat16(((256 * sum_t spikes_j - f*) * c + 2**15) >> 16).
+
+    The gradient of c (f_j - f*)**2 by e-prop (Bellec et al. 2020, Methods): no readout filter, the same at all steps.
+
+    filtered  (T, n)  updated     spikes  (T, n)  read  zeros and ones     target  f*, Q8     cost  c
+    """
+    surplus = 256 * spikes.sum(axis=0, dtype=np.int64) - target
+    push = np.clip(surplus * cost + (1 << 15) >> 16, I16_MIN, I16_MAX)
+    np.copyto(filtered, np.clip(filtered + push, I16_MIN, I16_MAX), casting="unsafe")
 
 
 def filter_backwards(filtered: I32, signal: I32, kappa: int) -> None:

@@ -29,6 +29,8 @@ class Use(IntEnum):
     OMEGA = 2
     IMPORTANCE = 3
     HISTORY = 4
+    DECAY = 5
+    FEEDBACK = 6
 
 
 def stream(tensor: int, use: Use) -> int:

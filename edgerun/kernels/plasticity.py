@@ -52,6 +52,13 @@ def wanted_step(wanted: I64, gradient: I64, eta: int, shift: int, words: U32) ->
     stochastic_round(wanted, shift, words)
 
 
+def fade(wanted: I64, shadow: I16, shift: int, words: U32) -> None:
+    """d -= SR(shadow, shift): weight decay, the factor 1 - 2**-shift an update in the mean.    All (rows, n)."""
+    share = shadow.astype(np.int64)
+    stochastic_round(share, shift, words)
+    wanted -= share
+
+
 def pull(wanted: I64, code: U8, ref: I16, shadow: I16, strength: int, words: U32) -> None:
     """d += SR((8 + (c & 7)) * (ref - shadow), max(4, sc - e)) with e = (c >> 3) - 1; c < 8: mantissa c, e = 0.
 

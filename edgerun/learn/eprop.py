@@ -1,16 +1,21 @@
 """The e-prop rule: from a recorded window and a label to the factors of each plastic tensor's gradient.
 
-    p = softmax(logits) over the classes in play;   error_k = p_k - [k = label]                    Q0.15
-    L_j = sat16(half_up(sum_k w_jk error_k / 2**signal_shift))     symmetric feedback: the live int8 readout weights
-    Lf = L filtered backwards by the readout's kappa;   post = sat16((psi * Lf) >> p)
+    p[t] = softmax(outputs[t]) over the classes in play;   error_k[t] = p_k[t] - [k = label]       Q0.15
+    L_j[t] = sat16(half_up(sum_k B_jk error_k[t] / 2**signal_shift))      B: live int8 readout weights, or a layer's own
+    Lf = L filtered backwards by the readout's kappa
+    R_j = sat16(half_up((256 * spikes_j - spikes_target) * spikes_cost / 2**16))
+    post = sat16((psi * sat16(Lf + R)) >> p)
     G_input = trace(pre).T @ post;   G_recurrent = trace(spikes, one step late).T @ post;   G_readout = zbar.T @ error
 
-The loss is the cross entropy of the readout after the last step, so L is zero before it. Where a window is longer than
-the plan's chunk, traces run through it and credit reaches back one chunk. Bellec et al. 2020.
+The loss is the cross entropy of the readout after each of the last `target_steps` steps, so L is zero before them.
+Where a window is longer than the plan's chunk, traces run through it and credit reaches back one chunk. A matrix of
+adaptive feedback has the gradient that a readout of its layer would have. Bellec et al. 2020.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -21,8 +26,62 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels import eprop, softmax
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn.stages import Factors
-from edgerun.network import Network, Tape
+from edgerun.network import Network, Recording, Tape
 from edgerun.spec import EProp, Lif, Manifest, Readout
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A recorded window and, once it has a label, its errors after each of the last S steps.    errors  (S, k)"""
+
+    recording: Recording
+    errors: I32
+
+    @property
+    def logits(self) -> I64:
+        return self.recording.logits
+
+
+class TaughtLayer:
+    """One layer that learns: its constants, and the matrix that its learning signal comes through."""
+
+    def __init__(self, manifest: Manifest, tensors: Tensors, plan: EProp, name: str) -> None:
+        layer = manifest.layer(name)
+        if not isinstance(layer, Lif):
+            raise SpecError(f"e-prop needs a lif layer, {name!r} is none")
+        self.name, self._plan = name, plan
+        self._reach = layer_reaches(manifest)[name][0][0]
+        self._decay = _uniform(tensors[f"{name}.decay"], f"{name}.decay")
+        source = f"{name}.feedback" if name in plan.fed else f"{plan.readout}.input"
+        self._feedback = cast(I8, tensors[source])  # a view: what learning writes is what the next lesson reads
+        self._adaptive: tuple[I64, I64] | None = None
+        if layer.adaptive:
+            beta, rho = (tensors[f"{name}.{part}"].astype(np.int64) for part in ("beta", "rho"))
+            self._adaptive = (beta, rho)
+
+    def factors(self, tape: Tape, errors: I32, kappa: int) -> Iterator[tuple[str, Factors]]:
+        """Of its input and recurrent weights."""
+        steps = min(len(tape.psi), self._plan.chunk_steps)
+        post = self._post(tape, errors, kappa, steps)
+        late = np.zeros_like(tape.spikes)
+        late[1:] = tape.spikes[:-1]
+        yield f"{self.name}.input", Factors(_traces(tape.pre, self._decay, self._reach)[-steps:], post)
+        yield f"{self.name}.recurrent", Factors(_traces(late, self._decay)[-steps:], post)
+
+    def _post(self, tape: Tape, errors: I32, kappa: int, steps: int) -> I16:
+        plan, psi = self._plan, tape.psi[-steps:]
+        signal = np.zeros(psi.shape, np.int32)
+        eprop.learning_signal(signal[-len(errors) :], errors, self._feedback, plan.signal_shift)
+        filtered = np.zeros(psi.shape, np.int32)
+        eprop.filter_backwards(filtered, signal, kappa)
+        if plan.spikes_cost:
+            eprop.regularise(filtered, tape.spikes[-steps:], plan.spikes_target, plan.spikes_cost)
+        post = np.zeros(psi.shape, np.int16)
+        if self._adaptive is None:
+            eprop.post_factor(post, psi, filtered, plan.post_shift)
+        else:
+            eprop.post_factor_adaptive(post, psi, filtered, plan.post_shift, plan.gamma, *self._adaptive)
+        return post
 
 
 class EPropRule:
@@ -39,62 +98,43 @@ class EPropRule:
             raise SpecError(
                 f"readout {readout.name} has {readout.outputs} outputs for {manifest.classes.capacity} classes"
             )
-        self.plan: EProp = plan
-        self._layer = layer
-        self._names = {f"{layer.name}.input", f"{layer.name}.recurrent", f"{readout.name}.input"}
-        unknown = [rate.tensor for rate in plan.rates if rate.tensor not in self._names]
+        names = {f"{name}.{part}" for name in plan.layers for part in ("input", "recurrent")}
+        names |= {f"{name}.feedback" for name in plan.fed} | {f"{readout.name}.input"}
+        unknown = [rate.tensor for rate in plan.rates if rate.tensor not in names]
         if unknown:
-            raise SpecError(f"e-prop cannot change {unknown[0]!r}, only {', '.join(sorted(self._names))}")
-        self._reach = layer_reaches(manifest)[layer.name][0][0]
-        self._decay = _uniform(tensors[f"{layer.name}.decay"], f"{layer.name}.decay")
+            raise SpecError(f"e-prop cannot change {unknown[0]!r}, only {', '.join(sorted(names))}")
+        self.plan: EProp = plan
+        self._readout, self._classes = readout.name, readout.outputs
         self._kappa = _uniform(tensors[f"{readout.name}.kappa"], f"{readout.name}.kappa")
-        self._feedback = cast(I8, tensors[f"{readout.name}.input"])  # a view: symmetric feedback uses live weights
-        self._adaptive: tuple[I64, I64] | None = None
-        if layer.adaptive:
-            beta, rho = (tensors[f"{layer.name}.{part}"].astype(np.int64) for part in ("beta", "rho"))
-            self._adaptive = (beta, rho)
-        self._readout_name = f"{readout.name}.input"
+        self._layers = tuple(TaughtLayer(manifest, tensors, plan, name) for name in plan.layers)
 
-    def record(self, network: Network, q: I16) -> Tape:
+    def record(self, network: Network, q: I16) -> Window:
         """Run one window and keep it.    q  (size,)"""
-        return network.record(q, self.plan.layer)
+        recording = network.record_all(q, self.plan.layers, self.plan.target_steps)
+        return Window(recording, np.zeros((len(recording.outputs), self._classes), np.int32))
 
-    def error(self, error: I32, tape: Tape, label: int, in_play: Bool) -> int:
-        """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
-        return softmax.softmax_error(error, tape.logits, self.plan.temperature_shift, in_play, label)
+    def error(self, error: I32, window: Window, label: int, in_play: Bool) -> int:
+        """error <- p - onehot over the classes in play after the last step, Q0.15.    error, in_play  (k,)
 
-    def factors(self, tape: Tape, error: I32) -> dict[str, Factors]:
+        Returns the mean p(label) over the steps that have a target, rounded down.
+        """
+        shift, total = self.plan.temperature_shift, 0
+        for row, logits in zip(window.errors, window.recording.outputs, strict=True):
+            total += softmax.softmax_error(row, logits, shift, in_play, label)
+        np.copyto(error, window.errors[-1])
+        return total // len(window.errors)
+
+    def factors(self, window: Window, error: I32) -> dict[str, Factors]:
         """The gradient of each plastic tensor, as factors."""
-        steps = min(len(tape.psi), self.plan.chunk_steps)
-        post = self._post(tape, error, steps)
-        late = np.zeros_like(tape.spikes)
-        late[1:] = tape.spikes[:-1]
-        sources: dict[str, tuple[AnyArray, int]] = {
-            f"{self._layer.name}.input": (tape.pre, self._reach),
-            f"{self._layer.name}.recurrent": (late, 1),
-        }
-        found = {
-            name: Factors(_traces(pre, self._decay, reach)[-steps:], post) for name, (pre, reach) in sources.items()
-        }
-        clipped: I16 = np.clip(error, I16_MIN, I16_MAX).astype(np.int16)[None, :]
-        found[self._readout_name] = Factors(_traces(tape.spikes, self._kappa)[-1:], clipped)
+        errors: I32 = np.concatenate([window.errors[:-1], error[None, :]])
+        clipped: I16 = np.clip(errors, I16_MIN, I16_MAX).astype(np.int16)
+        found: dict[str, Factors] = {}
+        for layer in self._layers:
+            tape = window.recording.tapes[layer.name]
+            found |= dict(layer.factors(tape, errors, self._kappa))
+            found[f"{layer.name}.feedback"] = Factors(_traces(tape.spikes, self._kappa)[-len(clipped) :], clipped)
+        found[f"{self._readout}.input"] = found[f"{self.plan.layer}.feedback"]
         return {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
-
-    def _post(self, tape: Tape, error: I32, steps: int) -> I16:
-        shift = self.plan.signal_shift
-        signal = self._feedback.astype(np.int64) @ error.astype(np.int64)
-        last = np.clip(signal + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX)
-        psi = tape.psi[-steps:]
-        at_end, filtered = (np.zeros(psi.shape, np.int32) for _ in range(2))
-        at_end[-1] = last
-        eprop.filter_backwards(filtered, at_end, self._kappa)
-        post = np.zeros(psi.shape, np.int16)
-        if self._adaptive is None:
-            eprop.post_factor(post, psi, filtered, self.plan.post_shift)
-        else:
-            beta, rho = self._adaptive
-            eprop.post_factor_adaptive(post, psi, filtered, self.plan.post_shift, self.plan.gamma, beta, rho)
-        return post
 
 
 def _traces(pre: AnyArray, decay: int, reach: int = 1) -> I16:

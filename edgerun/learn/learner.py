@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
@@ -22,10 +22,15 @@ from edgerun.learn.reservoir import Reservoir
 from edgerun.learn.rules import rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
+from edgerun.rules import ALL
 from edgerun.spec import Level, Manifest
 
 BATCH = 32
 DEEP: tuple[Level, ...] = ("full", "light", "sparse")
+SHARE_HALVINGS: Mapping[Level, int] = {"full": 0, "light": 1, "sparse": 2}
+"""How often a level halves the share of windows that may update."""
+TRIGGER_GAIN: Final = 4
+"""A threshold moves by 2**-this of what the share of updates was off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,8 @@ class Learner:
         """Back to the factory, in every bit."""
         self.classes = list(self.manifest.classes.names)
         self.updates = self.lessons = self.deep_lessons = self.recent_at = 0
+        rule = self.manifest.learning.rule
+        self.threshold = rule.error_threshold if rule else ALL
         for array in self._state.values():
             array[...] = np.zeros((), array.dtype)
         for rate in self._rates:
@@ -157,7 +164,7 @@ class Learner:
         return {
             "classes": list(self.classes), "updates": self.updates, "lessons": self.lessons,
             "deep_lessons": self.deep_lessons, "recent_at": self.recent_at,
-        }  # fmt: skip
+        } | ({"threshold": self.threshold} if self._triggered else {})  # fmt: skip
 
     def load(self, arrays: Mapping[str, AnyArray], meta: Mapping[str, Any]) -> None:
         """Continue from saved state. Raises DataError, and changes nothing, if a part is missing or misshapen."""
@@ -173,6 +180,7 @@ class Learner:
         self.classes = [str(name) for name in meta["classes"]]
         self.updates, self.lessons = int(meta["updates"]), int(meta["lessons"])
         self.deep_lessons, self.recent_at = int(meta["deep_lessons"]), int(meta["recent_at"])
+        self.threshold = int(meta.get("threshold", self.threshold))
         for rate in self._rates:
             plasticity.weights_from_shadow(
                 cast(I8, self._tensors[rate.tensor]), cast(I16, self._state[f"shadow.{rate.tensor}"])
@@ -208,7 +216,7 @@ class Learner:
             label=label,
             level=level if deep else "head",
             draws=draws,
-            threshold=plan.rule.error_threshold if plan.rule else 32768,
+            threshold=self.threshold,
             update=self.updates,
             before=self.digest() if self.lessons % plan.guard.every == 0 else b"",
         )
@@ -243,6 +251,7 @@ class Learner:
             for place in lesson.draws:
                 old = self._require_reservoir()
                 norm += self._learn(old.sample(place), int(old.label[place]), lesson.threshold)[1]
+            self._trigger(lesson, self.updates - before)
         elif self.network.prototypes is not None:
             self._add_to_prototype(q, lesson.label)
         if self.reservoir is not None:
@@ -298,6 +307,20 @@ class Learner:
             self._load_weights(rate.tensor)
         self.updates += 1
         return probability / 32768, float(np.sqrt(squared)) / 256
+
+    @property
+    def _triggered(self) -> bool:
+        """Whether the share of windows that update is controlled, so that the threshold is state."""
+        rule = self.manifest.learning.rule
+        return rule is not None and rule.update_share < ALL
+
+    def _trigger(self, lesson: Lesson, updates: int) -> None:
+        """Move the threshold towards the share of updates that the lesson's level is to have; see `trigger`."""
+        rule = self.manifest.learning.rule
+        if rule is not None and self._triggered:
+            share = rule.update_share >> SHARE_HALVINGS[lesson.level]
+            seen = ALL * updates // (1 + len(lesson.draws))
+            self.threshold = trigger(lesson.threshold, share, seen, rule.error_threshold)
 
     def _in_play(self) -> Bool:
         """Classes that the error is restricted to: those learned from lately, or all."""
@@ -466,6 +489,17 @@ class Learner:
         if self.reservoir is None:
             raise DataError("the lesson replays samples, the bundle has no reservoir")
         return self.reservoir
+
+
+def trigger(threshold: int, share: int, seen: int, ceiling: int) -> int:
+    """The threshold of p(label), at or over which the next lesson's windows update nothing. All Q0.15.
+
+        threshold <- clip(threshold + ((share - seen) >> 4), 0, ceiling)
+
+    seen: of the lesson's windows, the share that updated. The control of error-triggered learning: its step is in
+    proportion to the deviation, its mean is zero where the share is kept.
+    """
+    return min(max(threshold + (share - seen >> TRIGGER_GAIN), 0), ceiling)
 
 
 def _parts(x: AnyArray) -> list[AnyArray]:

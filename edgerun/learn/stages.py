@@ -132,7 +132,7 @@ def update(
 ) -> int:
     """Apply one update to one tensor; returns the squared norm of the change made, in shadow LSB.
 
-    d = SR(-G * eta, shift + e), then each stage's pull, then clip and write, then each stage's credit.
+    d = SR(-G * eta, shift + e), less the decay, then each stage's pull, then clip and write, then each stage's credit.
     """
     norm = eprop.squared_norm(factors.history, factors.post)
     shift = rate.shift + plasticity.limit_shift(norm, rate.eta, rate.shift, rate.max_norm)
@@ -142,6 +142,8 @@ def update(
         eprop.gradient(step.gradient, factors.history[:, rows], factors.post)
         plasticity.small_gradient(step.small, step.gradient, gradient_shift)
         plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift, step.noise(Use.UPDATE))
+        if rate.decay_shift:
+            plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY))
         for stage in stages:
             stage.apply(step, state)
         plasticity.write(step.made, step.shadow, step.wanted, rate.max_step)

@@ -102,13 +102,13 @@ def float_twin(net: Network, gamma: float) -> paper.Net:
 
 def integer_gradients(net: Network, q: AnyArray, label: int) -> tuple[dict[str, AnyArray], AnyArray, AnyArray]:
     rule = EPropRule(net.manifest, net.tensors)  # type: ignore[arg-type]
-    tape, error = net.record(q, "hidden"), np.zeros(CLASSES, np.int32)
-    rule.error(error, tape, label, np.ones(CLASSES, np.bool_))
+    lesson, error = rule.record(net, q), np.zeros(CLASSES, np.int32)
+    rule.error(error, lesson, label, np.ones(CLASSES, np.bool_))
     found = {}
-    for name, factors in rule.factors(tape, error).items():
+    for name, factors in rule.factors(lesson, error).items():
         found[name] = np.zeros(net.tensors[name].shape, np.int64)
         eprop.gradient(found[name], factors.history, factors.post)
-    return found, tape.spikes.astype(float), error
+    return found, lesson.recording.tapes["hidden"].spikes.astype(float), error
 
 
 @pytest.mark.parametrize("adaptive", [False, True], ids=["lif", "alif"])
@@ -129,9 +129,9 @@ def test_the_integer_gradient_points_where_the_float_one_does(adaptive: bool, se
 def test_each_tensor_meets_the_trace_of_its_own_source() -> None:
     net = network(False)
     rule = EPropRule(net.manifest, net.tensors)  # type: ignore[arg-type]
-    tape = net.record(np.random.default_rng(1).integers(0, 10, INPUTS).astype(np.int16), "hidden")
-    error = np.array([9000, -20000, 5000, 3000, 3000], np.int32)
-    found = rule.factors(tape, error)
+    lesson = rule.record(net, np.random.default_rng(1).integers(0, 10, INPUTS).astype(np.int16))
+    tape, error = lesson.recording.tapes["hidden"], np.array([9000, -20000, 5000, 3000, 3000], np.int32)
+    found = rule.factors(lesson, error)
     late = np.vstack([np.zeros((1, NEURONS), np.uint8), tape.spikes[:-1]])
     sources = {"hidden.input": (tape.pre, 31000), "hidden.recurrent": (late, 31000), "out.input": (tape.spikes, 30000)}
     for name, (pre, decay) in sources.items():
@@ -163,8 +163,8 @@ def test_a_window_longer_than_the_chunk_keeps_its_traces_and_cuts_its_credit() -
     q = np.random.default_rng(1).integers(0, 10, INPUTS).astype(np.int16)
     whole, cut = network(False), network(False, chunk=10)
     rules = [EPropRule(net.manifest, net.tensors) for net in (whole, cut)]  # type: ignore[arg-type]
-    tape, error = whole.record(q, "hidden"), np.array([9000, -20000, 5000, 3000, 3000], np.int32)
-    long, short = (rule.factors(tape, error) for rule in rules)
+    lesson, error = rules[0].record(whole, q), np.array([9000, -20000, 5000, 3000, 3000], np.int32)
+    long, short = (rule.factors(lesson, error) for rule in rules)
     for name in TENSORS[:2]:
         assert short[name].history.shape[0] == 10
         assert (short[name].history == long[name].history[-10:]).all()
