@@ -1,6 +1,7 @@
 """Spoken digits: a recurrent net trained on some speakers meets one whom it never heard, then two words that are new.
 
     python benchmarks/learning/spoken_digits.py [--only voices|words] [--draws 10] [--nets FOLDER] [-o FILE.json]
+                                                [--markdown docs/results.md]
 
 voices  each of five speakers is left out of the training once (`examples/spoken_digits`), the rest becomes a
         bundle with a log-mel front, and 1, 3, 5 or 10 recordings of each word teach it the new voice; tested on all
@@ -24,9 +25,12 @@ from typing import Any, Final
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).parents[1]))
 sys.path.append(str(Path(__file__).parents[2] / "examples" / "spoken_digits"))
 
+import scenario
 from recordings import CLASSES, FRONT, Recordings, load
+from tables import Table, spread
 from train_words import EPOCHS, SPEAKER, answers, train
 
 from edgerun.bundle import Bundle, read_bundle
@@ -40,6 +44,7 @@ from exporters.training.words import word
 SHOTS: Final = (1, 3, 5, 10)
 PAIRS: Final = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 EPROP_SHOTS: Final = (5, 10)
+KEYS: Final = ("before", "after", "probe_before", "probe_after")
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,8 @@ def tried(bundle: Bundle, new: Labelled, probe: Labelled, count: int, draws: int
 
 def figures(drawn: list[Drawn]) -> dict[str, float]:
     """Means over the draws, in percent."""
-    names = ("before", "after", "probe_before", "probe_after")
-    return {name: 100 * float(np.mean([getattr(draw, name) for draw in drawn])) for name in names} | {
-        "rolled_back": float(np.mean([draw.rolled_back for draw in drawn]))
-    }
+    found = {name: 100 * float(np.mean([getattr(draw, name) for draw in drawn])) for name in KEYS}
+    return found | {"rolled_back": float(np.mean([draw.rolled_back for draw in drawn]))}
 
 
 # ------------------------------------------------------------------ the float twin
@@ -134,7 +137,7 @@ def float_prototypes(case: Case, known: Recordings, count: int, draws: int) -> d
             )
         )
     found = 100 * np.mean(rows, axis=0)
-    return dict(zip(("before", "after", "probe_before", "probe_after"), found.tolist(), strict=True))
+    return dict(zip(KEYS, found.tolist(), strict=True))
 
 
 def features(net: RecurrentLif, data: Recordings) -> Any:
@@ -172,8 +175,70 @@ def words(data: Recordings, folder: Path, epochs: int, draws: int) -> Iterator[d
 
 
 def row(case: Case, count: int, arm: str, found: dict[str, float]) -> dict[str, Any]:
-    print(f"{case.title:12} {count:2} shots  {arm:16}", {k: round(v, 1) for k, v in found.items()}, flush=True)
+    print(f"{case.title:16} {count:2} shots  {arm:16}", {k: round(v, 1) for k, v in found.items()}, flush=True)
     return {"unheard": case.title, "shots": count, "arm": arm, **found}
+
+
+# ------------------------------------------------------------------ what comes out
+
+
+def runs(rows: list[dict[str, Any]]) -> list[scenario.Run]:
+    """Each arm at five shots as two tasks: the voices that the factory knew, and the new one."""
+    speakers = list(dict.fromkeys(each["unheard"] for each in rows))
+    return [
+        scenario.Run(
+            scenario="spoken_digits",
+            arm=each["arm"],
+            seed=speakers.index(each["unheard"]),
+            matrix=[
+                [each["probe_before"] / 100, each["before"] / 100],
+                [each["probe_after"] / 100, each["after"] / 100],
+            ],
+            tasks=["known voices", "new voice"],
+        )
+        for each in rows
+        if each["shots"] == 5
+    ]
+
+
+def means(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A line for each count of shots and arm: before and after, new and known, over the nets; each net's `after`."""
+    lines = []
+    for count, arm in dict.fromkeys((each["shots"], each["arm"]) for each in rows):
+        mine = [each for each in rows if (each["shots"], each["arm"]) == (count, arm)]
+        cells = [
+            spread([each[key] / 100 for each in mine]) for key in ("before", "after", "probe_before", "probe_after")
+        ]
+        lines.append((str(count), arm, *cells, f"{min(each['after'] for each in mine):.1f}"))
+    return lines
+
+
+HEADS: Final = ("shots", "arm", "new, before", "new, after", "known, before", "known, after", "least new, after")
+
+VOICES: Final = """By `make bench-spoken-digits`. Five nets, each trained on four of the five speakers of the Free
+Spoken Digit Dataset (takes 5 to 49); recordings of the fifth teach it, all its others are the test; takes 0 to 4 of the
+known speakers are what must not be forgotten. Raw recordings in, everything in the bundle's integers, as `edgerun adapt`
+does it; {draws} draws of the shots, mean ± standard deviation over the five speakers.
+
+- `prototypes`: means of spike counts beside the factory's.
+- `plan`: what the bundle asks for: e-prop on every weight, one pass over the shots with two replayed samples each,
+  synaptic intelligence, then prototypes. `eprop`: the same without synaptic intelligence.
+- `float prototypes`: the float net's own, from the same shots.
+"""
+
+WORDS: Final = """Five nets, each trained on eight of the ten words and all speakers; one speaker teaches the two others
+with five recordings each, and is tested on all others of them. Known: takes 0 to 4 of the eight old words, all
+speakers. Mean ± standard deviation over 25 pairs of net and speaker, {draws} draws each.
+"""
+
+
+def page(found: dict[str, list[dict[str, Any]]], draws: int) -> str:
+    parts = []
+    if "voices" in found:
+        parts.append(Table("A voice never heard", HEADS, means(found["voices"])).markdown(VOICES.format(draws=draws)))
+    if "words" in found:
+        parts.append(Table("Two words never heard", HEADS, means(found["words"])).markdown(WORDS.format(draws=draws)))
+    return "\n".join(parts)
 
 
 def main() -> int:
@@ -182,25 +247,23 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--nets", type=Path, default=Path("build/spoken_digits"), help="where trained nets are kept")
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="every figure; what is in it is not run again")
+    parser.add_argument("--markdown", type=Path, help="the page whose section is written")
     args = parser.parse_args()
     args.nets.mkdir(parents=True, exist_ok=True)
     data = load()
     kinds = {"voices": voices, "words": words}
-    found = {
-        kind: list(run(data, args.nets, args.epochs, args.draws))
-        for kind, run in kinds.items()
-        if args.only in (None, kind)
-    }
-    for kind, rows in found.items():
-        for count, arm in dict.fromkeys((each["shots"], each["arm"]) for each in rows):
-            mine = [each for each in rows if (each["shots"], each["arm"]) == (count, arm)]
-            means = {
-                key: np.mean([each[key] for each in mine]) for key in ("before", "after", "probe_before", "probe_after")
-            }
-            print(f"{kind:7} {count:2} shots  {arm:16}", {key: round(float(value), 2) for key, value in means.items()})
-    if args.output:
-        args.output.write_text(json.dumps(found, indent=2) + "\n")
+    found = json.loads(args.output.read_text()) if args.output and args.output.exists() else {}
+    for kind, run in kinds.items():
+        if kind not in found and args.only in (None, kind):
+            found[kind] = list(run(data, args.nets, args.epochs, args.draws))
+            if args.output:
+                args.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(page(found, args.draws))
+    if "voices" in found:
+        scenario.save(Path("build/learning"), runs(found["voices"]))
+    if args.markdown:
+        scenario.section(args.markdown, "spoken_digits", page(found, args.draws))
     return 0
 
 
