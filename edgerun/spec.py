@@ -26,6 +26,8 @@ from edgerun.layers.base import Requant as Requant
 from edgerun.rules import EProp as EProp
 from edgerun.rules import PlasticRate as PlasticRate
 from edgerun.rules import Rule as Rule
+from edgerun.rules_dense import Backprop as Backprop
+from edgerun.rules_dense import DenseRule as DenseRule
 
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Packing: TypeAlias = Literal["plain", "int4", "int2", "sparse"]
@@ -230,7 +232,7 @@ class Guard(Record, frozen=True, kw_only=True):
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
-    rule: Rule | None = None
+    rule: Rule | DenseRule | None = None
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta
 
 from edgerun.errors import SpecError
 from edgerun.layers.base import (
+    WEIGHT_MAX,
     Certificate,
     Field,
     Int8,
     Tensors,
     VectorLayer,
     Work,
+    certify_requant,
     certify_weights,
     describe_scales,
     refuse_reach,
@@ -46,7 +49,11 @@ class Dense(VectorLayer, tag="dense", frozen=True, kw_only=True):
 
     def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
         refuse_reach(self.name, self.input_bound, reaches)
-        return self.proof(tensors)
+        if f"{self.name}.weight" not in plastic:
+            return self.proof(tensors)
+        bias, multiplier, shift = (self.tensor(tensors, part) for part in ("bias", "multiplier", "shift"))
+        dot = np.full(self.outputs, WEIGHT_MAX * self.inputs * self.input_bound, np.int64)
+        return certify_requant(self.name, self.zero_point, dot, bias, multiplier, shift)
 
     def proof(self, tensors: Tensors) -> Certificate:
         """The certificate for inputs within `input_bound`."""

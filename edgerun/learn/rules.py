@@ -6,15 +6,17 @@ chain of `stages`, the same for every rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from edgerun.arrays import I16, I32, I64, Bool, Tensors
+from edgerun.learn.backprop import BackpropRule
 from edgerun.learn.eprop import EPropRule
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules import EProp
+from edgerun.rules import EProp, RuleRecord
+from edgerun.rules_dense import Backprop
 from edgerun.spec import Manifest
 
 
@@ -39,7 +41,9 @@ class LearningRule(Protocol):
         """The gradient of each plastic tensor, in the order of the record's rates."""
 
 
-RULES: Final = MappingProxyType({EProp: EPropRule})
+RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRule]]] = MappingProxyType(
+    {Backprop: BackpropRule, EProp: EPropRule}
+)
 
 
 def rule_of(manifest: Manifest, tensors: Tensors) -> LearningRule | None:

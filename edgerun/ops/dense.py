@@ -26,12 +26,16 @@ class DenseRun(LayerRun):
     """A dense layer on the carrier that its certificate allows."""
 
     def __init__(self, spec: Dense, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
-        self.spec = spec
+        self.spec, self._tensors, self._batch = spec, tensors, batch
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
-        self._end, weights = by_filter(spec, tensors, self.out)
-        self._sum = _product(weights, self._end.sums, one=batch == ())
+        self._build()
+
+    def _build(self) -> None:
+        """Weights and scratch for the fastest carrier that is exact for the weights as they stand."""
+        self._end, weights = by_filter(self.spec, self._tensors, self.out)
+        self._sum = _product(weights, self._end.sums, one=self._batch == ())
         wide = weights.dtype == np.float64
-        self._input = np.zeros((*batch, spec.inputs), np.float64) if wide else None
+        self._input = np.zeros((*self._batch, self.spec.inputs), np.float64) if wide else None
 
     def step(self, *sources: F32) -> None:
         x: AnyArray = sources[0]
@@ -40,6 +44,12 @@ class DenseRun(LayerRun):
             x = self._input
         self._sum(x)
         self._end.finish()
+
+    def load_weights(self, part: str, rows: slice) -> None:
+        """Learned weights are proven anew: the certificate of a plastic layer promises that some carrier holds any."""
+        if part != "weight":
+            super().load_weights(part, rows)
+        self._build()
 
 
 def _product(weights: F32 | F64, sums: F32 | F64, *, one: bool) -> Callable[[AnyArray], object]:

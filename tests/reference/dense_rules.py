@@ -10,6 +10,7 @@ Every rule gives descent gradients (dW, db) a layer; `sgd`, `Mq` and `Adam` make
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Net:
 
     @classmethod
     def he(cls, sizes: tuple[int, ...], rng: np.random.Generator) -> Net:
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(pairwise(sizes))
         return cls([rng.normal(0, np.sqrt(2 / m), (n, m)) for m, n in pairs], [np.zeros(n) for _, n in pairs])
 
 
@@ -102,7 +103,7 @@ def errors(h: list[F64], p: list[F64]) -> list[F64]:
 
 @dataclass(frozen=True)
 class IlProx:
-    """Inference learning whose weights move to fit the layer's own target: alpha acts through the output target only."""
+    """Inference learning whose weights move to fit each layer's own target: alpha acts through the output target."""
 
     alpha: float
     damping: float = 0.25  # eps
