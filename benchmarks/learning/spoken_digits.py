@@ -217,8 +217,8 @@ HEADS: Final = ("shots", "arm", "new, before", "new, after", "known, before", "k
 
 VOICES: Final = """By `make bench-spoken-digits`. Five nets, each trained on four of the five speakers of the Free
 Spoken Digit Dataset (takes 5 to 49); recordings of the fifth teach it, all its others are the test; takes 0 to 4 of the
-known speakers are what must not be forgotten. Raw recordings in, everything in the bundle's integers, as `edgerun adapt`
-does it; {draws} draws of the shots, mean ± standard deviation over the five speakers.
+known speakers are what must not be forgotten. Raw recordings in, all in the integers of `edgerun adapt`;
+{draws} draws of the shots, mean ± standard deviation over the five speakers.
 
 - `prototypes`: means of spike counts beside the factory's.
 - `plan`: what the bundle asks for: e-prop on every weight, one pass over the shots with two replayed samples each,
