@@ -11,7 +11,7 @@ sample, or, made with `batch=(n,)`, on n at once with the same bits: that is how
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -199,6 +199,14 @@ class Network:
                 outputs.append(self.logits())
         tapes = {name: Tape(reel.pre, reel.spikes, reel.psi, outputs[-1]) for name, reel in reels.items()}
         return Recording(tapes, np.stack(outputs))
+
+    def play(self, q: I16) -> Iterator[F32]:
+        """Run one window from a clean state; yields what came in at each step, once every layer has done it."""
+        inputs = self.moments(q)
+        self.reset()
+        for x in inputs:
+            self.step(x)
+            yield x
 
     def step(self, x: F32) -> None:
         """Advance one time step on encoded input (..., size), keeping state: the streaming form."""

@@ -10,7 +10,7 @@ import math
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from edgerun.errors import SpecError
 from edgerun.layers import Dense as Dense
@@ -28,6 +28,8 @@ from edgerun.rules import PlasticRate as PlasticRate
 from edgerun.rules import Rule as Rule
 from edgerun.rules_dense import Backprop as Backprop
 from edgerun.rules_dense import DenseRule as DenseRule
+from edgerun.rules_superspike import RMaxProp as RMaxProp
+from edgerun.rules_superspike import SuperSpike as SuperSpike
 
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Packing: TypeAlias = Literal["plain", "int4", "int2", "sparse"]
@@ -232,11 +234,20 @@ class Guard(Record, frozen=True, kw_only=True):
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
-    rule: Rule | DenseRule | None = None
+    rule: Rule | DenseRule | SuperSpike | None = None
+    normaliser: RMaxProp | UnsetType = UNSET  # what makes a step of a gradient, in place of the rates alone
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()
     profile: Literal["standard"] = "standard"
+
+    def __post_init__(self) -> None:
+        limited = [rate for rate in self.rule.rates if rate.max_norm] if self.rule else []
+        if limited and self.normaliser is not UNSET:
+            raise SpecError(
+                f"rate of {limited[0].tensor!r} has max_norm {limited[0].max_norm}, must be 0 behind a normaliser: "
+                f"it would measure the gradient before it"
+            )
 
 
 class ClassTable(Record, frozen=True, kw_only=True):

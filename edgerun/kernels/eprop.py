@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, U8
+from edgerun.arrays import I8, I16, I32, I64, U8, U16
 from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, leak
 
 _EXACT_F32 = 1 << 24
@@ -75,7 +75,7 @@ def filter_backwards(filtered: I32, signal: I32, kappa: int) -> None:
         filtered[t] = state
 
 
-def post_factor(post: I16, psi: U8, filtered: I32, shift: int) -> None:
+def post_factor(post: I16, psi: U8 | U16, filtered: I32, shift: int) -> None:
     """post <- sat16((psi * Lf + 2**(p-1)) >> p), p = shift in [1, 8].    All (T, n)."""
     wide = psi.astype(np.int32) * filtered
     wide += 1 << (shift - 1)

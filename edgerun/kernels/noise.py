@@ -31,6 +31,7 @@ class Use(IntEnum):
     HISTORY = 4
     DECAY = 5
     FEEDBACK = 6
+    NORMALISE = 7
 
 
 def stream(tensor: int, use: Use) -> int:

@@ -9,6 +9,7 @@ from edgerun.layers.conv import Conv, Depthwise
 from edgerun.layers.dense import Dense
 from edgerun.layers.elementwise import Add, Lookup, Mul
 from edgerun.layers.norm import LayerNorm
+from edgerun.layers.patterns import Patterns
 from edgerun.layers.pool import AveragePool, MaxPool
 from edgerun.layers.recurrent import Gru, Lstm, LstmQ12, Rnn
 from edgerun.layers.shape import Concat, Pad, Slice, Take, Transpose
@@ -57,6 +58,7 @@ Layer: TypeAlias = (
     | SumPool
     | SLstm
     | LayerNorm
+    | Patterns
 )
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "MaxPool",
     "Mul",
     "Pad",
+    "Patterns",
     "Readout",
     "Rnn",
     "SLstm",

@@ -177,8 +177,8 @@ class DenseSum(VectorLayer, tag="dense-sum", frozen=True, kw_only=True):
         return self.output_bound
 
     def certify(self, tensors: Tensors, reaches: tuple[int, ...], plastic: frozenset[str]) -> Certificate:
-        weight = cast(I8, self.tensor(tensors, "weight"))
-        return certify_sums(self.name, magnitude(weight, axis=0), reaches[0], self.zero_point, self.output_bound)
+        weights = fan_in(f"{self.name}.weight", tensors, plastic)
+        return certify_sums(self.name, weights, reaches[0], self.zero_point, self.output_bound)
 
     def work(self) -> Work:
         return Work(synapses=self.inputs * self.outputs, calls=2)

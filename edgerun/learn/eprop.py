@@ -51,7 +51,7 @@ class TaughtLayer:
             raise SpecError(f"e-prop needs a lif layer, {name!r} is none")
         self.name, self._plan = name, plan
         self._reach = layer_reaches(manifest)[name][0][0]
-        self._decay = _uniform(tensors[f"{name}.decay"], f"{name}.decay")
+        self._decay = uniform(tensors[f"{name}.decay"], f"{name}.decay")
         source = f"{name}.feedback" if name in plan.fed else f"{plan.readout}.input"
         self._feedback = cast(I8, tensors[source])  # a view: what learning writes is what the next lesson reads
         self._adaptive: tuple[I64, I64] | None = None
@@ -105,7 +105,7 @@ class EPropRule:
             raise SpecError(f"e-prop cannot change {unknown[0]!r}, only {', '.join(sorted(names))}")
         self.plan: EProp = plan
         self._readout, self._classes = readout.name, readout.outputs
-        self._kappa = _uniform(tensors[f"{readout.name}.kappa"], f"{readout.name}.kappa")
+        self._kappa = uniform(tensors[f"{readout.name}.kappa"], f"{readout.name}.kappa")
         self._layers = tuple(TaughtLayer(manifest, tensors, plan, name) for name in plan.layers)
 
     def record(self, network: Network, q: I16) -> Window:
@@ -143,7 +143,7 @@ def _traces(pre: AnyArray, decay: int, reach: int = 1) -> I16:
     return history
 
 
-def _uniform(values: AnyArray, name: str) -> int:
+def uniform(values: AnyArray, name: str) -> int:
     """e-prop's traces belong to presynaptic units, so the postsynaptic constant must be one for the layer."""
     if int(values.min()) != int(values.max()):
         raise SpecError(f"e-prop needs one time constant a layer; {name} runs from {values.min()} to {values.max()}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import DataError, SpecError
+from edgerun.graph import grows
 from edgerun.kernels import plasticity
 from edgerun.learn import prototypes, reservoir, stages
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
@@ -23,7 +24,7 @@ from edgerun.learn.rules import rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL
-from edgerun.spec import Level, Manifest
+from edgerun.spec import Level, Manifest, RMaxProp
 
 BATCH = 32
 DEEP: tuple[Level, ...] = ("full", "light", "sparse")
@@ -70,6 +71,8 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
     for rate in plan.rule.rates if plan.rule else ():
         shape = tensors[rate.tensor].shape
         slots |= stages.slots(rate.tensor, shape)
+        if isinstance(plan.normaliser, RMaxProp):
+            slots |= stages.Normaliser(plan.normaliser).slots(rate.tensor, shape)
         if plan.intelligence:
             slots |= stages.Consolidation(plan.intelligence).slots(rate.tensor, shape)
     if plan.replay.capacity:
@@ -118,6 +121,7 @@ class Learner:
         self._state = carve(make_arena(layout), layout)
         self._rule = rule_of(self.manifest, self._tensors)
         self._rates = plan.rule.rates if plan.rule else ()
+        self._normaliser = stages.Normaliser(plan.normaliser) if isinstance(plan.normaliser, RMaxProp) else None
         self._consolidation = stages.Consolidation(plan.intelligence) if plan.intelligence else None
         self._priors, self._exemplars = priors, exemplars
         self._keeper: Keeper = keeper or MemoryKeeper()
@@ -303,6 +307,7 @@ class Learner:
                 gradient_shift=plan.gradient_shift,
                 seed=self.manifest.seed,
                 number=self.updates,
+                normaliser=self._normaliser,
             )
             self._load_weights(rate.tensor)
         self.updates += 1
@@ -387,7 +392,7 @@ class Learner:
             raise DataError(f"class {label!r} is already known")
         if len(self.classes) >= self.manifest.classes.capacity:
             raise DataError(f"class {label!r} is over the capacity of {self.manifest.classes.capacity} classes")
-        if self.network.prototypes is None:
+        if not grows(self.manifest):
             raise DataError(f"class {label!r} cannot join: the bundle's head has no prototypes")
         self.classes.append(label)
         self.network.known = len(self.classes)
@@ -402,8 +407,18 @@ class Learner:
             head.refresh()
         if self.reservoir is not None:
             self.reservoir.forget(label)
+        for tensor in self.manifest.learning.rule.by_class if self.manifest.learning.rule else ():
+            self._clear_column(tensor, label)
         recent = self._state["recent"]
         recent[recent == label] = reservoir.EMPTY
+
+    def _clear_column(self, tensor: str, label: int) -> None:
+        """Weights of one class to zero, with all that was noted about them."""
+        for kind in ("shadow", "ref", "omega", "importance"):
+            if f"{kind}.{tensor}" in self._state:
+                self._state[f"{kind}.{tensor}"][:, label] = 0
+        self._tensors[tensor][:, label] = 0
+        self._load_weights(tensor)
 
     def _adopt_prototypes(self) -> None:
         """Let the head's arrays be the learned state's."""

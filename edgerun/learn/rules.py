@@ -14,9 +14,11 @@ from edgerun.arrays import I16, I32, I64, Bool, Tensors
 from edgerun.learn.backprop import BackpropRule
 from edgerun.learn.eprop import EPropRule
 from edgerun.learn.stages import Factors
+from edgerun.learn.superspike import SuperSpikeRule
 from edgerun.network import Network
 from edgerun.rules import EProp, RuleRecord
 from edgerun.rules_dense import Backprop
+from edgerun.rules_superspike import SuperSpike
 from edgerun.spec import Manifest
 
 
@@ -42,7 +44,7 @@ class LearningRule(Protocol):
 
 
 RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRule]]] = MappingProxyType(
-    {Backprop: BackpropRule, EProp: EPropRule}
+    {Backprop: BackpropRule, EProp: EPropRule, SuperSpike: SuperSpikeRule}
 )
 
 

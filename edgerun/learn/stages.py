@@ -1,4 +1,4 @@
-"""The chain from a gradient to a written weight: descend -> pull -> limit and write -> credit.
+"""The chain from a gradient to a written weight: normalise -> descend -> pull -> limit and write -> credit.
 
 A stage holds numbers, never arrays; the arrays it needs are slots, so a rule is priced before it runs and its state is
 checkpointed by name. Steps come in row blocks: no working array of a whole layer exists.
@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, U32, AnyArray, Tensors
-from edgerun.kernels import eprop, plasticity
+from edgerun.kernels import eprop, plasticity, rmaxprop
 from edgerun.kernels.noise import Use, fill_words, key, stream
 from edgerun.plan import Slot
-from edgerun.spec import Intelligence, PlasticRate
+from edgerun.spec import Intelligence, PlasticRate, RMaxProp
 
 BLOCK_ROWS = 32
 
@@ -95,6 +95,26 @@ class Consolidation:
             plasticity.consolidate(code, ref, omega, shadow[rows], self.spec.damping, words)
 
 
+@dataclass(frozen=True, slots=True)
+class Normaliser:
+    """RMaxProp: the gradient in units of the largest that each weight has met, in Q0.15 (Zenke and Ganguli 2018).
+
+    It works before the descent, so that the rate's own step follows; `step.small` keeps the gradient as it came.
+    """
+
+    spec: RMaxProp
+
+    def slots(self, tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]:
+        return {f"largest.{tensor}": Slot(shape, "uint8", "state")}
+
+    def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None:
+        code = state[f"largest.{step.tensor}"][step.rows]
+        rmaxprop.normalise(step.gradient, code, self.spec.fade, self.spec.floor, step.noise(Use.NORMALISE))
+
+    def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
+        """Nothing: the largest gradients are told from gradients alone."""
+
+
 def blocks(rows: int) -> Iterator[slice]:
     """Row blocks of a tensor, in order."""
     for first in range(0, rows, BLOCK_ROWS):
@@ -129,10 +149,12 @@ def update(
     gradient_shift: int,
     seed: int,
     number: int,
+    normaliser: Normaliser | None = None,
 ) -> int:
     """Apply one update to one tensor; returns the squared norm of the change made, in shadow LSB.
 
-    d = SR(-G * eta, shift + e), less the decay, then each stage's pull, then clip and write, then each stage's credit.
+    d = SR(-G * eta, shift + e), of G normalised where there is a normaliser, less the decay, then each stage's pull,
+    then clip and write, then each stage's credit.
     """
     norm = eprop.squared_norm(factors.history, factors.post)
     shift = rate.shift + plasticity.limit_shift(norm, rate.eta, rate.shift, rate.max_norm)
@@ -141,6 +163,8 @@ def update(
         step = _new_step(rate.tensor, index, rows, whole[rows], weights[rows], state, seed, number)
         eprop.gradient(step.gradient, factors.history[:, rows], factors.post)
         plasticity.small_gradient(step.small, step.gradient, gradient_shift)
+        if normaliser is not None:
+            normaliser.apply(step, state)
         plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift, step.noise(Use.UPDATE))
         if rate.decay_shift:
             plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY))

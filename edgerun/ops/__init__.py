@@ -30,6 +30,7 @@ from edgerun.layers import (
     MaxPool,
     Mul,
     Pad,
+    Patterns,
     Readout,
     Rnn,
     Slice,
@@ -45,6 +46,7 @@ from edgerun.ops.conv import ConvRun, DepthwiseRun
 from edgerun.ops.dense import DenseRun
 from edgerun.ops.elementwise import AddRun, LookupRun, MulRun
 from edgerun.ops.norm import LayerNormRun
+from edgerun.ops.patterns import PatternsRun
 from edgerun.ops.pool import AveragePoolRun, MaxPoolRun
 from edgerun.ops.recurrent import GruRun, LstmQ12Run, LstmRun, RnnRun
 from edgerun.ops.shape import ConcatRun, PadRun, SliceRun, TakeRun, TransposeRun
@@ -94,6 +96,7 @@ OPS: Final[Mapping[type[Layer], Callable[[Any, Mapping[str, AnyArray], tuple[int
         SumPool: SumPoolRun,
         SLstm: SLstmRun,
         LayerNorm: LayerNormRun,
+        Patterns: PatternsRun,
     }
 )
 
@@ -121,6 +124,7 @@ __all__ = [
     "MaxPoolRun",
     "MulRun",
     "PadRun",
+    "PatternsRun",
     "ReadoutRun",
     "RnnRun",
     "SLstmRun",

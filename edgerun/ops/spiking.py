@@ -211,13 +211,18 @@ class DenseSumRun(LayerRun):
 
     def __init__(self, spec: DenseSum, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
         self.spec = spec
-        self._weights = tensors[f"{spec.name}.weight"].astype(np.float32)
-        self._offset: F32 = self._weights.sum(axis=0, dtype=np.float32) * np.float32(spec.zero_point)
+        self._tensors = tensors
+        self._weights: F32 = np.zeros((spec.inputs, spec.outputs), np.float32)
+        self.load_weights("weight", slice(None))
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
 
     def step(self, *sources: F32) -> None:
         np.dot(sources[0], self._weights, out=self.out)
         self.out -= self._offset
+
+    def load_weights(self, part: str, rows: slice) -> None:
+        self._weights[rows] = self._tensors[f"{self.spec.name}.{part}"][rows]
+        self._offset: F32 = self._weights.sum(axis=0, dtype=np.float32) * np.float32(self.spec.zero_point)
 
 
 class ConvSumRun(LayerRun):
@@ -313,7 +318,7 @@ class NeuronsRun(OnSumsRun):
     ) -> None:
         super().__init__(spec, tensors, batch, whole)
         self._threshold = self._parameter("threshold")
-        self.counts, self._margin, self._back, self._spikes, self._over = (self._zeros() for _ in range(5))
+        self.counts, self.margin, self._back, self._spikes, self._over = (self._zeros() for _ in range(5))
         self.fired, self._above = (np.zeros(self.v.shape, np.bool_) for _ in range(2))
         self._gathered = Gathered(spec.reading, self.v, spiking.I16_MIN)
         if spec.inhibition:
@@ -329,9 +334,9 @@ class NeuronsRun(OnSumsRun):
 
     def _fire(self) -> None:
         """Compare the membrane, silence all but one where the layer asks for it."""
-        spiking.fire(self.fired, self._margin, self.v, self._threshold)
+        spiking.fire(self.fired, self.margin, self.v, self._threshold)
         if self.spec.inhibition:
-            spiking.leave_one(self.fired, self._margin, self._winner, self._order, self._mask)
+            spiking.leave_one(self.fired, self.margin, self._winner, self._order, self._mask)
         np.copyto(self._spikes, self.fired)
 
     def _tell(self) -> None:
