@@ -4,23 +4,25 @@ A recording becomes 24 frames of 32 log-mel bands (`edgerun/encode/sound.py`), w
 spike counts are what prototypes live in. Every epoch hears each word as somebody else might have said it
 (`exporters/training/words.py`). Cross entropy of a leaky readout, AdamW, one cycle of the rate.
 
-    --without NAME   leave a speaker out, to see how one whom it never heard fares     --takes all   train on every take
+Writes spoken_digits.nir, spoken_digits.json (how it went) and model.edgb, the bundle that `edgerun adapt` teaches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from recordings import BANDS, FRAMES, FRONT, Recordings, load, noises
+from recordings import BANDS, CLASSES, FRAMES, FRONT, Recordings, load, noises
 from torch import nn
 
 from edgerun.arrays import F32, I64
 from edgerun.encode.sound import step_of
+from exporters.export import Options, export
 from exporters.training.surrogate import RecurrentLif, Shape, write_nir
 from exporters.training.words import Changes, Speaker, word
 
@@ -77,20 +79,30 @@ def accuracy(net: RecurrentLif, q: F32, digit: I64) -> float:
     return float((answers(net, q)[0].argmax(axis=1) == digit).mean())
 
 
+def write_bundle(model: Path, known: Recordings) -> None:
+    """model.edgb beside the NIR file: raw recordings in, lessons by e-prop and prototypes, room for six more words."""
+    options = Options(name="spoken_digits", learn="eprop", front=FRONT, beside=True, capacity=len(CLASSES) + 6)
+    with tempfile.TemporaryDirectory() as folder:
+        calibration, test = Path(folder, "known.npz"), Path(folder, "test.npz")
+        known.take_of(~known.for_test).save(calibration)
+        known.take_of(known.for_test).save(test)
+        made = export(model, calibration, options, test=test)
+    model.with_name("model.edgb").write_bytes(made.data)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--without", metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "spoken_digits.nir")
     args = parser.parse_args()
-    data = load()
-    known = data.take_of(data.speaker != data.speakers.index(args.without)) if args.without else data
+    known = load()
     started = time.perf_counter()
     net = train(known.take_of(~known.for_test), args.seed, args.epochs)
     write_nir(net, args.output, {"encoder": "frames", "steps": FRAMES})
     held = known.take_of(known.for_test)
     q = np.stack([SPEAKER.plain(word(FRONT, wave)) for wave in held.waves])
+    write_bundle(args.output, known)
     report = {
         "seed": args.seed,
         "epochs": args.epochs,
