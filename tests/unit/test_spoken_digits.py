@@ -75,5 +75,5 @@ def test_a_voice_never_heard_is_learned_from_five_examples_a_word(tmp_path: Path
     assert found["lessons"] == 50
     assert found["updates"] > 50
     assert found["new"]["after"] >= found["new"]["before"] + 0.25
-    assert found["probe"]["after"] >= found["probe"]["before"] - 0.012
+    assert found["probe"]["after"] >= found["probe"]["before"] - 0.03
     assert found["rolled_back"] == 0
