@@ -25,6 +25,7 @@ from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.errors import BudgetError, DataError, Refused
 from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, capacity_uj, charge, check_budget, decide
+from edgerun.graph import grows
 from edgerun.layers.spiking import SPIKING
 from edgerun.learn.drift import PageHinkley
 from edgerun.learn.records import Boundary, NewClass, Reason, Settle
@@ -490,7 +491,7 @@ class Agent:
         manifest, waiting = self.life.bundle.manifest, {label}
         for job in self._jobs:
             waiting |= {name for _, name, _ in job.lessons if job.is_teach and self.learner.class_index(name) is None}
-        if manifest.head.kind != "prototypes":
+        if not grows(manifest):
             raise Refused(f"class {label!r} cannot join: the bundle's head has no prototypes")
         if len(self.learner.classes) + len(waiting) > manifest.classes.capacity:
             raise Refused(f"class {label!r} is over the capacity of {manifest.classes.capacity} classes")

@@ -117,6 +117,11 @@ def learns(manifest: Manifest) -> bool:
     return manifest.learning.rule is not None or manifest.head.kind == "prototypes"
 
 
+def grows(manifest: Manifest) -> bool:
+    """Whether classes may join on the device: the head has means for each, or the rule a column."""
+    return manifest.head.kind == "prototypes" or bool(manifest.learning.rule and manifest.learning.rule.by_class)
+
+
 def plastic_tensors(manifest: Manifest) -> frozenset[str]:
     """Names of the tensors that learning may change."""
     rule = manifest.learning.rule

@@ -52,6 +52,11 @@ class RuleRecord(Record, frozen=True, kw_only=True):
     def tensors(self) -> frozenset[str]:
         return frozenset(rate.tensor for rate in self.rates)
 
+    @property
+    def by_class(self) -> tuple[str, ...]:
+        """Tensors with a column for each class that no other class needs: new ones may join, old ones be forgotten."""
+        return ()
+
     def own(self, layer: LayerOf) -> Iterator[State]:
         """int8 weights that no layer asks for and the bundle brings for the rule, by their full names."""
         yield from ()

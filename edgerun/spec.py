@@ -28,6 +28,7 @@ from edgerun.rules import PlasticRate as PlasticRate
 from edgerun.rules import Rule as Rule
 from edgerun.rules_dense import Backprop as Backprop
 from edgerun.rules_dense import DenseRule as DenseRule
+from edgerun.rules_inner import InnerStep as InnerStep
 from edgerun.rules_superspike import RMaxProp as RMaxProp
 from edgerun.rules_superspike import SuperSpike as SuperSpike
 
@@ -234,7 +235,7 @@ class Guard(Record, frozen=True, kw_only=True):
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
-    rule: Rule | DenseRule | SuperSpike | None = None
+    rule: Rule | DenseRule | InnerStep | SuperSpike | None = None
     normaliser: RMaxProp | UnsetType = UNSET  # what makes a step of a gradient, in place of the rates alone
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)

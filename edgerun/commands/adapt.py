@@ -27,7 +27,7 @@ from edgerun.commands.infer import progress
 from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
 from edgerun.errors import DataError, Refused
-from edgerun.graph import learns
+from edgerun.graph import grows, learns
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
@@ -150,7 +150,7 @@ def check_classes(bundle: Bundle, new: Labelled) -> None:
     """Raises DataError where the file has more new classes than the bundle has room for."""
     classes = bundle.manifest.classes
     unknown = sorted(set(new.label) - set(classes.names))
-    room = classes.capacity - len(classes.names) if bundle.manifest.head.kind == "prototypes" else 0
+    room = classes.capacity - len(classes.names) if grows(bundle.manifest) else 0
     if len(unknown) > room:
         raise DataError(
             f"{new.name}: {len(unknown)} classes are new ({', '.join(unknown[:5])}), the bundle has room for {room}"
