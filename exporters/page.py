@@ -7,39 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from exporters.charts import bars, document, heat, joules, percent, side_by_side, table, tiles
 from exporters.report import Explanation, LayerReport, LayerStory, Report
 
-STYLE: Final = """
-:root { color-scheme: light dark; --page: light-dark(#f5f6f4, #0f1312); --panel: light-dark(#fff, #171c1a);
-  --line: light-dark(#e2e5e0, #28302c); --ink: light-dark(#1b211e, #e6ebe7); --soft: light-dark(#56605a, #a3aea7);
-  --a: light-dark(#0f766e, #2dd4bf); --b: light-dark(#d9572b, #fb8b5f); --wash: light-dark(#0f766e14, #2dd4bf18); }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
-  font-variant-numeric: tabular-nums; }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 34px; letter-spacing: -.02em; margin: 0 0 6px; overflow-wrap: anywhere; }
-h2 { font-size: 21px; margin: 52px 0 4px; } p { margin: 4px 0 14px; color: var(--soft); max-width: 78ch; }
-code { font: 13px ui-monospace, monospace; overflow-wrap: anywhere; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 26px 0 0; }
-.tile { background: var(--panel); border: 1px solid var(--line); border-radius: 14px; padding: 14px 18px; }
-.tile b { display: block; font-size: 30px; letter-spacing: -.02em; } .tile span { color: var(--soft); font-size: 13px; }
-.wide { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 14px; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th, td { text-align: right; padding: 7px 12px; border-top: 1px solid var(--line); white-space: nowrap; }
-tr:first-child th { border-top: 0; } th { color: var(--soft); font-weight: 560; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--panel); }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
-svg .soft { fill: var(--soft); } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr));
-  gap: 18px; } .pair h3 { font-size: 14px; margin: 10px 0 6px; }
-.pair table td { text-align: center; padding: 4px 6px; }
-.plot svg { background: #fff; border-radius: 14px; } .plot svg text { fill: #222; }
-.heat .tall th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; padding: 8px 4px; }
-.heat td { border: 1px solid var(--line); } ul { color: var(--soft); padding-left: 20px; }
-"""
 MOST_CLASSES: Final = 30
 """Confusions of more classes than this are left out: nobody could read them."""
-SHORT: Final = 3
-"""Letters of a class that stand over its column as they are; longer names go upwards."""
 
 
 def page(report: Report) -> str:
@@ -53,11 +25,7 @@ def page(report: Report) -> str:
         *(confusion_section(found) if found else ()),
         *certificate_section(report),
     ]
-    title = html.escape(f"{report.model} as {report.name}")
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style><main>{''.join(sections)}</main></html>\n"
-    )
+    return document(f"{report.model} as {report.name}", sections)
 
 
 def header(report: Report) -> Iterable[str]:
@@ -65,23 +33,21 @@ def header(report: Report) -> Iterable[str]:
     where = "kept apart from calibration" if accuracy.apart else "that calibration used too"
     yield f"<h1>{html.escape(report.model)}</h1><p>now the bundle <b>{html.escape(report.name)}</b>, id "
     yield f"<code>{html.escape(report.id)}</code></p>"
-    tiles = []
+    figures = []
     if accuracy.integer is not None:
-        tiles.append((f"{accuracy.integer:.2%}", f"right in integers, of {accuracy.samples} samples {where}"))
+        figures.append((f"{accuracy.integer:.2%}", f"right in integers, of {accuracy.samples} samples {where}"))
     elif accuracy.agreement is not None:
-        tiles.append(
+        figures.append(
             (f"{accuracy.agreement:.2%}", f"the same class as in floats, of {accuracy.samples} samples {where}")
         )
     if accuracy.integer is None and accuracy.output_error is not None:
-        tiles.append((f"{accuracy.output_error:.2%}", "of their spread are the outputs off the floats"))
+        figures.append((f"{accuracy.output_error:.2%}", "of their spread are the outputs off the floats"))
     if accuracy.integer is not None and accuracy.float_model is not None:
         lost = 100 * (accuracy.float_model - accuracy.integer)
-        tiles.append((f"{accuracy.float_model:.2%}", "right in floats, the same samples"))
-        tiles.append((f"{abs(lost):.2f}", f"points {'gained' if lost < 0 else 'lost'} on the way"))
-    tiles.append((f"{report.bytes / 1024:,.1f} KB", "the whole bundle"))
-    yield '<div class="tiles">'
-    yield from (f'<div class="tile"><b>{value}</b><span>{words}</span></div>' for value, words in tiles)
-    yield "</div>"
+        figures.append((f"{accuracy.float_model:.2%}", "right in floats, the same samples"))
+        figures.append((f"{abs(lost):.2f}", f"points {'gained' if lost < 0 else 'lost'} on the way"))
+    figures.append((f"{report.bytes / 1024:,.1f} KB", "the whole bundle"))
+    yield tiles(figures)
     if report.notes:
         yield "<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in report.notes) + "</ul>"
 
@@ -102,11 +68,6 @@ def blame_words(layer: LayerStory) -> str:
     return f"{percent(layer.error_share)}{moved}"
 
 
-def percent(share: float) -> str:
-    """A share of which small ones keep two digits: "3.125%", "0.0062%"."""
-    return f"{share:.3%}" if abs(share) >= 1e-4 else f"{100 * share:.2g}%"
-
-
 def cost_section(found: Explanation) -> Iterable[str]:
     if found.bits_plot:
         yield "<h2>Bits</h2><p>How much the loss minds a change of each layer, and what it got.</p>"
@@ -118,36 +79,6 @@ def cost_section(found: Explanation) -> Iterable[str]:
         yield f"<h2>Energy on {html.escape(board)}</h2><p>Estimated, one inference: "
         yield f"{joules(sum(energy for _, energy in energies))} in layers, above sleep.</p>"
         yield bars([(name, energy, joules(energy)) for name, energy in energies], "--a")
-
-
-def joules(microjoules: float) -> str:
-    """Three digits in the unit that suits: "0.25 µJ", "11.1 mJ"."""
-    unit, value = ("mJ", microjoules / 1e3) if microjoules >= 1e3 else ("µJ", microjoules)
-    return f"{value:.3g} {unit}"
-
-
-def bars(rows: Sequence[tuple[str, float, str]], colour: str) -> str:
-    """Horizontal bars of (name, value, words), zero where the values ask for it."""
-    row, left, width = 24, 210, 1040
-    low, high = min(0.0, *(value for _, value, _ in rows)), max(0.0, *(value for _, value, _ in rows))
-    span = (high - low) or 1.0
-    room = width - left - 190
-    zero = left + room * -low / span
-    parts = [f'<svg viewBox="0 0 {width} {row * len(rows) + 6}" role="img">']
-    for k, (name, value, words) in enumerate(rows):
-        y, length = k * row + 3, room * abs(value) / span
-        start = zero - length if value < 0 else zero
-        parts.append(
-            f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{html.escape(short(name))}</text>'
-            f'<rect x="{start:.1f}" y="{y + 2}" width="{max(length, 1):.1f}" height="{row - 8}" rx="3" '
-            f'fill="var({colour})"/>'
-            f'<text class="soft" x="{zero + (length if value > 0 else 0) + 8:.1f}" y="{y + 15}">{words}</text>'
-        )
-    return f'<div class="wide">{"".join(parts)}</svg></div>'
-
-
-def short(name: str, most: int = 30) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 # ------------------------------------------------------------------ tables
@@ -185,28 +116,13 @@ def confusion_section(found: Explanation) -> Iterable[str]:
     if not 1 < len(found.classes) <= MOST_CLASSES or not any(map(any, found.confusion_float)):
         return
     yield "<h2>Confusion</h2><p>Rows are the true classes, columns the answers, in per cent of a row.</p>"
-    yield '<div class="pair">'
-    for title, counts in (("float", found.confusion_float), ("integer", found.confusion_integer)):
-        yield f'<div><h3>{title}</h3><div class="wide heat">{heat(found.classes, counts)}</div></div>'
-    yield "</div>"
+    counted = (("float", found.confusion_float), ("integer", found.confusion_integer))
+    yield side_by_side(
+        ((title, heat(found.classes, shares(found.classes, counts))) for title, counts in counted), "heat"
+    )
 
 
-def heat(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    tall = ' class="tall"' if max(map(len, classes)) > SHORT else ""
-    head = f"<tr{tall}><th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in classes) + "</tr>"
-    rows = []
+def shares(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Iterable[tuple[str, list[float | None]]]:
+    """Each class with its row of a confusion, in percent of the row, nothing for none."""
     for name, row in zip(classes, counts, strict=True):
-        shares = [100 * count / (sum(row) or 1) for count in row]
-        cells = "".join(
-            f'<td style="background:color-mix(in srgb, var(--a) {share * 0.7:.0f}%, transparent)">'
-            f"{f'{share:.0f}' if share else ''}</td>"
-            for share in shares
-        )
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
-    return f"<table>{head}{''.join(rows)}</table>"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+        yield name, [100 * count / sum(row) if count else None for count in row]

@@ -21,7 +21,7 @@ from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
 from edgerun.errors import EdgeRunError, Refused, StoreError
 from edgerun.learn import records
-from edgerun.learn.learner import Learner, MemoryKeeper
+from edgerun.learn.learner import Learner, MemoryKeeper, Taught
 from edgerun.lifetime import new_learner
 from edgerun.linux.disk import RealDisk
 from edgerun.network import Network
@@ -33,6 +33,8 @@ from edgerun.store.journal import Epoch, JournalReader
 PROGRESS_S: Final = 2.0
 Progress = Callable[[int, int], None]
 """Told (records done, records in all) after each record."""
+Watch = Callable[[Learner, "records.Entry | None", "Taught | None"], None]
+"""Shown the learner after each record with what the record did, and at the start of each epoch, when both are None."""
 
 
 class Difference(Record, frozen=True, kw_only=True):
@@ -76,6 +78,7 @@ class _Run:
     learner: Learner
     keeper: MemoryKeeper
     saved: dict[str, Any] | None  # what the newest checkpoint says of itself
+    watch: Watch
     equal_checkpoint: bool = False
     equal_lesson: int = 0  # up to which digests were equal
     records: int = 0
@@ -90,6 +93,7 @@ class _Run:
             self.keeper.keep(self.learner.arrays(), self.learner.meta())
         if epoch.number:
             self.compare(epoch.digest, 0, "the epoch's start")
+        self.watch(self.learner, None, None)
 
     def do(self, number: int, data: bytes) -> None:
         """Apply one record, after comparing the digest that it holds."""
@@ -99,10 +103,11 @@ class _Run:
                 self.compare(entry.before, number, f"the state before lesson {entry.number}")
             self.lessons += 1
         try:
-            self.learner.apply(entry)
+            taught = self.learner.apply(entry)
         except (ValueError, IndexError) as err:  # sizes, labels or places that this state does not have
             raise _Differs(number, f"the record cannot follow: {err}") from None
         self.records += 1
+        self.watch(self.learner, entry, taught)
 
     def compare_checkpoint(self, epoch: int, count: int) -> None:
         if self.saved is not None and tuple(self.saved["position"]) == (epoch, count):
@@ -132,7 +137,11 @@ class _Run:
 
 
 def replay(
-    bundle: Bundle, reader: JournalReader, checkpoints: Checkpoints, progress: Progress = lambda done, total: None
+    bundle: Bundle,
+    reader: JournalReader,
+    checkpoints: Checkpoints,
+    progress: Progress = lambda done, total: None,
+    watch: Watch = lambda learner, entry, taught: None,
 ) -> Replayed:
     """Re-execute a journal on a fresh learner, from the oldest epoch whose start is known.
 
@@ -150,7 +159,7 @@ def replay(
             f"the journal ends at epoch {epochs[-1].number} record {len(epochs[-1].records)}"
         )
     keeper = MemoryKeeper()
-    run = _Run(new_learner(bundle, keeper), keeper, saved)
+    run = _Run(new_learner(bundle, keeper), keeper, saved, watch)
     difference = run.through(epochs, progress)
     return Replayed(
         digest=run.learner.digest().hex(),
