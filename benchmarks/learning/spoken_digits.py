@@ -1,6 +1,6 @@
 """Spoken digits: a recurrent net trained on some speakers meets one whom it never heard, then two words that are new.
 
-    python benchmarks/learning/spoken_digits.py [--only voices|words] [--draws 10] [--nets FOLDER] [-o FILE.json]
+    python benchmarks/learning/spoken_digits.py [--only voices|words] [--draws 5] [--nets FOLDER] [-o FILE.json]
                                                 [--markdown docs/results.md]
 
 voices  each of five speakers is left out of the training once (`examples/spoken_digits`), the rest becomes a
@@ -244,7 +244,7 @@ def page(found: dict[str, list[dict[str, Any]]], draws: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("voices", "words"))
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--nets", type=Path, default=Path("build/spoken_digits"), help="where trained nets are kept")
     parser.add_argument("-o", "--output", type=Path, help="every figure; what is in it is not run again")

@@ -74,3 +74,22 @@ def test_the_readme_says_how_slow_numpy_is() -> None:
 @pytest.mark.parametrize("target", re.findall(r"`?make ([a-z-]+)", README))
 def test_every_make_target_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def spoken(title: str, shots: int) -> list[str]:
+    """Of one table of the spoken digits, the plan's row: before and after, new and known, to a tenth."""
+    page = (ROOT / "docs/results.md").read_text()
+    section = page.partition("<!-- spoken_digits -->")[2].partition(f"## {title}\n")[2]
+    (row,) = [cells(line) for line in section.splitlines() if line.startswith(f"| {shots} | plan |")][:1]
+    return [f"{float(cell.split()[0]):.1f}" for cell in row[2:6]]
+
+
+@pytest.mark.parametrize("shots", [5, 10])
+def test_a_voice_never_heard_is_understood_as_the_readme_says(shots: int) -> None:
+    before, after, known, kept = spoken("A voice never heard", shots)
+    assert f"| {shots} | {before} | **{after}** | {known} | **{kept}** |" in README
+
+
+def test_new_words_are_learned_as_the_readme_says() -> None:
+    _, after, known, kept = spoken("Two words never heard", 5)
+    assert f"{after} on them, {kept} on the eight old ones ({known} before)" in README
