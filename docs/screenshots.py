@@ -1,4 +1,5 @@
-"""Plays the demo and photographs what it shows: `docs/images/page.png` (live page) and `report-top.png` (its report).
+"""Plays the demo and photographs what it shows: `docs/images/page.png` (live page), `report-top.png` (its report)
+and `life-report.png` (what `edgerun report` makes of its device's journal).
 
 Needs chromium. The demo prints the address of its page first and the place of `report.html` last, then stays up.
 """
@@ -36,7 +37,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, demo(Path(folder)) as (page, report), chromium(browser) as port:
         photograph(port, page, IMAGES / "page.png")
         photograph(port, report.as_uri(), IMAGES / "report-top.png", height=1500)
+        photograph(port, life(report.parent).as_uri(), IMAGES / "life-report.png", height=1500, settle_s=1.0)
     return 0
+
+
+def life(folder: Path) -> Path:
+    """The page of the device's life in the folder of a demo."""
+    page = folder / "life.html"
+    command = [str(Path(sys.executable).with_name("edgerun")), "report", str(folder / "device"), "-o", str(page)]
+    subprocess.run([*command, "--bundle", str(folder / "digits-snn.edgb"), "--board", "rpi-zero-2w"], check=True)
+    return page
 
 
 @contextmanager

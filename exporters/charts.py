@@ -45,7 +45,8 @@ svg .soft { fill: var(--soft); } .pair { display: grid; grid-template-columns: r
 .plot svg { background: #fff; border-radius: 14px; } .plot svg text { fill: #222; }
 .heat .tall th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; padding: 8px 4px; }
 .heat td { border: 1px solid var(--line); } .heat tr > :not(:first-child) { text-align: center; padding: 6px 3px; }
-.pair .wide.drawn { padding: 6px 8px; }
+.wide.drawn { padding: 6px 8px; }
+.pair:has(.drawn) { grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); }
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; color: var(--soft); font-size: 13px; margin: 0 0 10px; }
 .key i { display: inline-block; width: 18px; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
 .map { display: block; width: 100%; height: 150px; image-rendering: pixelated; padding: 8px; }

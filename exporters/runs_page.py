@@ -222,7 +222,7 @@ def energy_section(arms: Arms, colours: Mapping[str, tuple[str, bool]]) -> Itera
         rows = [
             (arm, there, colours[arm][0], charts.joules(spread(there)[0])) for arm, there in values.items() if there
         ]
-        drawn.append((act, charts.whiskers(rows, " µJ")))
+        drawn.append((f"{act}, µJ", charts.whiskers(rows)))
     yield charts.section("Energy", "One act of each kind, above sleep.") + charts.side_by_side(drawn)
 
 

@@ -313,3 +313,12 @@ def test_a_picture_is_a_png_of_the_shades() -> None:
 )
 def test_energy_has_the_unit_that_suits(value: float, words: str) -> None:
     assert charts.joules(value) == words
+
+
+def test_the_example_of_the_guide_is_read(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/reporting.md").read_text()
+    example = re.search(r"```json\n(.*?)```", guide, re.DOTALL)
+    assert example is not None
+    (tmp_path / "r.json").write_text(example[1])
+    assert main(["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "r.html")]) == 0
+    assert "26.4" in read((tmp_path / "r.html").read_text())  # the learning tax
