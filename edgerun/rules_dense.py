@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from edgerun.errors import SpecError
 from edgerun.layers import Dense
-from edgerun.layers.base import Name, State
+from edgerun.layers.base import Name, Record, State
 from edgerun.rules import LayerOf, RuleRecord
 
 
@@ -83,4 +83,118 @@ class Backprop(ChainRecord, tag="backprop", frozen=True, kw_only=True):
         return sum(layer(name).outputs * layer(name).widths[0] for name in self.layers[self.lowest + 1 :])
 
 
-DenseRule: TypeAlias = Backprop
+class Gain(Record, frozen=True, kw_only=True):
+    """x <- half_up(x * multiplier / 2**shift)."""
+
+    multiplier: Annotated[int, Meta(ge=0, le=32767)]
+    shift: Annotated[int, Meta(ge=0, le=40)]
+
+
+Share: TypeAlias = Annotated[int, Meta(ge=0, le=32768)]
+"""Q0.15."""
+
+
+class SettlingRecord(ChainRecord, frozen=True, kw_only=True):
+    """What rules share that infer what each layer should have been, then teach each layer that.
+
+    Activities count 2**12 to one int8 step of their layer. `backs[l]` belongs to the layer after the l-th: it makes
+    steps of the layer below of W' error, whose own are the layer's, or 2**-15 at the top.
+    """
+
+    steps: Annotated[int, Meta(ge=1, le=128)]  # of inference
+    backs: Annotated[tuple[Gain, ...], Meta(max_length=63)] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.backs) != len(self.layers) - 1:
+            raise SpecError(f"{self.title} has {len(self.backs)} backs for {len(self.layers)} layers")
+
+    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
+        """Activities, what they should be and how far off they are, of hidden layers; the rest as in any chain."""
+        yield from super().tape(layer, steps, reach)
+        for name in self.layers[:-1]:
+            for part in ("activity", "prediction", "pull"):
+                yield State(f"settle.{name}.{part}", "int64", (layer(name).outputs,))
+
+    def macs(self, layer: LayerOf) -> int:
+        """Forwards and back through all layers but the first at each step, whose input stands still."""
+        upper = sum(layer(name).outputs * layer(name).widths[0] for name in self.layers[1:])
+        first = layer(self.layers[0]).outputs * layer(self.layers[0]).widths[0]
+        return first + (2 * self.steps + 1) * upper
+
+
+class IlProx(SettlingRecord, tag="il-prox", frozen=True, kw_only=True):
+    """IL-prox (Alonso, Millidge, Krichmar, Neftci 2022): each layer moves to fit its own target from its own input.
+
+        share = g / (1 + g), g = alpha * (|rates|**2 + eps) of the top layer's input     how much of the label is shown
+        h <- h - down * e + up * (W' e above where h > 0)                                  `steps` times, all at once
+        dW = e rates' / (|rates|**2 + eps)
+
+    A learning rate above alone: `alpha` moves the output's target, never a step. The step closes at most the whole gap
+    between what a layer said and what it should have said, so no alpha is too large.
+    """
+
+    up: Share  # g_bot
+    down: Share  # g_top
+    alpha: Gain  # of |rates|**2 / 2**16
+    damping: Annotated[tuple[Annotated[int, Meta(ge=1, le=1 << 40)], ...], Meta(min_length=1, max_length=64)]  # eps
+    norm_shifts: Annotated[tuple[Annotated[int, Meta(ge=0, le=38)], ...], Meta(min_length=1, max_length=64)]
+
+    title: ClassVar[str] = "il-prox"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, numbers in (("damping", self.damping), ("norm_shifts", self.norm_shifts)):
+            if len(numbers) != len(self.layers):
+                raise SpecError(f"il-prox has {len(numbers)} {name} for {len(self.layers)} layers")
+
+
+class SequentialIl(SettlingRecord, tag="il-mq", frozen=True, kw_only=True):
+    """Sequential inference learning (Alonso, Krichmar, Neftci 2024): from the top layer down, newest values at once.
+
+    h[L] = (1 - kept) * onehot + kept * softmax                       a soft clamp
+    h <- h + gain / (1 + t) * (W' e above where h > 0, less e)          t = 0, 1, ... `steps` - 1
+    dW = e rates'                                                       goes with the normaliser MQ
+    """
+
+    gain: Share
+    kept: Share = 324  # 1 / (1 + beta), beta = 100
+
+    title: ClassVar[str] = "il-mq"
+
+
+class PredictiveCoding(SettlingRecord, tag="predictive", frozen=True, kw_only=True):
+    """Predictive coding under constraints (Alonso, Neftci 2021): rates are never negative, and errors come back through
+    synapses of their own, `<layer>.feedback` int8 laid out like its weight, for each layer but the first.
+
+        a <- clip(a + up * B' delta above - down * e, 0, 127);   e = a - relu(p), delta = e where p > 0
+        dW = dB = delta rates'
+
+    Feedback with a rate learns as its weight does; both decay by their rates' `decay_shift`, so that they meet (Kolen
+    and Pollack 1994). Without one it stays as it is.
+    """
+
+    up: Share
+    down: Share
+
+    title: ClassVar[str] = "predictive"
+
+    def _more(self) -> frozenset[str]:
+        return frozenset(f"{name}.feedback" for name in self.layers[1:])
+
+    def own(self, layer: LayerOf) -> Iterator[State]:
+        for name in self.layers[1:]:
+            yield State(f"{name}.feedback", "int8", (layer(name).outputs, layer(name).widths[0]))
+
+
+class MeanQuotient(Record, tag="mq", frozen=True, kw_only=True):
+    """MQ: each tensor's gradient over its own running mean size, by a shift (Alonso, Krichmar, Neftci 2024).
+
+        v <- v + (mean|G| - v) / min(updates + 1, 2**memory);   N = G / 2**e with mean|N| near 2**10
+
+    One number a tensor is all the state. The first update only measures.
+    """
+
+    memory: Annotated[int, Meta(ge=0, le=20)] = 13
+
+
+DenseRule: TypeAlias = Backprop | IlProx | SequentialIl | PredictiveCoding

@@ -28,6 +28,11 @@ from edgerun.rules import PlasticRate as PlasticRate
 from edgerun.rules import Rule as Rule
 from edgerun.rules_dense import Backprop as Backprop
 from edgerun.rules_dense import DenseRule as DenseRule
+from edgerun.rules_dense import Gain as Gain
+from edgerun.rules_dense import IlProx as IlProx
+from edgerun.rules_dense import MeanQuotient as MeanQuotient
+from edgerun.rules_dense import PredictiveCoding as PredictiveCoding
+from edgerun.rules_dense import SequentialIl as SequentialIl
 from edgerun.rules_inner import InnerStep as InnerStep
 from edgerun.rules_superspike import RMaxProp as RMaxProp
 from edgerun.rules_superspike import SuperSpike as SuperSpike
@@ -236,7 +241,7 @@ class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
     rule: Rule | DenseRule | InnerStep | SuperSpike | None = None
-    normaliser: RMaxProp | UnsetType = UNSET  # what makes a step of a gradient, in place of the rates alone
+    normaliser: RMaxProp | MeanQuotient | UnsetType = UNSET  # makes a step of a gradient, beside the rates
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()

@@ -12,12 +12,26 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from edgerun.arrays import F64, AnyArray, Tensors
 from edgerun.errors import ModelError
+from edgerun.kernels.chain import RATE
+from edgerun.kernels.mq import TARGET
 from edgerun.layers.base import INPUT
-from edgerun.spec import Backprop, ClassTable, Dense, InputSpec, Manifest, PlasticRate
+from edgerun.spec import (
+    Backprop,
+    ClassTable,
+    Dense,
+    Gain,
+    IlProx,
+    InputSpec,
+    Manifest,
+    PlasticRate,
+    PredictiveCoding,
+    SequentialIl,
+)
 from exporters.nodes import Affine, Range
 from exporters.nodes.plastic import FloatPlastic
 
@@ -26,6 +40,7 @@ ERROR: Final = 2.0**-15
 TABLE_STEP: Final = 1 / 32  # logits per step of the softmax table
 MAX_STEP: Final = 8192  # of a shadow in one update: an eighth of its whole reach
 MANTISSA: Final = 1 << 14
+FINE: Final = 1 << 12  # steps of an activity in one of its layer's int8
 
 
 class Unit(NamedTuple):
@@ -67,6 +82,137 @@ def backprop(manifest: Manifest, tensors: Tensors, maps: Mapping[str, Affine], r
         temperature_shift=temperature(chain[-1]),
         gradient_shift=7,
     )
+
+
+def il_prox(
+    manifest: Manifest,
+    tensors: Tensors,
+    maps: Mapping[str, Affine],
+    alpha: float,
+    squares: Sequence[float],
+    *,
+    damping: float = 0.25,
+    steps: int = 12,
+    gains: tuple[float, float] = (0.025, 0.025),
+) -> IlProx:
+    """IL-prox with what may be called its rate.
+
+    squares  a layer, |x|**2 of what it reads, of a usual sample     damping  eps, in the same unit     gains  up, down
+    """
+    chain = units(manifest, tensors, maps)
+    names = tuple(layer.name for layer in manifest.layers)
+    steps_of = [(unit.read / 256) ** 2 for unit in chain]
+    norms = tuple(
+        max(0, math.floor(math.log2(max(1.0, s / one))) - 1) for s, one in zip(squares, steps_of, strict=True)
+    )
+    top = chain[-1]
+    return IlProx(
+        layers=names,
+        rates=tuple(
+            plastic(f"{name}.weight", (1 << 16) * error / (unit.weight * unit.read) * 2.0**-norm)
+            for name, unit, error, norm in zip(names, chain, error_units(chain), norms, strict=True)
+        ),
+        steps=steps,
+        backs=backs(chain),
+        up=share(gains[0]),
+        down=share(gains[1]),
+        alpha=gain(alpha * top.read**2),
+        damping=tuple(max(1, round(damping / one)) for one in steps_of),
+        norm_shifts=norms,
+        temperature_shift=temperature(top),
+        gradient_shift=12,
+    )
+
+
+def sequential_il(
+    manifest: Manifest,
+    tensors: Tensors,
+    maps: Mapping[str, Affine],
+    alpha: float,
+    *,
+    steps: int = 3,
+    gain: float = 0.05,
+) -> SequentialIl:
+    """Sequential inference learning whose steps MQ makes `alpha` long in the mean, in real units of weights."""
+    chain = units(manifest, tensors, maps)
+    names = tuple(layer.name for layer in manifest.layers)
+    rates = tuple(
+        plastic(f"{name}.weight", alpha * SHADOW / unit.weight / (1 << TARGET))
+        for name, unit in zip(names, chain, strict=True)
+    )
+    return SequentialIl(
+        layers=names,
+        rates=rates,
+        steps=steps,
+        backs=backs(chain),
+        gain=share(gain),
+        temperature_shift=temperature(chain[-1]),
+        gradient_shift=12,
+    )
+
+
+def predictive(
+    manifest: Manifest,
+    tensors: Tensors,
+    maps: Mapping[str, Affine],
+    rate: float,
+    *,
+    steps: int = 20,
+    gains: tuple[float, float] = (0.1, 0.1),
+    decay: float = 0.0,
+) -> PredictiveCoding:
+    """Predictive coding at this rate; feedback learns as its weight does. decay: of both, an update (0: none)."""
+    chain = units(manifest, tensors, maps)
+    names = tuple(layer.name for layer in manifest.layers)
+    fade = round(-math.log2(decay)) if decay else 0
+    rates = []
+    for part in ("weight", "feedback"):
+        for name, unit, error in zip(names, chain, history_units(chain), strict=True):
+            if part == "weight" or name != names[0]:
+                value = rate * error * (unit.read / (1 << RATE)) * SHADOW / unit.weight
+                rates.append(msgspec.structs.replace(plastic(f"{name}.{part}", value), decay_shift=fade))
+    return PredictiveCoding(
+        layers=names,
+        rates=tuple(rates),
+        steps=steps,
+        backs=backs(chain),
+        up=share(gains[0]),
+        down=share(gains[1]),
+        temperature_shift=temperature(chain[-1]),
+        gradient_shift=12,
+    )
+
+
+def history_units(chain: Sequence[Unit]) -> list[float]:
+    """What one step of each layer's factor means: hidden ones count fourths."""
+    return [*(4 * unit for unit in error_units(chain)[:-1]), ERROR]
+
+
+def error_units(chain: Sequence[Unit]) -> list[float]:
+    """What one step of each layer's error means, where activities settle."""
+    return [*(unit.out / FINE for unit in chain[:-1]), ERROR]
+
+
+def backs(chain: Sequence[Unit]) -> tuple[Gain, ...]:
+    """From W' error of each layer but the first to activities of the one below."""
+    errors = error_units(chain)
+    return tuple(
+        gain(above.weight * error / (below.out / FINE))
+        for below, above, error in zip(chain[:-1], chain[1:], errors[1:], strict=True)
+    )
+
+
+def gain(value: float) -> Gain:
+    """The nearest multiplier and shift. Raises ModelError where the value is out of reach."""
+    shift = min(40, math.floor(math.log2(32767 / value)))
+    if shift < 0:
+        raise ModelError(f"gain {value:g} is above 32767")
+    return Gain(multiplier=round(value * 2.0**shift), shift=shift)
+
+
+def share(value: float) -> int:
+    """Q0.15."""
+    return round(value * (1 << 15))
 
 
 def temperature(top: Unit) -> int:

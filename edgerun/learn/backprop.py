@@ -47,6 +47,6 @@ class BackpropRule:
         errors = {names[-1]: above}
         for k in range(len(names) - 1, self.plan.lowest, -1):
             below = np.zeros(len(reads[k]), np.int16)
-            chain.error_below(below, self._chain.weights[k], above, self.plan.back_shifts[k - 1], reads[k])
+            chain.error_below(below, self._chain.wide(k), above, self.plan.back_shifts[k - 1], reads[k])
             errors[names[k - 1]] = above = below
         return self._chain.factors(errors, reads)

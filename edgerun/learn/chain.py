@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, Bool, Tensors
+from edgerun.arrays import F64, I8, I16, I32, I64, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain, softmax
 from edgerun.learn.stages import Factors
@@ -57,20 +57,23 @@ class Chain:
         network.step(x)
         reads += [network.layers[name].out.astype(np.int16) for name in self.plan.layers[:-1]]
         logits = np.zeros(self.layers[-1].outputs, np.int64)
-        chain.layer_sums(logits, self.weights[-1], reads[-1], self.biases[-1])
+        chain.layer_sums(logits, self.wide(-1), reads[-1], self.biases[-1])
         return Passed(tuple(reads), logits)
+
+    def wide(self, layer: int) -> F64:
+        """A layer's weights as they stand, in the carrier of the kernels."""
+        return self.weights[layer].astype(np.float64)
 
     def error(self, error: I32, passed: Passed, label: int, in_play: Bool) -> int:
         """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
         return softmax.softmax_error(error, passed.logits, self.plan.temperature_shift, in_play, label)
 
     def factors(self, errors: dict[str, I16], reads: tuple[I16, ...]) -> dict[str, Factors]:
-        """G = error read' of each plastic weight (out, in), by rate.    errors  by layer (n,)"""
+        """G = error read' of each plastic tensor (out, in), by rate.    errors  by layer (n,)"""
         read = dict(zip(self.plan.layers, reads, strict=True))
-        names = {f"{name}.weight": name for name in self.plan.layers}
         found = {}
         for rate in self.plan.rates:
-            name = names[rate.tensor]
+            name = rate.tensor.rpartition(".")[0]
             found[rate.tensor] = Factors(errors[name][None, :], read[name][None, :])
         return found
 

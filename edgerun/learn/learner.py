@@ -24,7 +24,7 @@ from edgerun.learn.rules import rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL
-from edgerun.spec import Level, Manifest, RMaxProp
+from edgerun.spec import Level, Manifest
 
 BATCH = 32
 DEEP: tuple[Level, ...] = ("full", "light", "sparse")
@@ -71,8 +71,9 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
     for rate in plan.rule.rates if plan.rule else ():
         shape = tensors[rate.tensor].shape
         slots |= stages.slots(rate.tensor, shape)
-        if isinstance(plan.normaliser, RMaxProp):
-            slots |= stages.Normaliser(plan.normaliser).slots(rate.tensor, shape)
+        normaliser = stages.normaliser_of(plan.normaliser)
+        if normaliser is not None:
+            slots |= normaliser.slots(rate.tensor, shape)
         if plan.intelligence:
             slots |= stages.Consolidation(plan.intelligence).slots(rate.tensor, shape)
     if plan.replay.capacity:
@@ -121,7 +122,7 @@ class Learner:
         self._state = carve(make_arena(layout), layout)
         self._rule = rule_of(self.manifest, self._tensors)
         self._rates = plan.rule.rates if plan.rule else ()
-        self._normaliser = stages.Normaliser(plan.normaliser) if isinstance(plan.normaliser, RMaxProp) else None
+        self._normaliser = stages.normaliser_of(plan.normaliser)
         self._consolidation = stages.Consolidation(plan.intelligence) if plan.intelligence else None
         self._priors, self._exemplars = priors, exemplars
         self._keeper: Keeper = keeper or MemoryKeeper()

@@ -13,12 +13,15 @@ from typing import Any, Final, Protocol
 from edgerun.arrays import I16, I32, I64, Bool, Tensors
 from edgerun.learn.backprop import BackpropRule
 from edgerun.learn.eprop import EPropRule
+from edgerun.learn.il_prox import IlProxRule
 from edgerun.learn.inner_step import InnerStepRule
+from edgerun.learn.predictive import PredictiveCodingRule
+from edgerun.learn.sequential_il import SequentialIlRule
 from edgerun.learn.stages import Factors
 from edgerun.learn.superspike import SuperSpikeRule
 from edgerun.network import Network
 from edgerun.rules import EProp, RuleRecord
-from edgerun.rules_dense import Backprop
+from edgerun.rules_dense import Backprop, IlProx, PredictiveCoding, SequentialIl
 from edgerun.rules_inner import InnerStep
 from edgerun.rules_superspike import SuperSpike
 from edgerun.spec import Manifest
@@ -46,7 +49,15 @@ class LearningRule(Protocol):
 
 
 RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRule]]] = MappingProxyType(
-    {Backprop: BackpropRule, EProp: EPropRule, InnerStep: InnerStepRule, SuperSpike: SuperSpikeRule}
+    {
+        Backprop: BackpropRule,
+        IlProx: IlProxRule,
+        SequentialIl: SequentialIlRule,
+        PredictiveCoding: PredictiveCodingRule,
+        EProp: EPropRule,
+        InnerStep: InnerStepRule,
+        SuperSpike: SuperSpikeRule,
+    }
 )
 
 

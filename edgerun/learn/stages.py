@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from msgspec import UnsetType
 
 from edgerun.arrays import I8, I16, I32, I64, U32, AnyArray, Tensors
-from edgerun.kernels import eprop, plasticity, rmaxprop
+from edgerun.kernels import eprop, mq, plasticity, rmaxprop
 from edgerun.kernels.noise import Use, fill_words, key, stream
 from edgerun.plan import Slot
-from edgerun.spec import Intelligence, PlasticRate, RMaxProp
+from edgerun.spec import Intelligence, MeanQuotient, PlasticRate, RMaxProp
 
 BLOCK_ROWS = 32
 
@@ -115,6 +116,41 @@ class Normaliser:
         """Nothing: the largest gradients are told from gradients alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """MQ: the gradient over its tensor's own running mean size, by a shift (Alonso, Krichmar, Neftci 2024).
+
+    It works before the descent, as `Normaliser` does. mean (2,): the running mean in Q8, and this update's sum so far.
+    """
+
+    spec: MeanQuotient
+
+    def slots(self, tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]:
+        return {f"mean.{tensor}": Slot((2,), "int64", "state")}
+
+    def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None:
+        mean = state[f"mean.{step.tensor}"]
+        mean[1] += mq.size(step.gradient)
+        mq.quotient(step.gradient, int(mean[0]), step.noise(Use.NORMALISE))
+
+    def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
+        """After the last rows, follow what this update measured."""
+        mean, whole = state[f"mean.{step.tensor}"], state[f"shadow.{step.tensor}"]
+        if step.rows.stop == len(whole):
+            mean[0] = mq.follow(int(mean[0]), int(mean[1]), whole.size, step.update, self.spec.memory)
+            mean[1] = 0
+
+
+def normaliser_of(spec: RMaxProp | MeanQuotient | UnsetType) -> Stage | None:
+    """What a plan's normaliser does; None where the rates alone make a step of a gradient."""
+    match spec:
+        case RMaxProp():
+            return Normaliser(spec)
+        case MeanQuotient():
+            return Quotient(spec)
+    return None
+
+
 def blocks(rows: int) -> Iterator[slice]:
     """Row blocks of a tensor, in order."""
     for first in range(0, rows, BLOCK_ROWS):
@@ -149,7 +185,7 @@ def update(
     gradient_shift: int,
     seed: int,
     number: int,
-    normaliser: Normaliser | None = None,
+    normaliser: Stage | None = None,
 ) -> int:
     """Apply one update to one tensor; returns the squared norm of the change made, in shadow LSB.
 
@@ -172,6 +208,8 @@ def update(
             stage.apply(step, state)
         plasticity.write(step.made, step.shadow, step.wanted, rate.max_step)
         plasticity.weights_from_shadow(step.weights, step.shadow)
+        if normaliser is not None:
+            normaliser.settle(step, state)
         for stage in stages:
             stage.settle(step, state)
         changed += int((step.made.astype(np.int64) ** 2).sum())

@@ -1,0 +1,69 @@
+"""Predictive coding under constraints on a chain of dense layers (Alonso, Neftci 2021): rates never negative, errors
+come back one way through feedback weights of their own.
+
+    e[l] = a[l] - clip(p[l], 0, 127);   delta[l] = e[l] where p[l] > 0;   at the top onehot - softmax
+    a[l] <- clip(a[l] + up B[l]' delta[l+1] - down e[l], 0, 127)              `steps` times, all layers at once
+    G[l] = -delta[l+1] rates[l]'                                              of weight and feedback alike
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from edgerun.arrays import I8, I16, I32, I64, Bool, Tensors
+from edgerun.errors import SpecError
+from edgerun.kernels import chain
+from edgerun.learn.settling import Posed, Settling
+from edgerun.learn.stages import Factors
+from edgerun.network import Network
+from edgerun.rules_dense import PredictiveCoding
+from edgerun.spec import Manifest
+
+
+class PredictiveCodingRule:
+    """The rule bound to one bundle's layers. Its rates are scratch: nothing of one lesson reaches the next."""
+
+    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+        plan = manifest.learning.rule
+        if not isinstance(plan, PredictiveCoding):
+            raise SpecError("the bundle has no predictive plan")
+        self.plan: PredictiveCoding = plan
+        self._net = Settling(manifest, tensors, plan)
+        self._feedback = [cast(I8, tensors[f"{name}.feedback"]) for name in plan.layers[1:]]
+
+    def record(self, network: Network, q: I16) -> Posed:
+        """Run one sample.    q  (size,)"""
+        return self._net.pose(network, q)
+
+    def error(self, error: I32, posed: Posed, label: int, in_play: Bool) -> int:
+        """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
+        return self._net.ask(error, posed, label, in_play)
+
+    def factors(self, posed: Posed, error: I32) -> dict[str, Factors]:
+        """What each layer lacks after inference, as factors of its weight and of its feedback."""
+        net, plan = self._net, self.plan
+        net.start(posed.x)
+        for h in net.h:
+            np.clip(h, 0, chain.TOP, out=h)
+        feedback = [matrix.astype(np.float64) for matrix in self._feedback]
+        for _ in range(plan.steps):
+            errors, deltas = self._errors(posed)
+            for layer, h in enumerate(net.h):
+                moved = net.hear_through(layer, feedback[layer], deltas[layer + 1])
+                chain.scaled(moved, moved, plan.up)
+                chain.scaled(errors[layer], errors[layer], plan.down)
+                h += moved - errors[layer]
+                np.clip(h, 0, chain.TOP, out=h)
+            for layer, h in enumerate(net.h):
+                chain.rates_of(net.rates[layer + 1], h)
+            net.predict()
+        return net.factors(net.histories(self._errors(posed)[1]), tuple(net.rates))
+
+    def _errors(self, posed: Posed) -> tuple[list[I64], list[I64]]:
+        """e of the hidden layers, and delta of all, as the rates stand."""
+        net = self._net
+        errors = [h - np.clip(p, 0, chain.TOP) for h, p in zip(net.h, net.p, strict=True)]
+        deltas = [np.where(p > 0, e, 0) for e, p in zip(errors, net.p, strict=True)]
+        return errors, [*deltas, net.lack(posed).astype(np.int64)]
