@@ -29,6 +29,7 @@ from msgspec import UNSET
 
 from edgerun.errors import CommandError, ConfigError, DataError, EdgeRunError, MissingExtra
 from edgerun.keys import PRIVATE, PUBLIC, RAW_BYTES, key_id, read_private_key
+from edgerun.samples import recordings
 from edgerun.telemetry.address import FORM, parse_broker
 from edgerun.telemetry.commands import MAX_VALIDITY_MS, VERBS, BudgetSet, Example, seal
 from edgerun.telemetry.link import Connected, Disconnected, Endpoint, Incoming, MqttLink, Published, Subscribed
@@ -278,25 +279,22 @@ TAKEN_SHOTS: Final = 16  # examples in one teach command
 
 
 def load_examples(path: Path, of: str | None, shots: int) -> list[dict[str, Any]]:
-    """The first `shots` samples of a data file (`x`, and where `of` names a class also `y`), ready for `teach`."""
+    """The first `shots` samples of a data file, of class `of` where one is named, ready for `teach`."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file):  # so that it is an archive, and is closed if it is not
             arrays = dict(np.load(file, allow_pickle=False))
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as err:
         raise DataError(f"{path} is no data file: {err}") from None
-    if "x" not in arrays or arrays["x"].ndim < 2:
-        raise DataError(f"{path} has no array x of samples")
-    x = arrays["x"]
+    x = list(recordings(path.name, arrays))
     if of is not None:
-        y = arrays.get("y")
-        if y is None or y.shape != x.shape[:1]:
-            raise DataError(f"{path} has no array y with a class for each sample")
-        x = x[y.astype(str) == of]
-    if not len(x):
+        y = arrays.get("y" if "x" in arrays else "label")
+        if y is None or y.shape != (len(x),):
+            raise DataError(f"{path} has no array {'y' if 'x' in arrays else 'label'} with a class for each sample")
+        x = [sample for sample, label in zip(x, y.astype(str), strict=True) if label == of]
+    if not x:
         raise DataError(f"{path} has no sample of class {of!r}")
-    if np.issubdtype(x.dtype, np.floating):
-        x = x.astype(np.float32)
-    return [msgspec.to_builtins(Example.of(sample)) for sample in x[:shots]]
+    taken = (sample.astype(np.float32) if sample.dtype.kind == "f" else sample for sample in x[:shots])
+    return [msgspec.to_builtins(Example.of(sample)) for sample in taken]
 
 
 def _number(text: str) -> float | None:
@@ -316,7 +314,7 @@ def _generation(text: str) -> str | int:
 
 def _add_teach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", required=True, help="name of the class, new or known")
-    parser.add_argument("--data", required=True, type=Path, metavar="X.npz", help="file with the samples as array x")
+    parser.add_argument("--data", required=True, type=Path, metavar="X.npz", help="file of samples")
     parser.add_argument("--of", metavar="CLASS", help="take only samples whose y is this")
     parser.add_argument("--shots", type=int, default=10, choices=range(1, TAKEN_SHOTS + 1), metavar="N", help="at most")
     parser.add_argument("--no-consolidate", action="store_true", help="do not protect the lesson at once")

@@ -28,7 +28,7 @@ from edgerun.commands.plan import Priced, plan
 from edgerun.commands.text import columns
 from edgerun.errors import DataError, Refused
 from edgerun.price import work
-from edgerun.samples import labels, read_arrays
+from edgerun.samples import labels, read_arrays, recordings
 from edgerun.spec import LEVELS, Budget
 from edgerun.telemetry.address import FORM, parse_broker
 from edgerun.telemetry.link import Endpoint
@@ -43,13 +43,19 @@ PATIENCE_S: Final = 5.0  # real seconds that a broker may take at the start, and
 REST_S: Final = 600.0  # device seconds that lessons still waiting when the recording ends may take
 TELL_S: Final = 2.0  # real seconds between two lines of progress
 NEWEST: Final = 100  # samples that the last accuracy is over
+INT16: Final = 32768.0  # a pretend microphone gives real numbers in [-1, 1]
 ORDERS: Final[tuple[Order, ...]] = ("given", "shuffled", "blocks")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bundle", nargs="?", metavar="MODEL.edgb", help="the bundle that the device runs")
-    add("--data", type=Path, metavar="X.npz", help="what its sensor sees: x, and y where it shall be corrected")
+    add(
+        "--data",
+        type=Path,
+        metavar="X.npz",
+        help="what its sensor sees; where it has labels it is corrected",
+    )
     add("--board", default="pico2", metavar="NAME", help=f"one of {', '.join(BOARDS)} (pico2)")
     add("--broker", metavar="URL", help=f"{FORM}; without one the device is offline: what it tells stays in its outbox")
     add("--node", metavar="NAME", help=f"its name on the broker, in the group {GROUP} (the board's name)")
@@ -173,10 +179,10 @@ def _endpoint(url: str, node: str) -> Endpoint:
 
 def _recording(args: argparse.Namespace, bundle: Bundle, faults: Sequence[Fault]) -> Recording:
     arrays = read_arrays(args.data)
-    x = arrays.get("x")
-    if x is None or x.ndim < 2 or len(x) == 0 or x.dtype.kind not in "fiub":
-        raise DataError(f"{args.data} has no array x of samples")
-    if x[0].size != bundle.manifest.input.size:
+    x = list(recordings(args.data.name, arrays))
+    if bundle.manifest.front is not None:
+        x = [wave / INT16 if wave.dtype == "int16" else wave for wave in x]
+    elif x[0].size != bundle.manifest.input.size:
         raise DataError(f"{args.data}: a sample has {x[0].size} values, the bundle takes {bundle.manifest.input.size}")
     names = [name or "" for name in labels(args.data.name, arrays, len(x), bundle.manifest.classes.names)]
     count = args.samples if args.seconds is None else math.ceil(args.seconds / args.period) + 1

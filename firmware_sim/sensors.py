@@ -80,7 +80,7 @@ def playing_order(labels: Sequence[str], order: Order, rng: np.random.Generator)
 
 
 class Recording:
-    """`ports.Sensor` that plays `x` (N, ...), as float64, under drifts and faults; then raises StopIteration.
+    """`ports.Sensor` that plays N samples, as float64, under drifts and faults; then raises StopIteration.
 
     `samples` says how many it plays, from the first again when all were played; once through where it is None.
     `supervised` is the share of samples that come with their label, "" being none. `truth` is the label of the newest
@@ -89,7 +89,7 @@ class Recording:
 
     def __init__(
         self,
-        x: AnyArray,
+        x: Sequence[AnyArray] | AnyArray,
         labels: Sequence[str],
         schedule: Sequence[Drift] = (),
         *,
@@ -104,9 +104,9 @@ class Recording:
             raise DataError(f"recording has {len(labels)} labels for {len(x)} samples")
         if [drift.at for drift in schedule] != sorted({drift.at for drift in schedule}):
             raise DataError(f"drifts at {', '.join(str(drift.at) for drift in schedule)} do not rise")
-        self._side = math.isqrt(math.prod(x.shape[1:]))
-        if any(drift.rotate_deg for drift in schedule) and self._side**2 != math.prod(x.shape[1:]):
-            raise DataError(f"samples of shape {x.shape[1:]} are no square image to rotate")
+        self._side = math.isqrt(x[0].size)
+        if any(drift.rotate_deg for drift in schedule) and any(sample.size != self._side**2 for sample in x):
+            raise DataError(f"samples of shape {x[0].shape} are no square image to rotate")
         self._rng = np.random.default_rng(seed)
         self._x, self._labels, self._supervised = x, tuple(labels), supervised
         self._schedule, self._faults = (Drift(at=0), *schedule), tuple(faults)

@@ -125,7 +125,7 @@ def check_fit(bundle: Bundle, settings: Settings, sensor: Recording) -> None:
     """Raises BudgetError or DataError where this device cannot run this bundle on this sensor."""
     demand = Demand(prices=prices(settings.board, work(bundle)), period_s=settings.period_s)
     check_budget(within(settings.budget, bundle.manifest.budget), demand)
-    if sensor.x[0].size != bundle.manifest.input.size:
+    if bundle.manifest.front is None and sensor.x[0].size != bundle.manifest.input.size:
         raise DataError(
             f"the sensor gives {sensor.x[0].size} values a sample, the bundle takes {bundle.manifest.input.size}"
         )

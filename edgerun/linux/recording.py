@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgerun.errors import DataError
 from edgerun.ports import Sample
-from edgerun.samples import labels, read_arrays
+from edgerun.samples import labels, read_arrays, recordings
 
 
 class Recording:
     """`ports.Sensor`: one sample of the file at each read, from its first again when it ends if `loop`.
 
-    x  (N, ...)  numbers
-    y  (N,)      may be absent: classes as text, or as indices into `class_names` of the file or else into `classes`;
-                 -1 or "" = not known
+    x  (N, ...)  numbers; or samples and offsets, recordings of any length
+    y  (N,)      (label beside samples) may be absent: classes as text, or as indices into `class_names` of the file or
+                 else into `classes`; -1 or "" = not known
     """
 
     def __init__(self, path: Path, classes: Sequence[str], *, loop: bool) -> None:
         """Raises DataError naming file and array, OSError if the file cannot be opened."""
         arrays = read_arrays(path)
-        x = arrays.get("x")
-        if x is None or x.ndim < 2 or len(x) == 0 or x.dtype.kind not in "fiub":
-            raise DataError(f"{path} has no array x of samples")
-        self.x = x
-        self._labels = labels(path.name, arrays, len(x), classes)
+        self.x = list(recordings(path.name, arrays))
+        self._labels = labels(path.name, arrays, len(self.x), classes)
         self._loop = loop
         self._next = 0
 

@@ -48,7 +48,7 @@ Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=604_800)]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 
-WIRE_TYPES: Final = MappingProxyType({"int8": "i1", "uint8": "u1", "float32": "<f4"})
+WIRE_TYPES: Final = MappingProxyType({"int8": "i1", "uint8": "u1", "int16": "<i2", "float32": "<f4"})
 
 
 class Example(Args, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class Example(Args, frozen=True, kw_only=True):
     """
 
     shape: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=3)]
-    dtype: Literal["int8", "uint8", "float32"]
+    dtype: Literal["int8", "uint8", "int16", "float32"]
     scale: Positive = 1.0
     zp: Annotated[int, Meta(ge=-128, le=255)] = 0
     data: Annotated[str, Meta(max_length=MAX_MESSAGE_BYTES)]  # base64

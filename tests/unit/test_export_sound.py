@@ -13,12 +13,14 @@ pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
 import nir
 
+from deploy.operator import load_examples
 from edgerun import cli, encode
 from edgerun.bundle import open_bundle
 from edgerun.encode.sound import log_mel
 from edgerun.errors import DataError
 from edgerun.network import Network
 from edgerun.spec import LogMel
+from edgerun.telemetry.commands import Example
 from exporters.commands.export import front_of
 
 Capture = pytest.CaptureFixture[str]
@@ -175,3 +177,18 @@ def test_a_net_for_other_input_cannot_stand_behind_a_front(folder: Path, digits:
     arguments = ["export", str(model), "--calibrate", str(folder / "train.npz"), "-o", str(folder / "no.edgb")]
     assert cli.main([*arguments, "--front", "log-mel:8000"]) == 2
     assert "--front gives (frames, bands) of values, digits_snn takes (64,)" in capsys.readouterr().err
+
+
+def test_a_pretend_device_hears_and_learns(folder: Path, capsys: Capture) -> None:
+    command = ["emulate", str(folder / "net.edgb"), "--data", str(folder / "test.npz"), "--board", "rpi-zero-2w"]
+    assert cli.main([*command, "-n", "40", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sensor"]["refused"] == 0
+    assert told["accuracy"]["all"] > 0.8
+    assert told["lessons"] > 20
+
+
+def test_a_teacher_sends_recordings(folder: Path) -> None:
+    examples = load_examples(folder / "test.npz", "2", 3)
+    waves = [Example(**example).array() for example in examples]
+    assert [wave.tolist() for wave in waves] == [tone(2, 1000 + k).tolist() for k in (2, 5, 8)]

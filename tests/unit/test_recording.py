@@ -44,3 +44,14 @@ LABELS: dict[str, tuple[dict[str, Any], list[str | None]]] = {
 @pytest.mark.parametrize(("arrays", "want"), LABELS.values(), ids=LABELS)
 def test_labels(tmp_path: Path, arrays: dict[str, Any], want: list[str | None]) -> None:
     assert [label for _, label in played(tmp_path, 3, **arrays)] == want
+
+
+def test_recordings_of_any_length_are_played_as_they_are(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "x.npz", samples=np.arange(7, dtype=np.int16), offsets=np.array([0, 3, 7]), label=np.array([1, 0])
+    )
+    sensor = Recording(tmp_path / "x.npz", ["cat", "dog"], loop=False)
+    heard = [sensor.read() for _ in range(2)]
+    assert [sample.x.tolist() for sample in heard] == [[0, 1, 2], [3, 4, 5, 6]]
+    assert [sample.label for sample in heard] == ["dog", "cat"]
+    assert heard[0].x.dtype == np.int16
