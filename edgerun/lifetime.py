@@ -85,9 +85,12 @@ class Lifetime:
 
     # ------------------------------------------------------------------ lessons
 
-    def teach(self, q: I16, label: int, level: Level, sample: int) -> Taught:
-        """One lesson; durable after the next `commit`. Raises DataError, nothing changed, for a label not known."""
-        lesson = self.learner.plan_lesson(q, label, level, sample)
+    def teach(self, q: I16, label: int, level: Level, sample: int, target: I16 | None = None) -> Taught:
+        """One lesson; durable after the next `commit`. Raises DataError, nothing changed, for a label not known.
+
+        target  the values of a rule that does not classify, whose label is 0
+        """
+        lesson = self.learner.plan_lesson(q, label, level, sample, target)
         taught = self.learner.apply(lesson)
         if taught is None:
             raise StoreError("a lesson taught nothing")

@@ -43,6 +43,7 @@ CHECKPOINTS: Final = 3  # slots: the newest, the last good, the one being writte
 EPOCHS: Final = 2  # of the journal, at the least: the one that is kept and the one that is written
 
 CALLS_ENCODE: Final = 8
+CALLS_FRONT: Final = 40
 CALLS_SCORE: Final = 12
 CALLS_TICK: Final = 46  # of learning, a step: record, three traces, the filter backwards
 CALLS_BLOCK: Final = 150  # of an update, a block of rows of one tensor: three fills of noise, pull, write, credit
@@ -68,12 +69,11 @@ def work(bundle: Bundle) -> Work:
     manifest, plan = bundle.manifest, bundle.manifest.learning
     slots = learned_slots(manifest, bundle.tensors)
     state_bytes = sum(slot.bytes for slot in slots.values())
-    sample_bytes = manifest.input.size
     window = inference(bundle)
     consolidation = consolidate(bundle)
     change = update(bundle, consolidation)
     digest = _every(Ops(bytes_moved=HASHED * state_bytes), plan.guard.every)
-    journal = Ops.total([digest, Ops(flash_bytes=sample_bytes + RECORD_BYTES)])
+    journal = Ops.total([digest, Ops(flash_bytes=_record_bytes(manifest))])
     head = Ops.total([window, journal, prototype(manifest, window)])
     unchanged: dict[Level, Ops] = dict.fromkeys(LESSONS, head)
     lesson = dict(unchanged)
@@ -134,12 +134,25 @@ def windows(manifest: Manifest, level: Level) -> int:
 def inference(bundle: Bundle) -> Ops:
     """One window and its decision, for the mean sample of the self-test."""
     manifest = bundle.manifest
-    parts = [*layer_ops(bundle).values(), Ops(array_calls=CALLS_SCORE)]
+    parts = [*layer_ops(bundle).values(), front(manifest), Ops(array_calls=CALLS_SCORE)]
     if isinstance(manifest.encoder, PhaseRate):
         parts.append(Ops(bytes_moved=manifest.steps * manifest.input.size, array_calls=CALLS_ENCODE))
     if manifest.head.kind == "prototypes":
         parts.append(Ops(dense_macs=_means(manifest)))
     return Ops.total(parts)
+
+
+def front(manifest: Manifest) -> Ops:
+    """A recording's features: its energy once through, and for each frame the products with Fourier table and bands."""
+    if manifest.front is None:
+        return Ops()
+    (frames, bands), window = manifest.input.shape, manifest.front.window
+    macs = window * (window + 2) + (window // 2 + 1) * bands
+    return Ops(
+        dense_macs=frames * macs + manifest.front.longest,
+        bytes_moved=2 * manifest.front.longest + 2 * frames * window,
+        array_calls=CALLS_FRONT,
+    )
 
 
 def _means(manifest: Manifest) -> int:
@@ -317,8 +330,14 @@ def checkpoint_bytes(bundle: Bundle) -> int:
 def flash_parts(bundle: Bundle) -> dict[str, int]:
     """Bytes in flash by part: the bundle, its checkpoints, and the shortest journal that holds a guard's group."""
     manifest, checkpoint = bundle.manifest, checkpoint_bytes(bundle)
-    group = manifest.learning.guard.every * (manifest.input.size + RECORD_BYTES)
+    group = manifest.learning.guard.every * _record_bytes(manifest)
     return {"bundle": bundle.size, "checkpoints": CHECKPOINTS * checkpoint, "journal": EPOCHS * (checkpoint + group)}
+
+
+def _record_bytes(manifest: Manifest) -> int:
+    """At most so many bytes has a lesson in the journal."""
+    rule = manifest.learning.rule
+    return manifest.input.size + RECORD_BYTES + (2 * rule.targets(manifest.layer) if rule else 0)
 
 
 def _weights(bundle: Bundle, learned: Mapping[str, Slot]) -> Iterator[tuple[str, Slot]]:
@@ -329,6 +348,12 @@ def _weights(bundle: Bundle, learned: Mapping[str, Slot]) -> Iterator[tuple[str,
 
 
 def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
+    if manifest.front is not None:
+        bands, window = manifest.input.shape[1], manifest.front.window
+        yield "front.recording", Slot((manifest.front.longest,), "int16", "io")
+        yield "front.fourier", Slot((window, window + 2), "int16", "weights")
+        yield "front.bank", Slot((window // 2 + 1, bands), "int16", "weights")
+        yield "front.energy", Slot((manifest.input.size,), "int64", "scratch", (0, 0))
     if isinstance(manifest.encoder, PhaseRate):
         yield "encoder.phase", Slot((manifest.input.size,), "uint16")
     for layer in manifest.layers:

@@ -57,6 +57,10 @@ class RuleRecord(Record, frozen=True, kw_only=True):
         """Tensors with a column for each class that no other class needs: new ones may join, old ones be forgotten."""
         return ()
 
+    def targets(self, layer: LayerOf) -> int:
+        """How many int16 values a lesson brings beside its input, 0 where its label says all."""
+        return 0
+
     def own(self, layer: LayerOf) -> Iterator[State]:
         """int8 weights that no layer asks for and the bundle brings for the rule, by their full names."""
         yield from ()
@@ -175,4 +179,22 @@ class EProp(RuleRecord, tag="eprop", frozen=True, kw_only=True):
         return sum(layer(name).widths[0] + layer(name).outputs for name in self.layers)
 
 
-Rule: TypeAlias = EProp
+class EPropValues(EProp, tag="eprop-values", frozen=True, kw_only=True):
+    """E-prop towards values: the loss is half the square of y - target after each of the last `target_steps` steps.
+
+    A lesson brings the targets (target_steps, k) int16 in Q3.12. Its p is 2**15 - mean|error|, in Q0.15 and at least 0.
+    """
+
+    error_shift: Annotated[int, Meta(ge=1, le=24)] = 9  # error = sat16((y - target * 2**12) >> this, half up), y Q7.24
+
+    classifies: ClassVar[bool] = False
+
+    def targets(self, layer: LayerOf) -> int:
+        return self.target_steps * layer(self.readout).outputs
+
+    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
+        yield from super().tape(layer, steps, reach)
+        yield State("tape.target", "int16", (self.target_steps, layer(self.readout).outputs))
+
+
+Rule: TypeAlias = EProp | EPropValues

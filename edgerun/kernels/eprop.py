@@ -49,6 +49,16 @@ def learning_signal(signal: I32, error: I32, feedback: I8, shift: int) -> None:
     np.copyto(signal, np.clip(wide + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX), casting="unsafe")
 
 
+def value_error(error: I32, outputs: I64, target: I16, shift: int) -> int:
+    """error <- sat16((y - target * 2**12 + 2**(s-1)) >> s), s = shift; returns max(0, 2**15 - mean|error|).
+
+    error  (S, k)  written  Q0.15     outputs  (S, k)  read  y, Q7.24     target  (S, k)  read  Q3.12
+    """
+    wide = outputs - (target.astype(np.int64) << 12) + (1 << (shift - 1)) >> shift
+    np.copyto(error, np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
+    return max(0, (1 << 15) - int(np.abs(error).sum()) // error.size)
+
+
 def regularise(filtered: I32, spikes: U8, target: int, cost: int) -> None:
     """Lf <- sat16(Lf + R) at every step, R_j = sat16(((256 * sum_t spikes_j - f*) * c + 2**15) >> 16).
 

@@ -27,6 +27,7 @@ from edgerun.kernels import eprop, softmax
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn.stages import Factors
 from edgerun.network import Network, Recording, Tape
+from edgerun.rules import EPropValues
 from edgerun.spec import EProp, Lif, Manifest, Readout
 
 
@@ -135,6 +136,30 @@ class EPropRule:
             found[f"{layer.name}.feedback"] = Factors(_traces(tape.spikes, self._kappa)[-len(clipped) :], clipped)
         found[f"{self._readout}.input"] = found[f"{self.plan.layer}.feedback"]
         return {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
+
+
+class EPropValuesRule(EPropRule):
+    """The same towards values that a lesson brings; see `rules.EPropValues`."""
+
+    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+        super().__init__(manifest, tensors)
+        if not isinstance(self.plan, EPropValues):
+            raise SpecError("the bundle has no plan of e-prop for values")
+        self._shift = self.plan.error_shift
+        if manifest.head.kind != "values":
+            raise SpecError(f"e-prop for values needs a head of kind values, not {manifest.head.kind}")
+        if manifest.learning.replay.capacity:
+            raise SpecError("e-prop for values replays nothing: a reservoir keeps labels, no values")
+        if self.plan.target_steps > manifest.steps:
+            raise SpecError(f"e-prop target_steps {self.plan.target_steps} is above the window's {manifest.steps}")
+
+    def miss(self, error: I32, window: Window, target: I16) -> int:
+        """error <- y - target after the last step, Q0.15; returns how near all were.    target  (S * k,)  Q3.12"""
+        near = eprop.value_error(
+            window.errors, window.recording.outputs, target.reshape(window.errors.shape), self._shift
+        )
+        np.copyto(error, window.errors[-1])
+        return near
 
 
 def _traces(pre: AnyArray, decay: int, reach: int = 1) -> I16:

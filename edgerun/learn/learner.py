@@ -20,7 +20,7 @@ from edgerun.kernels import plasticity
 from edgerun.learn import prototypes, reservoir, stages
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
-from edgerun.learn.rules import rule_of
+from edgerun.learn.rules import ValueRule, rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL
@@ -203,10 +203,13 @@ class Learner:
 
     # ------------------------------------------------------------------ lessons
 
-    def plan_lesson(self, q: I16, label: int, level: Level, sample: int = 0) -> Lesson:
-        """The record of a lesson that has not happened yet; changes nothing."""
-        if not 0 <= label < len(self.classes):
-            raise DataError(f"label {label} is outside [0, {len(self.classes)})")
+    def plan_lesson(self, q: I16, label: int, level: Level, sample: int = 0, target: I16 | None = None) -> Lesson:
+        """The record of a lesson that has not happened yet; changes nothing.
+
+        target  int16 values of a rule that does not classify, whose label is 0
+        """
+        values = b"" if target is None else target.astype("<i2").tobytes()
+        self._check_answer(label, values)
         number, plan = self.lessons + 1, self.manifest.learning
         deep = level in DEEP and self._rule is not None
         draws: list[int] = []
@@ -224,6 +227,7 @@ class Learner:
             threshold=self.threshold,
             update=self.updates,
             before=self.digest() if self.lessons % plan.guard.every == 0 else b"",
+            target=values,
         )
 
     def apply(self, entry: Entry) -> Taught | None:
@@ -252,7 +256,7 @@ class Learner:
         before, norm, confidence = self.updates, 0.0, float("nan")
         if lesson.deep:
             self.deep_lessons += 1
-            confidence, norm = self._learn(q, lesson.label, lesson.threshold)
+            confidence, norm = self._learn(q, lesson.label, lesson.threshold, lesson.target)
             for place in lesson.draws:
                 old = self._require_reservoir()
                 norm += self._learn(old.sample(place), int(old.label[place]), lesson.threshold)[1]
@@ -270,8 +274,7 @@ class Learner:
         """The lesson's input. Raises DataError, before anything changes, if the lesson cannot follow on this state."""
         if lesson.number != self.lessons + 1:
             raise DataError(f"lesson {lesson.number} does not follow lesson {self.lessons}")
-        if not 0 <= lesson.label < len(self.classes):
-            raise DataError(f"label {lesson.label} is outside [0, {len(self.classes)})")
+        self._check_answer(lesson.label, lesson.target)
         if lesson.deep and self._rule is None:
             raise DataError(f"lesson {lesson.number} is at level {lesson.level}, the bundle has no learning rule")
         held = set() if self.reservoir is None else set(self.reservoir.filled.tolist())
@@ -283,14 +286,27 @@ class Learner:
             raise DataError(f"lesson {lesson.number} has {q.size} inputs, the bundle takes {self.manifest.input.size}")
         return q
 
-    def _learn(self, q: I16, label: int, threshold: int) -> tuple[float, float]:
+    def _check_answer(self, label: int, target: bytes) -> None:
+        """Raises DataError for a label that no class has, or values that the rule does not take."""
+        rule = self.manifest.learning.rule
+        size = rule.targets(self.manifest.layer) if rule else 0
+        if len(target) != 2 * size:
+            raise DataError(f"a lesson's target has {len(target) // 2} values, the bundle takes {size}")
+        if not 0 <= label < (1 if size else len(self.classes)):
+            raise DataError(f"label {label} is outside [0, {1 if size else len(self.classes)})")
+
+    def _learn(self, q: I16, label: int, threshold: int, target: bytes = b"") -> tuple[float, float]:
         """One update on one window: p(label) before it and the norm of the change, 0 where p is high enough."""
         rule, plan = self._rule, self.manifest.learning.rule
         if rule is None or plan is None:
             raise SpecError("the bundle has no learning rule")
         tape = rule.record(self.network, q)
         self._remember(label)
-        probability = rule.error(self._error, tape, label, self._in_play())
+        if target:
+            values = np.frombuffer(target, "<i2").astype(np.int16)
+            probability = cast(ValueRule, rule).miss(self._error, tape, values)
+        else:
+            probability = rule.error(self._error, tape, label, self._in_play())
         if probability >= threshold:
             return probability / 32768, 0.0
         chain: tuple[stages.Stage, ...] = (self._consolidation,) if self._consolidation else ()
@@ -435,7 +451,9 @@ class Learner:
     # ------------------------------------------------------------------ boundaries and guards
 
     def guard_score(self, probe_x: AnyArray, probe_label: AnyArray) -> tuple[int, int]:
-        """(correct, of) over the plan's mix of probe samples and the newest field samples of the reservoir."""
+        """(correct, of) over the plan's mix of probe samples and the newest field samples; (0, 0) without classes."""
+        if not self.classes:
+            return 0, 0
         guard = self.manifest.learning.guard
         share = round(guard.samples * guard.probe_share)
         picked = np.linspace(0, max(0, len(probe_x) - 1), min(share, len(probe_x))).astype(np.int64)

@@ -28,6 +28,7 @@ class Lesson(Struct, frozen=True, kw_only=True, array_like=True, tag="lesson"):
     threshold: int  # lessons that the readout is this sure of are skipped, Q0.15
     update: int  # updates applied before it
     before: bytes  # digest of the learned state before it, in every `guard.every`-th lesson; empty in the others
+    target: bytes = b""  # int16 values, little-endian, of a rule that does not classify; its label is 0
 
     @property
     def deep(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from edgerun.arrays import I16, I32, I64, Bool, Tensors
 from edgerun.learn.backprop import BackpropRule
-from edgerun.learn.eprop import EPropRule
+from edgerun.learn.eprop import EPropRule, EPropValuesRule
 from edgerun.learn.il_prox import IlProxRule
 from edgerun.learn.inner_step import InnerStepRule
 from edgerun.learn.predictive import PredictiveCodingRule
@@ -20,7 +20,7 @@ from edgerun.learn.sequential_il import SequentialIlRule
 from edgerun.learn.stages import Factors
 from edgerun.learn.superspike import SuperSpikeRule
 from edgerun.network import Network
-from edgerun.rules import EProp, RuleRecord
+from edgerun.rules import EProp, EPropValues, RuleRecord
 from edgerun.rules_dense import Backprop, IlProx, PredictiveCoding, SequentialIl
 from edgerun.rules_inner import InnerStep
 from edgerun.rules_superspike import SuperSpike
@@ -48,6 +48,13 @@ class LearningRule(Protocol):
         """The gradient of each plastic tensor, in the order of the record's rates."""
 
 
+class ValueRule(LearningRule, Protocol):
+    """A rule whose record says that it does not classify."""
+
+    def miss(self, error: I32, recorded: Any, target: I16) -> int:
+        """error <- what was missed of the target, Q0.15; returns how near it was, 2**15 for no miss at all."""
+
+
 RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRule]]] = MappingProxyType(
     {
         Backprop: BackpropRule,
@@ -55,6 +62,7 @@ RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRul
         SequentialIl: SequentialIlRule,
         PredictiveCoding: PredictiveCodingRule,
         EProp: EPropRule,
+        EPropValues: EPropValuesRule,
         InnerStep: InnerStepRule,
         SuperSpike: SuperSpikeRule,
     }
