@@ -130,6 +130,7 @@ class LogMel(Record, tag="log-mel", frozen=True, kw_only=True):
     quiet_shift: Annotated[int, Meta(ge=1, le=30)] = 10  # loud = over the loudest energy / 2**this
     floor_octaves: Annotated[int, Meta(ge=1, le=40)] = 12
     step_shift: Annotated[int, Meta(ge=0, le=5)] = 2
+    longest: Annotated[int, Meta(ge=64, le=1 << 22)] = 1 << 15  # samples of a recording that a device has room for
 
     def __post_init__(self) -> None:
         if self.window % 2:

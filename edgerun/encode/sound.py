@@ -10,7 +10,6 @@ The level of the recording falls out with the mean, and its length with the spre
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 
@@ -19,15 +18,13 @@ from edgerun.errors import DataError
 from edgerun.kernels import sound
 from edgerun.spec import InputSpec, LogMel
 
-LONGEST: Final = 1 << 22  # samples of one recording
-
 
 def log_mel(front: LogMel, spec: InputSpec, x: AnyArray) -> I16:
     """Features q (frames * bands,) of one recording x (samples,): int16 as a microphone gives it, or real in [-1, 1].
 
     Raises DataError for other types and shapes, samples that are not finite, and no or too many samples.
     """
-    wave, (frames, bands) = sound.amplified(_wave(x)), spec.shape
+    wave, (frames, bands) = sound.amplified(_wave(x, front.longest)), spec.shape
     first, last = sound.endpoints(wave, front.quiet_shift)
     starts = sound.frame_starts(first, last, front.window, frames)
     padded = np.concatenate([wave, np.zeros(front.window, np.int16)]).astype(np.float64)
@@ -56,10 +53,10 @@ def _tables(window: int, rate: int, bands: int, low_hz: float, high_hz: float) -
     return sound.fourier(window), sound.triangles(sound.mel_edges(bands, low_hz, high_hz), window, rate)
 
 
-def _wave(x: AnyArray) -> I16:
+def _wave(x: AnyArray, longest: int) -> I16:
     """Samples as int16."""
-    if x.ndim != 1 or not 1 <= len(x) <= LONGEST:
-        raise DataError(f"a recording has shape {x.shape}, must be (samples,) of 1 to {LONGEST} samples")
+    if x.ndim != 1 or not 1 <= len(x) <= longest:
+        raise DataError(f"a recording has shape {x.shape}, must be (samples,) of 1 to {longest} samples")
     if x.dtype == np.int16:
         return x
     if x.dtype.kind != "f":
