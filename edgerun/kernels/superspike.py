@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, U8, U16
+from edgerun.arrays import I8, I16, I32, I64, U8, U16, AnyArray
 from edgerun.kernels import eprop
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 
@@ -48,26 +48,25 @@ def smooth(state: I64, carry: I64, decay: int, drive: I64, scratch: I64) -> None
     state >>= 15
 
 
-def smooth_forwards(filtered: I32, signal: I32, decay: int) -> None:
-    """`smooth` over a whole window, from rest.    filtered (T, n) written, signal (T, n) read, int16 values"""
-    eprop.filter_backwards(filtered[::-1], signal[::-1], decay)
+def smoothed(signal: AnyArray, decay: int) -> I64:
+    """`smooth` over a whole window, from rest.    signal  (T, n)  integers, read  ->  (T, n)"""
+    found = signal.astype(np.int64)
+    state, carry, scratch = (np.zeros(found.shape[1], np.int64) for _ in range(3))
+    for row in found:
+        smooth(state, carry, decay, row, scratch)
+        np.copyto(row, state)
+    return found
 
 
-def van_rossum(raw: I32, rise: int, fall: int) -> I32:
+def van_rossum(raw: AnyArray, rise: int, fall: int) -> I64:
     """(T, n)  errors under the double exponential kernel.    raw  (T, n)  int16 values, read"""
-    once, twice = np.zeros_like(raw), np.zeros_like(raw)
-    smooth_forwards(once, raw, rise)
-    smooth_forwards(twice, once, fall)
-    return twice
+    return smoothed(smoothed(raw, rise), fall)
 
 
-def learning_signal(raw: I32, rise: int, fall: int) -> I32:
+def learning_signal(raw: AnyArray, rise: int, fall: int) -> I32:
     """(T, n)  Lf: the filtered error, through the eligibility's own two filters backwards in time."""
-    error = van_rossum(raw, rise, fall)
-    once, twice = np.zeros_like(raw), np.zeros_like(raw)
-    eprop.filter_backwards(once, error, fall)
-    eprop.filter_backwards(twice, once, rise)
-    return twice
+    backwards = smoothed(smoothed(van_rossum(raw, rise, fall)[::-1], fall), rise)
+    return backwards[::-1].astype(np.int32)
 
 
 def potentials(history: I16, pre: U8, alpha: int, decay: int) -> None:
@@ -75,15 +74,13 @@ def potentials(history: I16, pre: U8, alpha: int, decay: int) -> None:
 
     history  (T, m)  written     pre  (T, m)  read, zeros and ones
     """
-    filtered = np.zeros(pre.shape, np.int32)
     eprop.traces(history, pre, alpha)
-    smooth_forwards(filtered, history.astype(np.int32), decay)
-    np.copyto(history, filtered, casting="unsafe")
+    np.copyto(history, smoothed(history, decay), casting="unsafe")
 
 
-def energy(filtered: I32) -> int:
+def energy(filtered: I64) -> int:
     """sum over time of (sum_o f**2 >> 8): what `Patterns` takes from a score.    filtered  (T, o)"""
-    each = (filtered.astype(np.int64) ** 2).sum(axis=1) >> ENERGY_SHIFT
+    each = (filtered**2).sum(axis=1) >> ENERGY_SHIFT
     return int(each.sum())
 
 

@@ -112,7 +112,7 @@ class SuperSpikeRule:
             found[each.tensor] = Factors(history, post)
         return {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
 
-    def _filtered(self, raw: I32) -> I32:
+    def _filtered(self, raw: I32) -> I64:
         return superspike.van_rossum(superspike.ONE * raw, self._rise, self._fall)
 
 
