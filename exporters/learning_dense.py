@@ -160,13 +160,17 @@ def predictive(
     steps: int = 20,
     gains: tuple[float, float] = (0.1, 0.1),
     decay: float = 0.0,
+    feedback: bool = True,
 ) -> PredictiveCoding:
-    """Predictive coding at this rate; feedback learns as its weight does. decay: of both, an update (0: none)."""
+    """Predictive coding at this rate.
+
+    decay  of weights and feedback, an update (0: none)     feedback  whether it learns as its weight does
+    """
     chain = units(manifest, tensors, maps)
     names = tuple(layer.name for layer in manifest.layers)
     fade = round(-math.log2(decay)) if decay else 0
     rates = []
-    for part in ("weight", "feedback"):
+    for part in ("weight", "feedback") if feedback else ("weight",):
         for name, unit, error in zip(names, chain, history_units(chain), strict=True):
             if part == "weight" or name != names[0]:
                 value = rate * error * (unit.read / (1 << RATE)) * SHADOW / unit.weight
