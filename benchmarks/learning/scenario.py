@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 from tables import Table, spread, write_section
 
+from edgerun.boards import get_board, price
+from edgerun.bundle import Bundle
+from edgerun.price import memory_plan, work
+from edgerun.spec import LearningPlan
 from exporters.runs import SHARES, Run, by_arm, measures, read_runs, write_runs
 
-__all__ = ["Run", "load", "matrix", "save", "section", "table"]
+__all__ = ["Run", "cost", "load", "matrix", "save", "section", "table"]
 
 
 def save(folder: Path, runs: Sequence[Run]) -> Path:
@@ -74,3 +80,20 @@ def section(page: Path, name: str, markdown: str) -> None:
     if f"<!-- {name} -->" not in text:
         page.write_text(f"{text.rstrip()}\n\n<!-- {name} -->\n<!-- end of {name} -->\n", encoding="utf-8")
     write_section(page, name, markdown)
+
+
+def cost(bundle: Bundle, board: str = "pico2") -> tuple[dict[str, int], dict[str, float]]:
+    """A run's `memory_bytes` and `energy_uj`: what the planner says of a bundle, and a board's prices.
+
+    memory  "inference" is the same bundle without its learning plan, the rest what learning adds to each part
+    energy  one inference; one update by the plan's rule, or one lesson of the prototypes where it has none
+    """
+    still = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=LearningPlan()))
+    whole, idle = memory_plan(bundle).bytes_by_part(), memory_plan(still).bytes_by_part()
+    memory = {"inference": sum(idle.values())}
+    memory |= {part: more for part, size in whole.items() if (more := size - idle.get(part, 0)) > 0}
+    counted, plan = work(bundle), bundle.manifest.learning
+    acts = {"inference": counted.inference}
+    if plan != LearningPlan():
+        acts["update"] = counted.update if plan.rule else counted.lesson["head"]
+    return memory, {act: price(get_board(board), ops)[0] for act, ops in acts.items()}

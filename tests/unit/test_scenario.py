@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgerun.boards import get_board, price
+from edgerun.bundle import open_bundle
 from edgerun.errors import DataError
+from edgerun.price import memory_plan, work
+from edgerun.spec import LearningPlan
 from exporters.runs import Run, measures, read_runs
 
 SCENARIO = Path(__file__).parents[2] / "benchmarks/learning/scenario.py"
@@ -125,3 +130,14 @@ def test_a_section_is_made_once_and_rewritten_later(scenario: ModuleType, tmp_pa
         "# Results\n\n<!-- other -->\nkept\n<!-- end of other -->\n\n"
         "<!-- mine -->\n## Mine\n\nnew\n<!-- end of mine -->\n"
     )
+
+
+def test_cost_is_what_the_planner_and_the_price_list_say(scenario: ModuleType, digits_bundle: Path) -> None:
+    bundle = open_bundle(digits_bundle)
+    memory, energy = scenario.cost(bundle)
+    assert sum(memory.values()) == memory_plan(bundle).total_bytes
+    assert memory["si"] == sum(7 * bundle.tensors[rate.tensor].size for rate in bundle.manifest.learning.rule.rates)
+    assert energy["update"] == pytest.approx(price(get_board("pico2"), work(bundle).update)[0])
+    assert energy["update"] > energy["inference"] > 0
+    still = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=LearningPlan()))
+    assert scenario.cost(still) == ({"inference": memory["inference"]}, {"inference": energy["inference"]})
