@@ -30,6 +30,12 @@ class RMaxProp(Record, tag="rmaxprop", frozen=True, kw_only=True):
     fade: Annotated[int, Meta(ge=0, le=1 << 12)]  # of sqrt(v), an update, in octaves / 2**11: -log2(gamma) * 2**10
     floor: Annotated[int, Meta(ge=0, le=32)] = 0  # sqrt(v) never falls below 2**floor of the gradient's own LSB
 
+    def describe(self) -> str:
+        """For `edgerun inspect`."""
+        return (
+            f"in units of the largest gradient a weight has met, which fades by {self.fade / 2048:.3g} octaves a step"
+        )
+
 
 class Population(Record, frozen=True, kw_only=True):
     """Neurons that learn and what drives them: `<synapses>.weight` is the plastic tensor."""

@@ -17,7 +17,7 @@ from edgerun.commands.verify import error_line
 from edgerun.errors import one_line
 from edgerun.graph import score_width
 from edgerun.layers.base import INPUT
-from edgerun.spec import Layer, Manifest, PhaseRate, TensorSpec
+from edgerun.spec import Layer, Manifest, PhaseRate, RMaxProp, TensorSpec
 
 WEIGHTS: Final = ("weight", "input", "recurrent")
 """The parts of a layer that inputs are multiplied by; its other int8 arrays are tables and zero points."""
@@ -154,6 +154,8 @@ def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
         rates = ", ".join(f"{rate.tensor} {rate.eta / 2**rate.shift:.3g}" for rate in plan.rule.rates)
         yield str(plan.rule.__struct_config__.tag), plan.rule.describe()
         yield "rates", rates or "none"
+    if isinstance(plan.normaliser, RMaxProp):
+        yield "steps", f"{plan.normaliser.__struct_config__.tag}, {plan.normaliser.describe()}"
     if plan.intelligence:
         yield "protection", f"synaptic intelligence, strength {plan.intelligence.strength}"
     if plan.replay.capacity:

@@ -11,18 +11,20 @@ import pytest
 from reference import superspike as paper
 
 from edgerun.arrays import I16, AnyArray, Tensors
-from edgerun.bundle import Probe, Selftest, pack, read_bundle
+from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
 from edgerun.errors import DataError, SpecError
 from edgerun.kernels import eprop, superspike
 from edgerun.layers import Cells, DenseSum, Lookup, Patterns
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.learn.superspike import SuperSpikeRule
+from edgerun.lifetime import Lifetime
 from edgerun.network import Network
 from edgerun.ops import OPS
 from edgerun.price import memory_plan
 from edgerun.rules_superspike import Population, RMaxProp, SuperSpike
-from edgerun.spec import ClassTable, Frames, InputSpec, LearningPlan, Manifest, PlasticRate, Replay
+from edgerun.spec import ClassTable, Frames, Guard, InputSpec, LearningPlan, Manifest, PlasticRate, Replay
+from firmware_sim.flash import SimFlash
 
 STEPS, INPUTS, HIDDEN, OUTPUTS, CLASSES = 60, 20, 14, 4, 3
 ALPHA, DECAY, RISE, FALL = 26_828, 29_649, 26_828, 29_649  # 5, 10, 5 and 10 steps
@@ -270,28 +272,51 @@ def test_a_label_that_is_no_pattern_is_refused() -> None:
         learner_of().plan_lesson(window_of(0), 3, "full")
 
 
-def test_a_bundle_brings_targets_and_feedback_and_is_priced_with_all_that_the_rule_keeps() -> None:
-    manifest = manifest_of("random")
+def bundle_of(manifest: Manifest) -> Bundle:
     tensors = tensors_of(manifest)
     network = Network(manifest, tensors)
     x = np.stack([window_of(k) for k in range(8)])
     scores = np.stack([network.scores(row) for row in x])
     assert np.ptp(scores) > 0
-    probe = Probe(x=x.astype(np.int8).reshape(8, STEPS, INPUTS), label=np.arange(8, dtype=np.int32) % CLASSES)
-    selftest = Selftest(x=x.astype(np.int8).reshape(8, STEPS, INPUTS), y=scores)
-    bundle = read_bundle(pack(manifest, tensors, selftest=selftest, probe=probe))
-    assert (bundle.tensors["known.target"] == tensors["known.target"]).all()
-    assert (bundle.tensors["hidden.feedback"] == tensors["hidden.feedback"]).all()
+    rows = x.astype(np.int8).reshape(8, STEPS, INPUTS)
+    probe = Probe(x=rows, label=np.arange(8, dtype=np.int32) % CLASSES)
+    return read_bundle(pack(manifest, tensors, selftest=Selftest(x=rows, y=scores), probe=probe))
+
+
+def test_a_bundle_brings_targets_and_feedback_and_is_priced_with_all_that_the_rule_keeps() -> None:
+    bundle = bundle_of(manifest_of("random"))
+    tensors = tensors_of(bundle.manifest)
+    for name in ("known.target", "hidden.feedback"):
+        assert (bundle.tensors[name] == tensors[name]).all()
     slots = {name: placed.slot for name, placed in memory_plan(bundle).slots.items()}
     rule = SuperSpikeRule(bundle.manifest, dict(bundle.tensors))
-    window = rule.record(network, window_of(0))
+    window = rule.record(Network(bundle.manifest, bundle.tensors), window_of(0))
     for k, name in enumerate(("hidden", "out")):
         assert slots[f"tape.{name}.pre"].bytes == window.pre[k].nbytes
         assert slots[f"tape.{name}.psi"].bytes == window.psi[k].nbytes
+    assert slots["tape.spikes"].bytes == window.spikes.nbytes
     factors = rule.factors(window, target_error(rule, window, 0))
     assert slots["trace.history"].bytes == max(each.history.nbytes for each in factors.values())
     assert slots["trace.post"].bytes == max(each.post.nbytes for each in factors.values())
     assert slots["largest.up.weight"].bytes == HIDDEN * OUTPUTS
+
+
+def test_a_life_on_flash_restarts_with_the_same_bits_and_its_guard_counts_nearest_patterns() -> None:
+    manifest = manifest_of()
+    plan = msgspec.structs.replace(manifest.learning, guard=Guard(every=4, samples=16, max_drop=0.5))
+    bundle, flash = bundle_of(msgspec.structs.replace(manifest, learning=plan)), SimFlash()
+    life = Lifetime(bundle, flash)
+    for number in range(4):
+        life.teach(window_of(number), number % CLASSES, "full", number)
+    life.commit()
+    assert Lifetime(bundle, flash).digest() == life.digest()
+    seen = [(window_of(k), k % CLASSES) for k in (*range(8), *range(4))]  # the probe, then the newest lessons
+    right = sum(life.learner.network.infer(q).label == label for q, label in seen)
+    judged = life.judge()
+    assert (judged.correct, judged.of) == (right, len(seen))
+    again = Lifetime(bundle, flash)
+    assert again.digest() == life.digest()
+    assert again.unjudged == 0
 
 
 def test_learned_weights_can_never_break_the_sums_certificate() -> None:
