@@ -44,8 +44,8 @@ from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
-from exporters.learning import learning_plan
-from exporters.nodes import Affine, Reset
+from exporters.learning import Inner, learning_plan
+from exporters.nodes import Affine, FloatReadout, Reset
 from exporters.progress import Say, silent
 from exporters.report import Accuracy, Report
 from exporters.slim import Diet, Slim, slim
@@ -77,7 +77,7 @@ HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
 class Options:
     """What the command line can say. None leaves it to the model file, the data or a default."""
 
-    learn: Literal["none", "prototypes", "eprop"] = "none"
+    learn: Literal["none", "prototypes", "eprop", "inner-step"] = "none"
     head: HeadKind | None = None
     features: str | None = None
     classes: tuple[str, ...] | None = None
@@ -101,8 +101,8 @@ class Options:
 
     @property
     def head_kind(self) -> HeadKind:
-        """Where classes may be learned the head can grow; elsewhere the model's own outputs decide."""
-        return self.head or ("logits" if self.learn == "none" else "prototypes")
+        """Where prototypes learn they decide; elsewhere the model's own outputs, to which the inner step adds rows."""
+        return self.head or ("logits" if self.learn in ("none", "inner-step") else "prototypes")
 
     def settled(self, samples: Samples) -> Options:
         """The same with the head that these data ask for, where none is named.
@@ -319,7 +319,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     kind = options.head_kind
     capacity = 0 if kind == "values" else options.capacity or max(len(names), twin.parts[-1].layer.outputs)
     features = feature_layer(twin, options.features) if kind == "prototypes" or options.features else ""
-    if options.learn == "eprop":
+    if options.learn in ("eprop", "inner-step"):
         twin = widen_readout(twin, capacity)
     elif kind == "prototypes":
         twin = cut_after(twin, features)
@@ -335,7 +335,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         output=None if kind == "prototypes" else output_spec(twin),
         classes=ClassTable(names=tuple(names), capacity=capacity),
     )
-    plan = learning_plan(options.learn, manifest, readout_halvings(twin))
+    plan = learning_plan(options.learn, manifest, readout_halvings(twin), inner_rate(twin))
     manifest = msgspec.structs.replace(manifest, learning=plan)
     tensors = twin.tensors
     if kind == "prototypes":
@@ -362,6 +362,15 @@ def readout_halvings(twin: Twin) -> int:
     """How often the readout's logits were halved to fit: the temperature of the learning plan follows."""
     last = twin.parts[-1]
     return round(float(np.log2(last.output.scale * 2.0**24))) if isinstance(last.layer, Readout) else 0
+
+
+def inner_rate(twin: Twin) -> Inner | None:
+    """The readout's inner rate, for what it reads in integers; None where the file has none."""
+    last, sources = twin.net.wiring()[-1]
+    if not isinstance(last, FloatReadout) or last.inner_rate is None:
+        return None
+    kappa = int(twin.tensors[f"{last.name}.kappa"][0])
+    return Inner(last.inner_rate * twin.maps[sources[0]].scale ** 2, kappa)
 
 
 def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:

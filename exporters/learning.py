@@ -6,14 +6,19 @@ Steps are limited by their norm, given here in real weight units, so they carry 
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from edgerun.errors import ModelError
+from edgerun.graph import layer_reaches
+from edgerun.kernels.eprop import trace_gain
+from edgerun.kernels.plasticity import SHADOW_MAX
 from edgerun.spec import (
     Direct,
     EProp,
     Guard,
+    InnerStep,
     Intelligence,
     LearningPlan,
     Lif,
@@ -22,6 +27,13 @@ from edgerun.spec import (
     Readout,
     Replay,
 )
+
+
+class Inner(NamedTuple):
+    """What meta-training found: dW = -rate P[T] error^T, P in input steps; and the readout's kappa in Q0.15."""
+
+    rate: float
+    kappa: int
 
 
 class Rate(NamedTuple):
@@ -41,6 +53,8 @@ POST_SHIFT: Final = 4
 TABLE_STEP: Final = 19  # Q7.24 logits: one step of the softmax table is 2**19, a 32nd of a unit
 CONSOLIDATION: Final = Intelligence(strength=28, damping=1024)
 REPLAY_DEEP: Final = Replay(capacity=160, passes=2, refresh_every=8)
+REPLAY_INNER: Final = Replay(capacity=160, passes=1)
+GATE: Final = 1638  # errors of 0.05 and less teach nothing, Q0.15
 REPLAY_HEAD: Final = Replay(capacity=160, passes=0)
 GUARD: Final = Guard(every=64)
 ERROR_THRESHOLD: Final = 29491  # p(label) of 0.9 in Q0.15: what is known so well teaches nothing
@@ -48,7 +62,9 @@ RECENT_LABELS: Final = 40
 CHUNK_MAX: Final = 128  # steps that credit reaches back
 
 
-def learning_plan(learn: str, manifest: Manifest, readout_halvings: int = 0) -> LearningPlan:
+def learning_plan(
+    learn: str, manifest: Manifest, readout_halvings: int = 0, inner: Inner | None = None
+) -> LearningPlan:
     """The plan that `--learn` names, for the layers of this manifest. Raises ModelError where they do not allow it."""
     match learn:
         case "none":
@@ -59,7 +75,40 @@ def learning_plan(learn: str, manifest: Manifest, readout_halvings: int = 0) -> 
             return LearningPlan(
                 rule=eprop(manifest, readout_halvings), intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD
             )
-    raise ModelError(f"--learn {learn!r} is none of none, prototypes, eprop")
+        case "inner-step":
+            rule = inner_step(manifest, readout_halvings, inner)
+            return LearningPlan(rule=rule, replay=REPLAY_INNER, guard=GUARD)
+    raise ModelError(f"--learn {learn!r} is none of none, prototypes, eprop, inner-step")
+
+
+def inner_step(manifest: Manifest, readout_halvings: int, inner: Inner | None) -> InnerStep:
+    """The inner step of the readout, by e-prop's norm where no rate is known. Raises ModelError where there is none."""
+    readout = manifest.layers[-1]
+    if not isinstance(readout, Readout):
+        raise ModelError(f"--learn inner-step needs a spiking model that ends in a readout; {readout.name} is none")
+    tensor, ours, fraction = f"{readout.name}.input", EPROP_RATES["readout"], readout.weight_exponent + 8
+    if inner is None:
+        most = max(1, round(ours.norm * 2**fraction))
+        rate = PlasticRate(tensor=tensor, eta=ours.eta, shift=ours.shift, max_step=ours.max_step, max_norm=most)
+    else:
+        gain = trace_gain(inner.kappa, layer_reaches(manifest)[readout.name][0][0])
+        eta, shift = mantissa(inner.rate * 2.0 ** (fraction - readout_halvings - gain - 15))
+        rate = PlasticRate(tensor=tensor, eta=eta, shift=shift, max_step=SHADOW_MAX)
+    return InnerStep(
+        readout=readout.name,
+        rates=(rate,),
+        gate=GATE,
+        temperature_shift=TABLE_STEP - readout_halvings,
+        error_threshold=32768 - GATE,
+    )
+
+
+def mantissa(value: float) -> tuple[int, int]:
+    """(eta, shift) with eta / 2**shift nearest to a value, in the bits of a rate. Raises ModelError out of range."""
+    shift = min(30, 15 - math.frexp(value)[1])
+    if shift < 0:
+        raise ModelError(f"an inner rate of {value:g} shadow steps is above 32767")
+    return min(32767, max(1, round(value * 2**shift))), shift
 
 
 def eprop(manifest: Manifest, readout_halvings: int) -> EProp:

@@ -28,7 +28,7 @@ from edgerun.errors import ModelError
 from edgerun.layers.base import INPUT
 from edgerun.layers.window import output_size
 from exporters.data import first_line
-from exporters.nir_graph import PORTS, Wiring, is_wire, short, whole
+from exporters.nir_graph import PORTS, Wiring, is_wire, positive, short, whole
 from exporters.nir_maps import (
     Geometry,
     Signal,
@@ -345,7 +345,8 @@ class Builder:
         plain = len(terms) == 1 and terms[0].conv is None and cells.image is None and not cells.special
         if plain and cells.readout and recurrent is None:
             x, weight = terms[0].signal.layer, terms[0].weight.astype(np.float32)
-            self.add(FloatReadout(short(name), weight, bias, cells.beta, sources=(x,)))
+            rate = positive(name, wiring.facts[name], "inner_rate", 0.0) or None
+            self.add(FloatReadout(short(name), weight, bias, cells.beta, inner_rate=rate, sources=(x,)))
         elif plain and not cells.readout and (recurrent is None or recurrent.ndim == 2):
             x, weight = terms[0].signal.layer, terms[0].weight.astype(np.float32)
             reset, delay = cells.reset

@@ -53,7 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sign", metavar="KEY", action="append", default=[], help="sign with this private key")
     model = parser.add_argument_group("the bundle")
     model.add_argument(
-        "--learn", choices=("none", "prototypes", "eprop"), default="none", help="what the device may learn"
+        "--learn",
+        choices=("none", "prototypes", "eprop", "inner-step"),
+        default="none",
+        help="what the device may learn",
     )
     model.add_argument(
         "--head",

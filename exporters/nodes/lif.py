@@ -141,6 +141,7 @@ class FloatReadout(StatefulLayer):
     bias: F32
     kappa: F32
     bits: int = 8  # of an integer weight, 2 to 8
+    inner_rate: float | None = None  # what meta-training found for one step of its weights, in real units
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Readout,)
 
