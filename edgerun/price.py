@@ -82,7 +82,7 @@ def work(bundle: Bundle) -> Work:
             count = windows(manifest, level)
             seen = Ops.total([window, recorded(manifest)]).times(count)
             unchanged[level] = Ops.total([window, seen, refresh(manifest, window), journal])
-            lesson[level] = Ops.total([unchanged[level], change.times(count)])
+            lesson[level] = Ops.total([unchanged[level], change.times(count * plan.rule.updates)])
     return Work(
         inference=window,
         lesson=lesson,

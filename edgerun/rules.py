@@ -47,6 +47,8 @@ class RuleRecord(Record, frozen=True, kw_only=True):
 
     classifies: ClassVar[bool] = True
     """Whether lessons are labels; else they are target values."""
+    online: ClassVar[bool] = False
+    """Whether weights change within a window, step by step."""
 
     @property
     def tensors(self) -> frozenset[str]:
@@ -56,6 +58,11 @@ class RuleRecord(Record, frozen=True, kw_only=True):
     def by_class(self) -> tuple[str, ...]:
         """Tensors with a column for each class that no other class needs: new ones may join, old ones be forgotten."""
         return ()
+
+    @property
+    def updates(self) -> int:
+        """How many updates one window may bring."""
+        return 1
 
     def targets(self, layer: LayerOf) -> int:
         """How many int16 values a lesson brings beside its input, 0 where its label says all."""
@@ -197,4 +204,35 @@ class EPropValues(EProp, tag="eprop-values", frozen=True, kw_only=True):
         yield State("tape.target", "int16", (self.target_steps, layer(self.readout).outputs))
 
 
-Rule: TypeAlias = EProp | EPropValues
+class EPropOnline(EProp, tag="eprop-online", frozen=True, kw_only=True):
+    """E-prop as the window goes: each of its last `target_steps` steps has an error and an update of its own.
+
+    No readout filter and nothing to keep of a window: every gradient is one outer product. Layers without adaptation.
+    """
+
+    chunk_steps: Annotated[int, Meta(ge=1, le=1)] = 1
+
+    online: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.spikes_cost:
+            raise SpecError(f"eprop-online has no window to count over: spikes_cost {self.spikes_cost} must be 0")
+
+    @property
+    def updates(self) -> int:
+        return self.target_steps
+
+    def check(self, layer: LayerOf) -> None:
+        super().check(layer)
+        for name in self.layers:
+            if getattr(layer(name), "adaptive", False):
+                raise SpecError(f"eprop-online layer {name!r} is adaptive, which takes state for every synapse")
+
+    def rows(self, tensor: str, steps: int) -> int:
+        return 1
+
+    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
+        return super().tape(layer, 1, reach)
+
+
+Rule: TypeAlias = EProp | EPropValues | EPropOnline

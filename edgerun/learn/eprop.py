@@ -14,19 +14,21 @@ adaptive feedback has the gradient that a readout of its layer would have. Belle
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
+from edgerun.arrays import F32, I8, I16, I32, I64, U8, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.graph import layer_reaches
-from edgerun.kernels import eprop, softmax
-from edgerun.kernels.spiking import I16_MAX, I16_MIN
+from edgerun.kernels import eprop, softmax, spiking
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
+from edgerun.layers.base import INPUT
 from edgerun.learn.stages import Factors
 from edgerun.network import Network, Recording, Tape
+from edgerun.ops import LifRun
 from edgerun.rules import EPropValues
 from edgerun.spec import EProp, Lif, Manifest, Readout
 
@@ -69,6 +71,17 @@ class TaughtLayer:
         yield f"{self.name}.input", Factors(_traces(tape.pre, self._decay, self._reach)[-steps:], post)
         yield f"{self.name}.recurrent", Factors(_traces(late, self._decay)[-steps:], post)
 
+    def trace(self, units: int, *, spikes: bool = False) -> Trace:
+        """A trace of what drives it, or of its own spikes."""
+        return Trace(units, self._decay, 1 if spikes else self._reach)
+
+    def at_once(self, psi: U8, errors: I32) -> I16:
+        """post (S, n) of steps whose error acts in the same step.    psi  (S, n)     errors  (S, k)"""
+        signal, post = np.zeros(psi.shape, np.int32), np.zeros(psi.shape, np.int16)
+        eprop.learning_signal(signal, errors, self._feedback, self._plan.signal_shift)
+        eprop.post_factor(post, psi, signal, self._plan.post_shift)
+        return post
+
     def _post(self, tape: Tape, errors: I32, kappa: int, steps: int) -> I16:
         plan, psi = self._plan, tape.psi[-steps:]
         signal = np.zeros(psi.shape, np.int32)
@@ -104,6 +117,8 @@ class EPropRule:
         unknown = [rate.tensor for rate in plan.rates if rate.tensor not in names]
         if unknown:
             raise SpecError(f"e-prop cannot change {unknown[0]!r}, only {', '.join(sorted(names))}")
+        if plan.target_steps > manifest.steps:
+            raise SpecError(f"e-prop target_steps {plan.target_steps} is above the window's {manifest.steps}")
         self.plan: EProp = plan
         self._readout, self._classes = readout.name, readout.outputs
         self._kappa = uniform(tensors[f"{readout.name}.kappa"], f"{readout.name}.kappa")
@@ -150,8 +165,6 @@ class EPropValuesRule(EPropRule):
             raise SpecError(f"e-prop for values needs a head of kind values, not {manifest.head.kind}")
         if manifest.learning.replay.capacity:
             raise SpecError("e-prop for values replays nothing: a reservoir keeps labels, no values")
-        if self.plan.target_steps > manifest.steps:
-            raise SpecError(f"e-prop target_steps {self.plan.target_steps} is above the window's {manifest.steps}")
 
     def miss(self, error: I32, window: Window, target: I16) -> int:
         """error <- y - target after the last step, Q0.15; returns how near all were.    target  (S * k,)  Q3.12"""
@@ -160,6 +173,81 @@ class EPropValuesRule(EPropRule):
         )
         np.copyto(error, window.errors[-1])
         return near
+
+
+class EPropOnlineRule(EPropRule):
+    """The rule of one step after the other; see `rules.EPropOnline`.
+
+    post = sat16((psi[t] * L[t] + 2**(p-1)) >> p);   G_input = trace[t].T @ post;   G_readout = zbar[t].T @ error[t]
+    """
+
+    def steps(self, network: Network, q: I16, label: int, in_play: Bool) -> Iterator[tuple[int, Mapping[str, Factors]]]:
+        """Run one window; p(label) and the gradients after each step that has a target.    q  (size,)
+
+        What is written to the weights between two steps is what the next one runs on.
+        """
+        walks = tuple(Walk(layer, network) for layer in self._layers)
+        zbar = {walk.name: Trace(walk.neurons, self._kappa) for walk in walks}
+        moments, error = network.moments(q), np.zeros((1, self._classes), np.int32)
+        network.reset()
+        for t, x in enumerate(moments):
+            for walk in walks:
+                walk.before()
+            network.step(x)
+            bars = {walk.name: zbar[walk.name].step(walk.after(x)) for walk in walks}
+            if t < len(moments) - self.plan.target_steps:
+                continue
+            probability = softmax.softmax_error(error[0], network.logits(), self.plan.temperature_shift, in_play, label)
+            clipped: I16 = np.clip(error, I16_MIN, I16_MAX).astype(np.int16)
+            found: dict[str, Factors] = {}
+            for walk in walks:
+                found |= walk.factors(error)
+                found[f"{walk.name}.feedback"] = Factors(bars[walk.name], clipped)
+            found[f"{self._readout}.input"] = found[f"{self.plan.layer}.feedback"]
+            yield probability, {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
+
+
+class Trace:
+    """A presynaptic trace that goes along with the window; see `kernels.eprop.traces`."""
+
+    def __init__(self, units: int, decay: int, reach: int = 1) -> None:
+        self._x, self._carry = np.zeros(units, np.int32), np.zeros(units, np.int32)
+        self._decay, self._gain = np.full(units, decay, np.int32), eprop.trace_gain(decay, reach)
+
+    def step(self, pre: AnyArray) -> I16:
+        """The trace (1, units) after one more step.    pre  (units,)"""
+        leak(self._x, self._carry, self._decay, pre.astype(np.int32) << self._gain)
+        return self._x.astype(np.int16)[None, :]
+
+
+class Walk:
+    """One learning layer of a network that runs step by step."""
+
+    def __init__(self, layer: TaughtLayer, network: Network) -> None:
+        run = network.layers[layer.name]
+        if not isinstance(run, LifRun):
+            raise SpecError(f"e-prop needs a lif layer, {layer.name!r} is none")
+        self.name, self.neurons = layer.name, run.spec.outputs
+        self._layer, self._run = layer, run
+        self._source = dict((each.name, sources[0]) for each, sources in network.manifest.wiring())[layer.name]
+        self._network = network
+        self._input, self._recurrent = layer.trace(run.spec.inputs), layer.trace(run.spec.outputs, spikes=True)
+
+    def before(self) -> None:
+        """Take in the spikes of the step before."""
+        self._late = self._recurrent.step(self._run.fired)
+
+    def after(self, x: F32) -> Bool:
+        """Take in what has driven the layer in the step that has just run; returns its spikes.    x  the input"""
+        source = x if self._source == INPUT else self._network.layers[self._source].out
+        self._trace = self._input.step(source)
+        return self._run.fired
+
+    def factors(self, error: I32) -> dict[str, Factors]:
+        psi = np.zeros((1, self.neurons), np.uint8)
+        spiking.surrogate(psi[0], self._run.margin.copy(), self._run.spec.threshold)
+        post = self._layer.at_once(psi, error)
+        return {f"{self.name}.input": Factors(self._trace, post), f"{self.name}.recurrent": Factors(self._late, post)}
 
 
 def _traces(pre: AnyArray, decay: int, reach: int = 1) -> I16:

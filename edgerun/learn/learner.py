@@ -20,10 +20,10 @@ from edgerun.kernels import plasticity
 from edgerun.learn import prototypes, reservoir, stages
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
-from edgerun.learn.rules import ValueRule, rule_of
+from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
-from edgerun.rules import ALL
+from edgerun.rules import ALL, RuleRecord
 from edgerun.spec import Level, Manifest
 
 BATCH = 32
@@ -300,8 +300,10 @@ class Learner:
         rule, plan = self._rule, self.manifest.learning.rule
         if rule is None or plan is None:
             raise SpecError("the bundle has no learning rule")
-        tape = rule.record(self.network, q)
         self._remember(label)
+        if plan.online:
+            return self._learn_online(cast(OnlineRule, rule), q, label, threshold)
+        tape = rule.record(self.network, q)
         if target:
             values = np.frombuffer(target, "<i2").astype(np.int16)
             probability = cast(ValueRule, rule).miss(self._error, tape, values)
@@ -309,11 +311,22 @@ class Learner:
             probability = rule.error(self._error, tape, label, self._in_play())
         if probability >= threshold:
             return probability / 32768, 0.0
+        return probability / 32768, self._update(rule.factors(tape, self._error), plan.gradient_shift)
+
+    def _learn_online(self, rule: OnlineRule, q: I16, label: int, threshold: int) -> tuple[float, float]:
+        """The same with an update after each step of one window that p is not high enough at; the mean p."""
+        gradient_shift = cast(RuleRecord, self.manifest.learning.rule).gradient_shift
+        seen, norm = [], 0.0
+        for probability, factors in rule.steps(self.network, q, label, self._in_play()):
+            seen.append(probability)
+            norm += self._update(factors, gradient_shift) if probability < threshold else 0.0
+        return float(np.mean(seen)) / 32768, norm
+
+    def _update(self, found: Mapping[str, stages.Factors], gradient_shift: int) -> float:
+        """Apply one update to all plastic tensors; returns its norm in weight LSB."""
         chain: tuple[stages.Stage, ...] = (self._consolidation,) if self._consolidation else ()
         squared = 0
-        for index, (rate, factors) in enumerate(
-            zip(self._rates, rule.factors(tape, self._error).values(), strict=True)
-        ):
+        for index, (rate, factors) in enumerate(zip(self._rates, found.values(), strict=True)):
             squared += stages.update(
                 rate,
                 index,
@@ -321,14 +334,14 @@ class Learner:
                 cast(I8, self._tensors[rate.tensor]),
                 self._state,
                 chain,
-                gradient_shift=plan.gradient_shift,
+                gradient_shift=gradient_shift,
                 seed=self.manifest.seed,
                 number=self.updates,
                 normaliser=self._normaliser,
             )
             self._load_weights(rate.tensor)
         self.updates += 1
-        return probability / 32768, float(np.sqrt(squared)) / 256
+        return float(np.sqrt(squared)) / 256
 
     @property
     def _triggered(self) -> bool:
@@ -341,7 +354,7 @@ class Learner:
         rule = self.manifest.learning.rule
         if rule is not None and self._triggered:
             share = rule.update_share >> SHARE_HALVINGS[lesson.level]
-            seen = ALL * updates // (1 + len(lesson.draws))
+            seen = ALL * updates // (rule.updates * (1 + len(lesson.draws)))
             self.threshold = trigger(lesson.threshold, share, seen, rule.error_threshold)
 
     def _in_play(self) -> Bool:

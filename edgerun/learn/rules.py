@@ -6,13 +6,13 @@ chain of `stages`, the same for every rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from edgerun.arrays import I16, I32, I64, Bool, Tensors
 from edgerun.learn.backprop import BackpropRule
-from edgerun.learn.eprop import EPropRule, EPropValuesRule
+from edgerun.learn.eprop import EPropOnlineRule, EPropRule, EPropValuesRule
 from edgerun.learn.il_prox import IlProxRule
 from edgerun.learn.inner_step import InnerStepRule
 from edgerun.learn.predictive import PredictiveCodingRule
@@ -20,7 +20,7 @@ from edgerun.learn.sequential_il import SequentialIlRule
 from edgerun.learn.stages import Factors
 from edgerun.learn.superspike import SuperSpikeRule
 from edgerun.network import Network
-from edgerun.rules import EProp, EPropValues, RuleRecord
+from edgerun.rules import EProp, EPropOnline, EPropValues, RuleRecord
 from edgerun.rules_dense import Backprop, IlProx, PredictiveCoding, SequentialIl
 from edgerun.rules_inner import InnerStep
 from edgerun.rules_superspike import SuperSpike
@@ -55,6 +55,13 @@ class ValueRule(LearningRule, Protocol):
         """error <- what was missed of the target, Q0.15; returns how near it was, 2**15 for no miss at all."""
 
 
+class OnlineRule(LearningRule, Protocol):
+    """A rule whose record says that it changes weights within a window."""
+
+    def steps(self, network: Network, q: I16, label: int, in_play: Bool) -> Iterator[tuple[int, Mapping[str, Factors]]]:
+        """Run one window; p(label), Q0.15, and the gradients after each step that has a target, to be acted on."""
+
+
 RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRule]]] = MappingProxyType(
     {
         Backprop: BackpropRule,
@@ -62,6 +69,7 @@ RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRul
         SequentialIl: SequentialIlRule,
         PredictiveCoding: PredictiveCodingRule,
         EProp: EPropRule,
+        EPropOnline: EPropOnlineRule,
         EPropValues: EPropValuesRule,
         InnerStep: InnerStepRule,
         SuperSpike: SuperSpikeRule,
