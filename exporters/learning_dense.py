@@ -27,6 +27,7 @@ from edgerun.spec import (
     Gain,
     IlProx,
     InputSpec,
+    Intelligence,
     Manifest,
     PlasticRate,
     PredictiveCoding,
@@ -190,6 +191,28 @@ def predictive(
 def history_units(chain: Sequence[Unit]) -> list[float]:
     """What one step of each layer's factor means: hidden ones count fourths."""
     return [*(4 * unit for unit in error_units(chain)[:-1]), ERROR]
+
+
+def intelligence(
+    rule: Backprop, manifest: Manifest, tensors: Tensors, maps: Mapping[str, Affine], strength: float, damping: float
+) -> Intelligence:
+    """Synaptic intelligence of this strength c and damping xi, in real units, for descent by this rule.
+
+    With g = G / 2**sg, an importance of 1 stands for Omega = u sx 2**(sg - 8) / sw, and pulls by
+
+        2 c rate Omega = 2 c eta 2**(sg - 16 - shift);        xi counts steps of (sw / 256)**2 * 256
+
+    Integers have one pull and one damping for all tensors: the geometric mean of theirs.
+    """
+    chain = units(manifest, tensors, maps)
+    pulls = [2 * strength * rate.eta * 2.0 ** (rule.gradient_shift - 16 - rate.shift) for rate in rule.rates]
+    dampings = [damping * SHADOW / unit.weight**2 for unit in chain]
+    return Intelligence(strength=min(30, max(0, round(-math.log2(mean(pulls))))), damping=max(1, round(mean(dampings))))
+
+
+def mean(values: Sequence[float]) -> float:
+    """The geometric one."""
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def error_units(chain: Sequence[Unit]) -> list[float]:

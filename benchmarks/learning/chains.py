@@ -45,7 +45,7 @@ def integers(net: rules.Net, reaches: Sequence[float], tops: Sequence[float]) ->
             weight,
             bias,
             -np.inf if k == last else 0.0,
-            weight_room=top / float(np.abs(weight).max(initial=top * 1e-6)),
+            weight_room=top / (float(np.abs(weight).max()) or 1.0),
             output_room=1.0,
         )
         for k, (weight, bias, top) in enumerate(zip(net.weight, net.bias, tops, strict=True))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgerun.arrays import F64, I64
+from edgerun.arrays import F64, I64, Bool
 
 
 @dataclass
@@ -78,9 +78,11 @@ def outer(errors: list[F64], sources: list[F64]) -> Gradients:
     return Gradients([e.T @ f / count for e, f in zip(errors, sources, strict=True)], [e.mean(axis=0) for e in errors])
 
 
-def backprop(net: Net, x: F64, label: I64) -> Gradients:
+def backprop(net: Net, x: F64, label: I64, in_play: Bool | None = None) -> Gradients:
+    """in_play  (k,)  classes that the softmax is over; None: all"""
     h = forward(net, x)
-    delta = softmax(h[-1]) - onehot(label, h[-1].shape[1])
+    top = h[-1] if in_play is None else np.where(in_play, h[-1], -1e32)
+    delta = (softmax(top) - onehot(label, top.shape[1])).astype(x.dtype)
     deltas = [delta]
     for layer in range(net.depth - 1, 0, -1):
         delta = (delta @ net.weight[layer]) * (h[layer] > 0)
