@@ -15,7 +15,7 @@ from edgerun.commands.lanes import Node, draw
 from edgerun.commands.text import columns
 from edgerun.commands.verify import error_line
 from edgerun.errors import one_line
-from edgerun.graph import score_width
+from edgerun.graph import grows, score_width
 from edgerun.layers.base import INPUT
 from edgerun.spec import Layer, Manifest, PhaseRate, RMaxProp, TensorSpec
 
@@ -162,6 +162,8 @@ def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "replay", f"{plan.replay.capacity} samples, {plan.replay.passes} for each new one"
     if manifest.head.kind == "prototypes":
         yield "new classes", f"prototypes over {manifest.head.features}, up to {manifest.classes.capacity} classes"
+    elif grows(manifest):
+        yield "new classes", f"a column of the readout for each, up to {manifest.classes.capacity} classes"
     yield (
         "guard",
         f"{plan.guard.samples} samples every {plan.guard.every} lessons, at most {plan.guard.max_drop:.0%} down",

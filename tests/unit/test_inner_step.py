@@ -1,5 +1,6 @@
 """The inner step is the exact gradient of the last layer, in integers; classes join, are forgotten, and are priced."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from reference.eprop import cosine
 
 from edgerun.arrays import F64, AnyArray, Tensors
 from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
+from edgerun.cli import main
 from edgerun.errors import DataError, SpecError
 from edgerun.kernels import eprop
 from edgerun.learn import records
@@ -259,12 +261,16 @@ def test_only_its_own_readout_may_be_named() -> None:
 
 
 def packed(manifest: Manifest) -> Bundle:
+    return read_bundle(packed_bytes(manifest))
+
+
+def packed_bytes(manifest: Manifest) -> bytes:
     tensors = tensors_of(manifest)
     x = np.array([sample(k % 3, k) for k in range(12)]).reshape(12, STEPS, INPUTS).astype(np.uint8)
     net = Network(manifest, tensors)
     scores = np.array([net.infer(row.reshape(-1).astype(np.int16)).scores for row in x], np.int32)
     probe = Probe(x, (np.arange(12) % 3).astype(np.int32))
-    return read_bundle(pack(manifest, tensors, selftest=Selftest(x, scores), probe=probe))
+    return pack(manifest, tensors, selftest=Selftest(x, scores), probe=probe)
 
 
 def test_what_it_takes_in_memory_is_what_the_planner_says() -> None:
@@ -299,3 +305,12 @@ def test_other_heads_still_refuse_new_classes() -> None:
     learner = Learner(Network(manifest, tensors_of(manifest)), priors={})
     with pytest.raises(DataError, match="cannot join: the bundle's head has no prototypes"):
         learner.apply(records.NewClass(label="d"))
+
+
+def test_inspect_says_where_new_classes_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = manifest_of(gate=1638)
+    (tmp_path / "net.edgb").write_bytes(packed_bytes(manifest))
+    assert main(["inspect", str(tmp_path / "net.edgb")]) == 0
+    said = capsys.readouterr().out
+    assert "a column of the readout for each, up to 6 classes" in said
+    assert "out from its traces at the end of a window, errors over 0.05" in said
