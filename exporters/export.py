@@ -44,7 +44,8 @@ from exporters.float_net import FloatNet
 from exporters.head import class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
-from exporters.learning import Inner, learning_plan
+from exporters.learning import Inner, feedback, learning_plan
+from exporters.learning_dense import DENSE, dense_plan, plastic_net
 from exporters.nodes import Affine, FloatReadout, Reset
 from exporters.progress import Say, silent
 from exporters.report import Accuracy, Report
@@ -77,7 +78,9 @@ HeadKind: TypeAlias = Literal["logits", "prototypes", "values"]
 class Options:
     """What the command line can say. None leaves it to the model file, the data or a default."""
 
-    learn: Literal["none", "prototypes", "eprop", "inner-step"] = "none"
+    learn: Literal[
+        "none", "prototypes", "eprop", "eprop-layers", "inner-step", "backprop", "il-prox", "il-mq", "predictive"
+    ] = "none"
     head: HeadKind | None = None
     features: str | None = None
     classes: tuple[str, ...] | None = None
@@ -102,7 +105,7 @@ class Options:
     @property
     def head_kind(self) -> HeadKind:
         """Where prototypes learn they decide; elsewhere the model's own outputs, to which the inner step adds rows."""
-        return self.head or ("logits" if self.learn in ("none", "inner-step") else "prototypes")
+        return self.head or ("logits" if self.learn in ("none", "inner-step", *DENSE) else "prototypes")
 
     def settled(self, samples: Samples) -> Options:
         """The same with the head that these data ask for, where none is named.
@@ -160,8 +163,10 @@ def export(
     names = class_names(net, samples, options)
     samples = data.relabel(calibration.name, samples, names)
     kept, held = split(calibration.name, samples, options)
+    net = plastic_net(net, samples, options.learn) if options.learn in DENSE else net
     thin = slim(net, samples.take(kept), options.diet, say)
-    twin = replace(quantised(thin, samples.take(kept), options.calibration, say), origin=net)
+    how = options.calibration or (MINMAX if options.learn in DENSE else None)
+    twin = replace(quantised(thin, samples.take(kept), how, say), origin=net)
     twin, manifest, tensors = with_head(twin, samples.take(kept), names, options)
     data.check_variety(calibration.name, samples)
     trial, apart = samples.take(held), len(kept) < len(samples)
@@ -319,7 +324,9 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     kind = options.head_kind
     capacity = 0 if kind == "values" else options.capacity or max(len(names), twin.parts[-1].layer.outputs)
     features = feature_layer(twin, options.features) if kind == "prototypes" or options.features else ""
-    if options.learn in ("eprop", "inner-step"):
+    if options.learn in DENSE and kind != "logits":
+        raise ModelError(f"--learn {options.learn} decides by its outputs: --head {kind} does not go with it")
+    if options.learn in ("eprop", "eprop-layers", "inner-step"):
         twin = widen_readout(twin, capacity)
     elif kind == "prototypes":
         twin = cut_after(twin, features)
@@ -335,15 +342,24 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         output=None if kind == "prototypes" else output_spec(twin),
         classes=ClassTable(names=tuple(names), capacity=capacity),
     )
-    plan = learning_plan(options.learn, manifest, readout_halvings(twin), inner_rate(twin))
-    manifest = msgspec.structs.replace(manifest, learning=plan)
-    tensors = twin.tensors
+    manifest, own = with_learning(twin, manifest, samples, options)
+    tensors = twin.tensors | own
     if kind == "prototypes":
         labelled = samples.take(np.flatnonzero(samples.y >= 0))
         manifest, more = with_prototypes(twin, manifest, features, labelled, beside=options.beside)
         tensors |= more
     rule_of(manifest, tensors)  # refuses what the device would refuse
     return twin, decode_manifest(encode_manifest(manifest)), tensors
+
+
+def with_learning(twin: Twin, manifest: Manifest, samples: Samples, options: Options) -> tuple[Manifest, Tensors]:
+    """The manifest with the plan that `--learn` names, and the tensors that its rule brings."""
+    if options.learn in DENSE:
+        plan, own = dense_plan(options.learn, manifest, twin, samples)
+        return msgspec.structs.replace(manifest, learning=plan), own
+    plan = learning_plan(options.learn, manifest, readout_halvings(twin), inner_rate(twin))
+    manifest = msgspec.structs.replace(manifest, learning=plan)
+    return manifest, feedback(manifest)
 
 
 def output_spec(twin: Twin) -> OutputSpec:

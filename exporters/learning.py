@@ -10,9 +10,13 @@ import math
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+import numpy as np
+
+from edgerun.arrays import Tensors
 from edgerun.errors import ModelError
 from edgerun.graph import layer_reaches
 from edgerun.kernels.eprop import trace_gain
+from edgerun.kernels.noise import Use, fill_words, key, stream
 from edgerun.kernels.plasticity import SHADOW_MAX
 from edgerun.spec import (
     Direct,
@@ -61,6 +65,9 @@ ERROR_THRESHOLD: Final = 29491  # p(label) of 0.9 in Q0.15: what is known so wel
 RECENT_LABELS: Final = 40
 CHUNK_MAX: Final = 128  # steps that credit reaches back
 
+LEARN: Final = ("none", "prototypes", "eprop", "eprop-layers", "inner-step")
+"""What `--learn` takes."""
+
 
 def learning_plan(
     learn: str, manifest: Manifest, readout_halvings: int = 0, inner: Inner | None = None
@@ -71,14 +78,13 @@ def learning_plan(
             return LearningPlan()
         case "prototypes":
             return LearningPlan(replay=REPLAY_HEAD, guard=GUARD)
-        case "eprop":
-            return LearningPlan(
-                rule=eprop(manifest, readout_halvings), intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD
-            )
+        case "eprop" | "eprop-layers":
+            rule = eprop(manifest, readout_halvings, layers=learn == "eprop-layers")
+            return LearningPlan(rule=rule, intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD)
         case "inner-step":
-            rule = inner_step(manifest, readout_halvings, inner)
-            return LearningPlan(rule=rule, replay=REPLAY_INNER, guard=GUARD)
-    raise ModelError(f"--learn {learn!r} is none of none, prototypes, eprop, inner-step")
+            step = inner_step(manifest, readout_halvings, inner)
+            return LearningPlan(rule=step, replay=REPLAY_INNER, guard=GUARD)
+    raise ModelError(f"--learn {learn!r} is none of {', '.join(LEARN)}")
 
 
 def inner_step(manifest: Manifest, readout_halvings: int, inner: Inner | None) -> InnerStep:
@@ -111,8 +117,9 @@ def mantissa(value: float) -> tuple[int, int]:
     return min(32767, max(1, round(value * 2**shift))), shift
 
 
-def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
-    """E-prop for the last Lif layer and the readout behind it. Raises ModelError where there is no such pair."""
+def eprop(manifest: Manifest, readout_halvings: int, *, layers: bool = False) -> EProp:
+    """E-prop for the last Lif layer and the readout behind it, or for all Lif layers, those under it through random
+    feedback. Raises ModelError where there are none."""
     if len(manifest.layers) < 2 or isinstance(manifest.encoder, Direct):
         raise ModelError("--learn eprop needs a spiking model with a readout")
     lif, readout = manifest.layers[-2:]
@@ -120,26 +127,15 @@ def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
         raise ModelError(
             f"--learn eprop needs a Lif layer before a readout; {lif.name} and {readout.name} are not that"
         )
-    places = {
-        "input": (f"{lif.name}.input", lif.weight_exponent),
-        "recurrent": (f"{lif.name}.recurrent", lif.weight_exponent - lif.recurrent_shift),
-        "readout": (f"{readout.name}.input", readout.weight_exponent),
-    }
-    rates = tuple(
-        PlasticRate(
-            tensor=places[role][0],
-            eta=rate.eta,
-            shift=rate.shift,
-            max_step=rate.max_step,
-            max_norm=max(1, round(rate.norm * 2 ** (places[role][1] + 8))),
-        )
-        for role, rate in EPROP_RATES.items()
-        if role != "recurrent" or lif.recurrent
-    )
+    under = tuple(layer for layer in manifest.layers[:-2] if isinstance(layer, Lif)) if layers else ()
+    if layers and not under:
+        raise ModelError(f"--learn eprop-layers needs Lif layers under {lif.name}; there are none")
+    rates = [rate for layer in (*under, lif) for rate in lif_rates(layer)]
     return EProp(
         layer=lif.name,
         readout=readout.name,
-        rates=rates,
+        hidden=tuple(layer.name for layer in under),
+        rates=(*rates, rate_of("readout", f"{readout.name}.input", readout.weight_exponent)),
         chunk_steps=min(CHUNK_MAX, manifest.steps),
         signal_shift=SIGNAL_SHIFT,
         post_shift=POST_SHIFT,
@@ -147,3 +143,31 @@ def eprop(manifest: Manifest, readout_halvings: int) -> EProp:
         error_threshold=ERROR_THRESHOLD,
         recent_labels=RECENT_LABELS,
     )
+
+
+def lif_rates(lif: Lif) -> tuple[PlasticRate, ...]:
+    """Of its input weights and, where it has them, its recurrent ones."""
+    found = rate_of("input", f"{lif.name}.input", lif.weight_exponent)
+    if not lif.recurrent:
+        return (found,)
+    return found, rate_of("recurrent", f"{lif.name}.recurrent", lif.weight_exponent - lif.recurrent_shift)
+
+
+def rate_of(role: str, tensor: str, exponent: int) -> PlasticRate:
+    """What e-prop's table says of a role, for a tensor whose weights are w * 2**-exponent."""
+    rate = EPROP_RATES[role]
+    most = max(1, round(rate.norm * 2 ** (exponent + 8)))
+    return PlasticRate(tensor=tensor, eta=rate.eta, shift=rate.shift, max_step=rate.max_step, max_norm=most)
+
+
+def feedback(manifest: Manifest) -> Tensors:
+    """The feedback that a rule asks for, drawn from the bundle's own generator: a - b of two numbers in [0, 128).
+
+    Symmetric around 0, deviation 52: as large as the weights of a readout that fills its int8.
+    """
+    rule, found = manifest.learning.rule, {}
+    for index, (name, _, shape) in enumerate(rule.own(manifest.layer) if rule else ()):
+        words = np.zeros(shape, np.uint32)
+        fill_words(words, key(manifest.seed, 0, stream(index, Use.FEEDBACK)))
+        found[name] = ((words >> 25).astype(np.int16) - (words >> 18 & 127).astype(np.int16)).astype(np.int8)
+    return found

@@ -17,6 +17,8 @@ from edgerun.samples import Fit
 from edgerun.spec import LogMel
 from exporters.calibrate import METHODS, Calibration
 from exporters.export import Options, export
+from exporters.learning import LEARN
+from exporters.learning_dense import DENSE
 from exporters.page import page
 from exporters.progress import teller
 from exporters.report import render
@@ -54,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("the bundle")
     model.add_argument(
         "--learn",
-        choices=("none", "prototypes", "eprop", "inner-step"),
+        choices=(*LEARN, *DENSE),
         default="none",
         help="what the device may learn",
     )
