@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from edgerun.arrays import F64, AnyArray, Tensors
+from edgerun.arrays import F32, F64, AnyArray, Tensors
 from edgerun.errors import ModelError
 from edgerun.kernels.chain import RATE
 from edgerun.kernels.mq import TARGET
@@ -24,17 +26,25 @@ from edgerun.spec import (
     Backprop,
     ClassTable,
     Dense,
+    DenseRule,
+    Direct,
     Gain,
     IlProx,
     InputSpec,
     Intelligence,
+    LearningPlan,
     Manifest,
+    MeanQuotient,
     PlasticRate,
     PredictiveCoding,
     SequentialIl,
 )
-from exporters.nodes import Affine, Range
-from exporters.nodes.plastic import FloatPlastic
+from exporters.data import Samples
+from exporters.float_net import FloatNet, forward
+from exporters.learning import ERROR_THRESHOLD, GUARD, RECENT_LABELS, REPLAY_DEEP
+from exporters.nodes import Affine, FloatDense, Range
+from exporters.nodes.plastic import WEIGHT_TOP, FloatPlastic
+from exporters.twin import Twin
 
 SHADOW: Final = 256  # shadow steps in one of a weight
 ERROR: Final = 2.0**-15
@@ -194,7 +204,7 @@ def history_units(chain: Sequence[Unit]) -> list[float]:
 
 
 def intelligence(
-    rule: Backprop, manifest: Manifest, tensors: Tensors, maps: Mapping[str, Affine], strength: float, damping: float
+    rule: DenseRule, manifest: Manifest, tensors: Tensors, maps: Mapping[str, Affine], strength: float, damping: float
 ) -> Intelligence:
     """Synaptic intelligence of this strength c and damping xi, in real units, for descent by this rule.
 
@@ -291,3 +301,66 @@ def quantised(
         classes=ClassTable(names=tuple(map(str, range(classes))), capacity=layers[-1].outputs),
     )
     return Quantised(manifest, tensors, maps)
+
+
+# ------------------------------------------------------------------ `--learn`
+
+DENSE: Final = ("backprop", "il-prox", "il-mq", "predictive")
+"""What `--learn` takes for chains of dense layers."""
+RATES: Final = MappingProxyType({"backprop": 0.01, "il-prox": 1.0, "il-mq": 3e-4, "predictive": 0.02})
+"""Found on digits (`docs/results.md`, rules of dense stacks); il-prox' alpha may be anything from 0.1 on."""
+STRENGTH, DAMPING = 0.01, 0.01  # c and xi of synaptic intelligence, one sample at a time
+SEEN: Final = 256  # samples that the usual norms are taken from
+
+
+def plastic_net(net: FloatNet, samples: Samples, learn: str) -> FloatNet:
+    """The same net with layers that can learn. Raises ModelError where it is no chain of dense layers with ReLUs."""
+    before, layers = INPUT, []
+    for layer, sources in net.wiring():
+        if type(layer) is not FloatDense or sources != (before,):
+            raise ModelError(f"--learn {learn} needs dense layers in a row; {layer.name} is none, or reads another")
+        if layer.weight_scale is not None or layer.output is not None:
+            raise ModelError(f"--learn {learn} chooses its own scales; those of {layer.name} are fixed by the file")
+        if layer.low != 0 and layer is not net.layers[-1]:
+            raise ModelError(f"--learn {learn} needs a ReLU behind every hidden layer; {layer.name} has none")
+        layers.append(FloatPlastic(layer.name, layer.weight, layer.bias, layer.low, layer.high, sources=layer.sources))
+        before = layer.name
+    if not isinstance(net.encoder, Direct) or net.encoder.offset or net.input is not None:
+        raise ModelError(f"--learn {learn} needs an input of floats, not one that the file has quantised")
+    reach = float(np.abs(samples.x).max(initial=0.0)) or 1.0
+    scale = 1.0 if samples.x.dtype == np.int8 else reach / WEIGHT_TOP
+    return replace(net, layers=tuple(layers), input_scale=scale)
+
+
+def dense_plan(learn: str, manifest: Manifest, twin: Twin, samples: Samples) -> tuple[LearningPlan, Tensors]:
+    """The plan that `--learn` names, and the tensors that its rule brings: feedback that starts as the weights."""
+    given, rate, own = (manifest, twin.tensors, twin.maps), RATES[learn], dict[str, AnyArray]()
+    rule: DenseRule
+    match learn:
+        case "backprop":
+            rule = backprop(*given, rate)
+        case "il-prox":
+            rule = il_prox(*given, rate, usual_squares(twin, samples))
+        case "il-mq":
+            rule = sequential_il(*given, rate)
+        case _:
+            rule = predictive(*given, rate)
+            own = {
+                state.name: given[1][f"{state.name.rpartition('.')[0]}.weight"] for state in rule.own(manifest.layer)
+            }
+    rule = msgspec.structs.replace(rule, error_threshold=ERROR_THRESHOLD, recent_labels=RECENT_LABELS)
+    plan = LearningPlan(
+        rule=rule,
+        intelligence=intelligence(rule, *given, STRENGTH, DAMPING) if learn == "backprop" else None,
+        replay=REPLAY_DEEP,
+        guard=GUARD,
+    )
+    return msgspec.structs.replace(plan, normaliser=MeanQuotient()) if learn == "il-mq" else plan, own
+
+
+def usual_squares(twin: Twin, samples: Samples) -> list[float]:
+    """|x|**2 of what each layer reads of a usual sample."""
+    some = twin.moments(samples.take(np.arange(min(len(samples), SEEN))))
+    seen: list[F32] = [some[0]]
+    forward(twin.net, some, lambda layer, out: seen.append(out))
+    return [float(np.median((x.astype(np.float64) ** 2).sum(axis=-1))) for x in seen[:-1]]
