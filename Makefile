@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-omniglot data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-omniglot bench-superspike data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -78,6 +78,9 @@ bench-spoken-digits: data-folder $(VENV)/.train  ## a voice and two words that a
 
 bench-omniglot: data-folder $(VENV)/.train  ## letters from one drawing each: prototypes and MAML, floats and integers, into docs/results.md (half an hour; nets kept in build/omniglot)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/omniglot.py --markdown docs/results.md
+
+bench-superspike: $(VENV)/.dev  ## spike trains taught by SuperSpike: temporal XOR and a bitmap, three kinds of feedback, floats and integers, into docs/results.md (twenty minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/superspike.py --jobs 2 --markdown docs/results.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
