@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -307,8 +306,9 @@ def quantised(
 
 DENSE: Final = ("backprop", "il-prox", "il-mq", "predictive")
 """What `--learn` takes for chains of dense layers."""
-RATES: Final = MappingProxyType({"backprop": 0.01, "il-prox": 1.0, "il-mq": 3e-4, "predictive": 0.02})
-"""Found on digits (`docs/results.md`, rules of dense stacks); il-prox' alpha may be anything from 0.1 on."""
+STEP: Final = 0.3  # of what one lesson would change of its own answer: descent's rate times |x|**2 of all layers
+ALPHA: Final = 1.0  # of IL-prox; anything from 0.1 on does as well
+DRIFT: Final = 1e-3  # of a weight's mean size, one step of MQ
 STRENGTH, DAMPING = 0.01, 0.01  # c and xi of synaptic intelligence, one sample at a time
 SEEN: Final = 256  # samples that the usual norms are taken from
 
@@ -334,15 +334,17 @@ def plastic_net(net: FloatNet, samples: Samples, learn: str) -> FloatNet:
 
 def dense_plan(learn: str, manifest: Manifest, twin: Twin, samples: Samples) -> tuple[LearningPlan, Tensors]:
     """The plan that `--learn` names, and the tensors that its rule brings: feedback that starts as the weights."""
-    given, rate, own = (manifest, twin.tensors, twin.maps), RATES[learn], dict[str, AnyArray]()
+    given, own = (manifest, twin.tensors, twin.maps), dict[str, AnyArray]()
+    squares = usual_squares(twin, samples)
+    rate = STEP / sum(squares)
     rule: DenseRule
     match learn:
         case "backprop":
             rule = backprop(*given, rate)
         case "il-prox":
-            rule = il_prox(*given, rate, usual_squares(twin, samples))
+            rule = il_prox(*given, ALPHA, squares)
         case "il-mq":
-            rule = sequential_il(*given, rate)
+            rule = sequential_il(*given, DRIFT * usual_weight(twin))
         case _:
             rule = predictive(*given, rate)
             own = {
@@ -364,3 +366,9 @@ def usual_squares(twin: Twin, samples: Samples) -> list[float]:
     seen: list[F32] = [some[0]]
     forward(twin.net, some, lambda layer, out: seen.append(out))
     return [float(np.median((x.astype(np.float64) ** 2).sum(axis=-1))) for x in seen[:-1]]
+
+
+def usual_weight(twin: Twin) -> float:
+    """The mean size of all weights."""
+    weights = [layer.weight.reshape(-1) for layer in twin.net.layers if isinstance(layer, FloatPlastic)]
+    return float(np.abs(np.concatenate(weights)).mean())
