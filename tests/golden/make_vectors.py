@@ -28,7 +28,7 @@ sys.path.append(str(HERE.parent))
 from reference import integers, sound  # noqa: E402
 
 from edgerun.arrays import AnyArray, Tensors  # noqa: E402
-from edgerun.kernels import eprop, head, noise, plasticity, softmax  # noqa: E402
+from edgerun.kernels import eprop, head, noise, plasticity, rmaxprop, softmax, superspike  # noqa: E402
 from edgerun.kernels import sound as sounds  # noqa: E402
 from edgerun.spec import Dense, Layer, Lif, LogMel, Readout, Requant  # noqa: E402
 
@@ -204,10 +204,41 @@ def head_case(rng: np.random.Generator) -> Tensors:
     return {"sums": sums, "counts": counts, "bias": bias, "z": z, "means": means, "scores": scores}
 
 
+def superspike_case(rng: np.random.Generator) -> Tensors:
+    """One population's factors: errors of four outputs through a feedback matrix, potentials of five inputs."""
+    raw = rng.integers(-1, 2, (STEPS, 4)) * superspike.ONE
+    feedback, pre = rng.integers(-127, 128, (6, 4)).astype(np.int8), rng.integers(0, 2, (STEPS, 5)).astype(np.uint8)
+    margin = rng.integers(-9000, 3000, (STEPS, 6))
+    psi, post = np.zeros((STEPS, 6), np.uint16), np.zeros((STEPS, 6), np.int16)
+    history = np.zeros((STEPS, 5), np.int16)
+    signal = superspike.project(raw.astype(np.int32), feedback, 7)
+    filtered = superspike.learning_signal(signal, 26_828, 29_649)
+    superspike.surrogate(psi, margin, 9)
+    eprop.post_factor(post, psi, filtered, 11)
+    superspike.potentials(history, pre, 26_828, 29_649)
+    return {
+        "raw": raw, "feedback": feedback, "pre": pre, "margin": margin, "signal": signal, "filtered": filtered,
+        "psi": psi, "post": post, "history": history, "table": superspike.TABLE,
+    }  # fmt: skip
+
+
+def rmaxprop_case(rng: np.random.Generator) -> Tensors:
+    """Three updates of one tensor, gradients of every size."""
+    gradient = rng.integers(-(1 << 40), 1 << 40, (3, 6, 5)) >> rng.integers(0, 41, (3, 6, 5))
+    code, words = rng.integers(0, 256, (6, 5)).astype(np.uint8), np.zeros((6, 5), np.uint32)
+    found: Tensors = {"gradient": gradient, "code_before": code.copy()}
+    normal, codes = gradient.copy(), np.zeros(gradient.shape, np.uint8)
+    for number in range(3):
+        noise.fill_words(words, noise.key(SEED, number, noise.stream(2, noise.Use.NORMALISE)))
+        rmaxprop.normalise(normal[number], code, 330, 4, words)
+        codes[number] = code
+    return found | {"normal": normal, "codes": codes}
+
+
 KERNELS = {
     "phase-rate.rate": phase_rate, "noise.words": words, "eprop.window": eprop_case,
     "plasticity.update": plasticity_case, "softmax.error": softmax_case, "head.prototypes": head_case,
-    "log-mel.tone": log_mel,
+    "log-mel.tone": log_mel, "superspike.window": superspike_case, "rmaxprop.update": rmaxprop_case,
 }  # fmt: skip
 
 

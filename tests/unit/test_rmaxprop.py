@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from golden import make_vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import superspike as paper
 
 from edgerun.arrays import AnyArray
 from edgerun.kernels import rmaxprop
-from edgerun.kernels.noise import fill_words, key
+from edgerun.kernels.noise import Use, fill_words, key, stream
 
 ONE = 1 << 15
 
@@ -93,3 +96,14 @@ def test_steps_are_those_of_the_float_rule() -> None:
         total, want = total + found / ONE, want + step
     assert paper.cosine(total, want) > 0.995
     assert total.sum() / want.sum() == pytest.approx(0.95, abs=0.06)
+
+
+def test_updates_give_the_stored_bits() -> None:
+    with np.load(Path(__file__).parents[1] / "golden" / "vectors.npz", allow_pickle=False) as file:
+        a = {name.rpartition(".")[2]: file[name] for name in file.files if name.startswith("rmaxprop.update.")}
+    code, words = a["code_before"].copy(), np.zeros(a["code_before"].shape, np.uint32)
+    for number, gradient in enumerate(a["gradient"].copy()):
+        fill_words(words, key(make_vectors.SEED, number, stream(2, Use.NORMALISE)))
+        rmaxprop.normalise(gradient, code, 330, 4, words)
+        assert gradient.tolist() == a["normal"][number].tolist()
+        assert code.tolist() == a["codes"][number].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -203,6 +204,21 @@ def test_a_potential_is_the_papers_and_fits() -> None:
     scale = 2 ** eprop.trace_gain(ALPHA) * (1 - DECAY / 32768)
     assert np.abs(history - want * scale).max() < 3
     assert 500 < history[:, 0].max() < history[:, 1].max() < 32767
+
+
+def test_the_kernels_give_the_stored_bits() -> None:
+    with np.load(Path(__file__).parents[1] / "golden" / "vectors.npz", allow_pickle=False) as file:
+        a = {name.rpartition(".")[2]: file[name] for name in file.files if name.startswith("superspike.window.")}
+    psi, post, history = (np.zeros_like(a[name]) for name in ("psi", "post", "history"))
+    assert superspike.TABLE.tolist() == a["table"].tolist()
+    signal = superspike.project(a["raw"].astype(np.int32), a["feedback"], 7)
+    filtered = superspike.learning_signal(signal, RISE, FALL)
+    superspike.surrogate(psi, a["margin"], 9)
+    eprop.post_factor(post, psi, filtered, 11)
+    superspike.potentials(history, a["pre"], ALPHA, DECAY)
+    for name, got in {"signal": signal, "filtered": filtered, "psi": psi, "post": post, "history": history}.items():
+        assert np.abs(a[name]).max() > 50, name
+        assert got.tolist() == a[name].tolist(), name
 
 
 # ------------------------------------------------------------------ lessons
