@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-omniglot bench-superspike data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-omniglot bench-superspike bench-delayed-cue bench-imu-activity data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -76,11 +76,17 @@ bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % densi
 bench-spoken-digits: data-folder $(VENV)/.train  ## a voice and two words that a net never heard, taught in integers, into docs/results.md (an hour)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/spoken_digits.py -o build/spoken_digits.json --markdown docs/results.md
 
+bench-delayed-cue: $(VENV)/.dev  ## a cue remembered over a delay, with adaptation and without, integers and floats, into docs/results.md (twenty minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/delayed_cue.py --seeds 3 --markdown docs/results.md
+
 bench-omniglot: data-folder $(VENV)/.train  ## letters from one drawing each: prototypes and MAML, floats and integers, into docs/results.md (half an hour; nets kept in build/omniglot)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/omniglot.py --markdown docs/results.md
 
 bench-superspike: $(VENV)/.dev  ## spike trains taught by SuperSpike: temporal XOR and a bitmap, three kinds of feedback, floats and integers, into docs/results.md (twenty minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/superspike.py --jobs 2 --markdown docs/results.md
+
+bench-imu-activity: data-folder $(VENV)/.train  ## activity of people a net never met, labels late and seldom, into docs/results.md (half an hour)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/imu_activity.py --markdown docs/results.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
