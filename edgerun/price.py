@@ -218,7 +218,11 @@ def recorded(manifest: Manifest) -> Ops:
     rule, steps = manifest.learning.rule, manifest.steps
     if rule is None:
         return Ops()
-    return Ops(neuron_updates=steps * rule.neurons(manifest.layer), array_calls=steps * CALLS_TICK)
+    return Ops(
+        neuron_updates=steps * rule.neurons(manifest.layer),
+        dense_macs=rule.macs(manifest.layer),
+        array_calls=steps * CALLS_TICK,
+    )
 
 
 def update(bundle: Bundle, consolidation: Ops) -> Ops:

@@ -92,6 +92,10 @@ class RuleRecord(Record, frozen=True, kw_only=True):
     def neurons(self, layer: LayerOf) -> int:
         """Traces and filters that a step of learning moves on."""
 
+    def macs(self, layer: LayerOf) -> int:
+        """int8 multiply-accumulates of learning from a window, beside running it and the gradient's own products."""
+        return 0
+
 
 class EProp(RuleRecord, tag="eprop", frozen=True, kw_only=True):
     """Deferred e-prop over one window (Bellec et al. 2020), `docs/arithmetic.md` for the integer form.

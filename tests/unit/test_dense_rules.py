@@ -23,7 +23,7 @@ from edgerun.learn.predictive import PredictiveCodingRule
 from edgerun.learn.rules import rule_of
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
-from edgerun.price import memory_plan
+from edgerun.price import memory_plan, recorded
 from edgerun.spec import DenseRule, Guard, Intelligence, LearningPlan, Manifest, MeanQuotient
 from exporters import learning_dense
 from exporters.learning_dense import Quantised
@@ -148,10 +148,10 @@ def test_gradients_follow_the_float_rule(kind: str, trained: paper.Net, digits: 
     assert rule is not None
     sums: dict[str, list[AnyArray]] = {}
     for row, label in zip(x, y, strict=True):
-        recorded, error = rule.record(network, quantised(row)), np.zeros(10, np.int32)
-        rule.error(error, recorded, int(label), np.ones(10, np.bool_))
+        taken, error = rule.record(network, quantised(row)), np.zeros(10, np.int32)
+        rule.error(error, taken, int(label), np.ones(10, np.bool_))
         want = FLOATS[kind](net, quantised(row)[None] / 127, np.array([label]))
-        for k, (name, factors) in enumerate(rule.factors(recorded, error).items()):
+        for k, (name, factors) in enumerate(rule.factors(taken, error).items()):
             if name.endswith(".weight"):
                 got = factors.history.T.astype(np.float64) @ factors.post
                 total = sums.setdefault(name, [np.zeros_like(got), np.zeros_like(got)])
@@ -313,17 +313,26 @@ def test_the_planner_counts_the_arrays_of_a_lesson(kind: str, trained: paper.Net
     slots = memory_plan(bundle).slots
     planned = {name: slot.bytes for name, slot in slots.items() if name.startswith(("tape.", "settle."))}
     learner = new_learner(bundle)
-    recorded, error = learner._rule.record(learner.network, x[0]), np.zeros(10, np.int32)
-    learner._rule.error(error, recorded, int(y[0]), np.ones(10, np.bool_))
-    factors = learner._rule.factors(recorded, error)
+    taken, error = learner._rule.record(learner.network, x[0]), np.zeros(10, np.int32)
+    learner._rule.error(error, taken, int(y[0]), np.ones(10, np.bool_))
+    factors = learner._rule.factors(taken, error)
     held = {f"tape.fc{k}.read": factors[f"fc{k}.weight"].post for k in range(3)}
     held |= {f"tape.fc{k}.error": factors[f"fc{k}.weight"].history for k in range(3)}
-    held |= {"tape.logits": recorded.logits, "tape.softmax": error}
+    held |= {"tape.logits": taken.logits, "tape.softmax": error}
     if kind != "backprop":
         net = learner._rule._net
         for part, arrays in (("activity", net.h), ("prediction", net.p), ("pull", net.pull)):
             held |= {f"settle.fc{k}.{part}": array for k, array in enumerate(arrays)}
     assert planned == {name: array.nbytes for name, array in held.items()}
+
+
+def test_inference_is_in_the_price_of_a_lesson(trained: paper.Net, digits: tuple[F64, AnyArray]) -> None:
+    """The way back once; or at every step of inference forwards and back, all but the layer that reads the input."""
+    upper, first = 32 * 24 + 24 * 10, 64 * 32
+    for kind, want in (("backprop", upper), ("il_prox", first + 25 * upper), ("predictive", first + 41 * upper)):
+        chain = quantise(trained)
+        manifest = with_rule(chain, make(kind, chain, trained, digits[0]))
+        assert recorded(manifest).dense_macs == want
 
 
 def test_a_plastic_layer_is_exact_with_the_worst_weights_that_learning_can_reach(
