@@ -323,9 +323,36 @@ seeds {seeds}. `none` is the untrained ALIF net; an answer by chance is right in
 
 {table}
 
+Integers less their float twin, paired by seed, in points: {paired}.
+
+Learning from single trials at a constant rate leaves accuracy wandering: random feedback of seed 2, in integers, stood
+at 93.5 % after 2000 trials, 71.1 % after 2200 and 95.1 % after 2800. The table shows where each arm stood after the last one.
+
 Energy and memory are those of {board}. Against the paper's task, windows of 2.25 s are cut to {steps} steps, which
 credit can reach back, and learning is from single trials instead of batches of 64 with Adam.
 """
+
+
+def paired(runs: list[Run]) -> str:
+    """Mean and deviation, over seeds, of what each arm has above its float twin."""
+    found = {(run.arm, run.seed): 100 * run.matrix[0][0] for run in runs}
+    parts = []
+    for arm in map(arm_of, ARMS):
+        gaps = [score - found[f"{arm} (float)", seed] for (name, seed), score in found.items() if name == arm]
+        if gaps:
+            parts.append(f"{arm} {np.mean(gaps):+.1f} ± {np.std(gaps, ddof=min(1, len(gaps) - 1)):.1f}")
+    return "; ".join(parts)
+
+
+def write(page: Path, runs: list[Run], task: Task, lessons: int, tests: int) -> None:
+    """The page's section of these runs."""
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    text = TEXT.format(
+        table=table(runs).strip(), paired=paired(runs), seeds=seeds,
+        lessons=lessons, tests=tests, board=BOARD, neurons=Net().neurons, cues=task.cues, on=task.on,
+        delay=task.delay, recall=task.recall, steps=task.steps,
+    )  # fmt: skip
+    section(page, SCENARIO, text)
 
 
 def main() -> int:
@@ -350,12 +377,7 @@ def main() -> int:
     save(args.output, runs)
     print(table(runs))
     if args.markdown:
-        text = TEXT.format(
-            table=table(runs), seeds=", ".join(map(str, range(1, seeds + 1))), lessons=lessons, tests=tests,
-            board=BOARD, neurons=Net().neurons, cues=task.cues, on=task.on, delay=task.delay, recall=task.recall,
-            steps=task.steps,
-        )  # fmt: skip
-        section(args.markdown, SCENARIO, text)
+        write(args.markdown, runs, task, lessons, tests)
     return 0
 
 
