@@ -326,7 +326,7 @@ seeds {seeds}. `none` is the untrained ALIF net; an answer by chance is right in
 Integers less their float twin, paired by seed, in points: {paired}.
 
 Learning from single trials at a constant rate leaves accuracy wandering: random feedback of seed 2, in integers, stood
-at 93.5 % after 2000 trials, 71.1 % after 2200 and 95.1 % after 2800. The table shows where each arm stood after the last one.
+at 93.5 % after 2000 trials, 71.1 % after 2200 and 95.1 % after 2800. The table shows where each arm stood at the end.
 
 Energy and memory are those of {board}. Against the paper's task, windows of 2.25 s are cut to {steps} steps, which
 credit can reach back, and learning is from single trials instead of batches of 64 with Adam.

@@ -156,6 +156,26 @@ def eprop_case(rng: np.random.Generator) -> Tensors:
     }  # fmt: skip
 
 
+def signals_case(rng: np.random.Generator) -> Tensors:
+    """What comes before a window's factors: errors of values, feedback, the push of firing rates; and weight decay."""
+    outputs, target = rng.integers(-(1 << 26), 1 << 26, (3, 2)), rng.integers(-9000, 9000, (3, 2)).astype(np.int16)
+    feedback, spikes = rng.integers(-127, 128, (4, 2)).astype(np.int8), rng.integers(0, 2, (STEPS, 4)).astype(np.uint8)
+    error, signal = np.zeros((3, 2), np.int32), np.zeros((3, 4), np.int32)
+    near = eprop.value_error(error, outputs, target, 12)
+    eprop.learning_signal(signal, error, feedback, 7)
+    filtered = rng.integers(-32768, 32768, (STEPS, 4)).astype(np.int32)
+    pushed = filtered.copy()
+    eprop.regularise(pushed, spikes, 1234, 20000)
+    shadow, faded = rng.integers(-32512, 32513, (3, 4)).astype(np.int16), np.zeros((3, 4), np.int64)
+    noise_words = rng.integers(0, 1 << 32, (3, 4), dtype=np.uint32)
+    plasticity.fade(faded, shadow, 10, noise_words)
+    return {
+        "outputs": outputs, "target": target, "error": error, "near": np.array(near), "feedback": feedback,
+        "signal": signal, "spikes": spikes, "filtered": filtered, "pushed": pushed, "shadow": shadow,
+        "words": noise_words, "faded": faded,
+    }  # fmt: skip
+
+
 def plasticity_case(rng: np.random.Generator) -> Tensors:
     """One update with pull and credit, then a boundary: arrays before, and after."""
     shape = (6, 5)
@@ -239,6 +259,7 @@ KERNELS = {
     "phase-rate.rate": phase_rate, "noise.words": words, "eprop.window": eprop_case,
     "plasticity.update": plasticity_case, "softmax.error": softmax_case, "head.prototypes": head_case,
     "log-mel.tone": log_mel, "superspike.window": superspike_case, "rmaxprop.update": rmaxprop_case,
+    "eprop.signals": signals_case,
 }  # fmt: skip
 
 

@@ -135,6 +135,18 @@ def test_eprop_gives_the_stored_bits() -> None:
     assert eprop.squared_norm(trace, post) == int(a["squared_norm"]) > 0
 
 
+def test_what_comes_before_the_factors_gives_the_stored_bits() -> None:
+    a = case_of("eprop.signals")
+    error, signal, pushed, faded = (np.zeros_like(a[name]) for name in ("error", "signal", "pushed", "faded"))
+    assert eprop.value_error(error, a["outputs"], a["target"], 12) == int(a["near"]) > 0
+    eprop.learning_signal(signal, a["error"], a["feedback"], 7)
+    np.copyto(pushed, a["filtered"])
+    eprop.regularise(pushed, a["spikes"], 1234, 20000)
+    plasticity.fade(faded, a["shadow"], 10, a["words"])
+    for name, got in {"error": error, "signal": signal, "pushed": pushed, "faded": faded}.items():
+        assert got.tolist() == a[name].tolist(), name
+
+
 def test_a_weight_update_gives_the_stored_bits() -> None:
     a = case_of("plasticity.update")
     shadow, ref, code, omega = (a[f"{name}_before"].copy() for name in ("shadow", "ref", "code", "omega"))
