@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-omniglot bench-superspike bench-delayed-cue bench-dense-rules bench-split-mnist bench-imu-activity data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-delayed-cue bench-dense-rules bench-split-mnist bench-imu-activity data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -72,6 +72,9 @@ bench-bits: data-folder $(VENV)/.train  ## what fewer bits cost: uniform widths 
 
 bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % density beside chance and magnitude, into docs/compression-results.md (hours)
 	$(BIN)/python benchmarks/export/ntt.py -o build/ntt.json --markdown docs/compression-results.md
+
+bench-braille: data-folder $(VENV)/.train  ## seven Braille letters taught with five touches each, into docs/results.md (ten minutes; nets kept in build/braille)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/braille.py --markdown docs/results.md
 
 bench-spoken-digits: data-folder $(VENV)/.train  ## a voice and two words that a net never heard, taught in integers, into docs/results.md (an hour)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/spoken_digits.py -o build/spoken_digits.json --markdown docs/results.md
