@@ -394,7 +394,8 @@ TEXT = """## SuperSpike: temporal XOR and a bitmap
 `benchmarks/learning/superspike.py`, scenario 11. Errors are van Rossum distances to the target over that of a silent
 net, means over the last tenth of the lessons; ACC is the share of windows whose nearest target is the right one.
 Temporal XOR: 4 windows of 80 ms from two symbols that play at once, 48 inputs, 32 hidden neurons, one output that must
-spike three times early or three times late, {xor} lessons. Bitmap: 64 inputs, 64 hidden neurons, 32 outputs, 128 ms, {bitmap} lessons. Seeds {seeds}.
+spike three times early or three times late, {xor} lessons. Bitmap: 64 inputs, 64 hidden neurons, 32 outputs, 128 ms,
+{bitmap} lessons. Seeds {seeds}.
 
 {table}
 
@@ -404,7 +405,8 @@ spike three times early or three times late, {xor} lessons. Bitmap: 64 inputs, 6
 
 Reductions against Zenke and Ganguli 2018: steps of 1 ms instead of 0.1 ms; one update a window instead of one in half a
 second; for the bitmap 64-64-32 neurons and 128 ms instead of 200-256-200 and 1.89 s. Floats start from the same
-weights, take the same lessons in the same order and step by the same RMaxProp without rounding. Energy and memory are those of {board}.
+weights, take the same lessons in the same order and step by the same RMaxProp without rounding. Energy and
+memory are those of {board}.
 """
 
 
@@ -425,9 +427,9 @@ def finding(runs: Sequence[Run]) -> str:
         f"{max(pairs):+.3f} apart, in units of silence's error. A start that fires too much is worse than silence: "
         f"from silence's 1 the error falls {1 / mean('xor, symmetric', 'error after'):.0f} times (xor, symmetric) and "
         f"{1 / mean('bitmap, symmetric', 'error after'):.0f} times (bitmap, symmetric). As in the paper, feedback of "
-        f"any kind teaches the small task, and the picture is drawn best by symmetric feedback; uniform feedback, one sum for "
-        f"all, falls at first, then drifts to {mean('bitmap, uniform', 'error after'):.2f}. Without a hidden layer temporal XOR stops at "
-        f"{mean(f'xor, {ALONE}', 'error after'):.2f}: the output's memory of its own spikes does part of it."
+        f"any kind teaches the small task, and the picture is drawn best by symmetric feedback; uniform feedback, "
+        f"one sum for all, falls at first, then drifts to {mean('bitmap, uniform', 'error after'):.2f}. Without a "
+        f"hidden layer temporal XOR stops at {mean(f'xor, {ALONE}', 'error after'):.2f}: the output's memory of its own spikes does part of it."
     )
     return textwrap.fill(text, 120)
 
