@@ -289,7 +289,7 @@ def main() -> int:
             for run in part:
                 print(f"seed {seed}: {run.arm} {run.matrix[0][0]:.3f}", file=sys.stderr, flush=True)
                 runs.append(run)
-    save(args.output, runs)
+                save(args.output, runs)
     text = page(runs, seeds, epochs, batched, len(data.x), len(test.x))
     print(text)
     if args.markdown:

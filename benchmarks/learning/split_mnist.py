@@ -31,7 +31,7 @@ from chains import (
     rules,
     teach,
 )
-from scenario import Run, matrix, save, section, table
+from scenario import Run, load, matrix, save, section, table
 
 from edgerun.arrays import F32, F64, I64, AnyArray
 from edgerun.kernels.plasticity import decode_importance, encode_importance
@@ -309,8 +309,8 @@ def main() -> int:
     for run in all_runs(args, lessons, tests):
         print(f"seed {run.seed}: {run.arm} {np.mean(run.matrix[-1]):.3f}", file=sys.stderr, flush=True)
         runs.append(run)
-    runs = [run for mine in by_arm(runs).values() for run in mine]
-    save(args.output, runs)
+        save(args.output, [run for mine in by_arm(runs).values() for run in mine])
+    runs = load(args.output, SCENARIO)
     text = page(runs, args, lessons, tests)
     print(text)
     if args.markdown:
