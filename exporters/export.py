@@ -381,12 +381,12 @@ def readout_halvings(twin: Twin) -> int:
 
 
 def inner_rate(twin: Twin) -> Inner | None:
-    """The readout's inner rate, for what it reads in integers; None where the file has none."""
+    """The readout's inner rate and sharpness, for what it reads in integers; None where the file has no rate."""
     last, sources = twin.net.wiring()[-1]
     if not isinstance(last, FloatReadout) or last.inner_rate is None:
         return None
     kappa = int(twin.tensors[f"{last.name}.kappa"][0])
-    return Inner(last.inner_rate * twin.maps[sources[0]].scale ** 2, kappa)
+    return Inner(last.inner_rate * twin.maps[sources[0]].scale ** 2, kappa, last.inner_sharpness)
 
 
 def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:

@@ -34,10 +34,14 @@ from edgerun.spec import (
 
 
 class Inner(NamedTuple):
-    """What meta-training found: dW = -rate P[T] error^T, P in input steps; and the readout's kappa in Q0.15."""
+    """What meta-training found: dW = -rate P[T] error^T, P in input steps; and the readout's kappa in Q0.15.
+
+    sharpness  how much more a logit counts in the error's softmax: small steps need it once many lessons add up
+    """
 
     rate: float
     kappa: int
+    sharpness: float
 
 
 class Rate(NamedTuple):
@@ -57,7 +61,7 @@ POST_SHIFT: Final = 4
 TABLE_STEP: Final = 19  # Q7.24 logits: one step of the softmax table is 2**19, a 32nd of a unit
 CONSOLIDATION: Final = Intelligence(strength=28, damping=1024)
 REPLAY_DEEP: Final = Replay(capacity=160, passes=2, refresh_every=8)
-REPLAY_INNER: Final = Replay(capacity=160, passes=1)
+REPLAY_INNER: Final = Replay(capacity=160, passes=4)
 GATE: Final = 1638  # errors of 0.05 and less teach nothing, Q0.15
 REPLAY_HEAD: Final = Replay(capacity=160, passes=0)
 GUARD: Final = Guard(every=64)
@@ -93,6 +97,7 @@ def inner_step(manifest: Manifest, readout_halvings: int, inner: Inner | None) -
     if not isinstance(readout, Readout):
         raise ModelError(f"--learn inner-step needs a spiking model that ends in a readout; {readout.name} is none")
     tensor, ours, fraction = f"{readout.name}.input", EPROP_RATES["readout"], readout.weight_exponent + 8
+    sharper = 0 if inner is None else round(math.log2(inner.sharpness))
     if inner is None:
         most = max(1, round(ours.norm * 2**fraction))
         rate = PlasticRate(tensor=tensor, eta=ours.eta, shift=ours.shift, max_step=ours.max_step, max_norm=most)
@@ -104,7 +109,7 @@ def inner_step(manifest: Manifest, readout_halvings: int, inner: Inner | None) -
         readout=readout.name,
         rates=(rate,),
         gate=GATE,
-        temperature_shift=TABLE_STEP - readout_halvings,
+        temperature_shift=max(0, TABLE_STEP - readout_halvings - sharper),
         error_threshold=32768 - GATE,
     )
 

@@ -346,7 +346,9 @@ class Builder:
         if plain and cells.readout and recurrent is None:
             x, weight = terms[0].signal.layer, terms[0].weight.astype(np.float32)
             rate = positive(name, wiring.facts[name], "inner_rate", 0.0) or None
-            self.add(FloatReadout(short(name), weight, bias, cells.beta, inner_rate=rate, sources=(x,)))
+            sharp = positive(name, wiring.facts[name], "inner_sharpness", 1.0)
+            readout = FloatReadout(short(name), weight, bias, cells.beta, inner_rate=rate, inner_sharpness=sharp)
+            self.add(replace(readout, sources=(x,)))
         elif plain and not cells.readout and (recurrent is None or recurrent.ndim == 2):
             x, weight = terms[0].signal.layer, terms[0].weight.astype(np.float32)
             reset, delay = cells.reset

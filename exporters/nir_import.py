@@ -12,7 +12,8 @@ NIR describes neurons in continuous time; a step of dt (graph metadata "dt", els
 is read from a node's metadata, then from the options, then assumed and noted:
 
     neurons  {"reset": "subtract" | "soft" | "zero" | "hold" | "none", "reset_delay": 0 | 1, "inhibition": 0 | 1,
-              "role": "readout", "reading": "counts" | "last" | "max" | "mean", "inner_rate": 0.01}
+              "role": "readout", "reading": "counts" | "last" | "max" | "mean", "inner_rate": 0.01,
+              "inner_sharpness": 32}
     graph    {"encoder": "phase-rate", "steps": 16, "full_scale": 16, "input_scale": 1.0, "dt": 1e-4}
              {"encoder": "frames", "steps": 40}      {"encoder": "constant", "steps": 25}
 """

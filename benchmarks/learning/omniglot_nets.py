@@ -39,8 +39,8 @@ SPIKING: Final = SpikingConv(filters=(16, 32, 64, 64), kernels=(5, 3, 3, 3), ste
 COUNTING: Final = replace(SPIKING, kappa=1.0)  # prototypes read spike counts
 EMBEDDING: Final = Form(ways=60, shots=1, queries=4)
 META: Final = Form(ways=20, shots=1, queries=4)
-STEP: Final = 1e-4  # of the inner loop, before it is learned
-SHARPNESS: Final = 20.0  # of the queries' logits, likewise
+STEP: Final = 3e-4  # of the inner loop, before it is learned
+SHARPNESS: Final = 40.0  # of the queries' logits, likewise
 LENGTH: Final = {"prototypes": 600, "spiking": 1000, "maml": 300, "fomaml": 300, "maml-8": 100, "maml-4": 100}
 
 

@@ -142,6 +142,7 @@ class FloatReadout(StatefulLayer):
     kappa: F32
     bits: int = 8  # of an integer weight, 2 to 8
     inner_rate: float | None = None  # what meta-training found for one step of its weights, in real units
+    inner_sharpness: float = 1.0  # by which its logits count more when it learns than when it answers
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Readout,)
 

@@ -131,7 +131,9 @@ class SpikingConv:
             found.append(z)
         return torch.stack(found)
 
-    def write_nir(self, values: Weights, readout: Any, path: Path, inner_rate: float) -> None:
+    def write_nir(
+        self, values: Weights, readout: Any, path: Path, inner_rate: float, inner_sharpness: float = 1.0
+    ) -> None:
         """The net with a readout (classes, width) as a NIR graph; `inner_rate` is that of the readout's inner step."""
 
         def leaky(shape: tuple[int, ...], leak: float, threshold: float, **words: Any) -> nir.LIF:
@@ -162,7 +164,8 @@ class SpikingConv:
         last = (self.filters[-1], self.sides[-1], self.sides[-1])
         nodes["flat"] = nir.Flatten({"input": np.array(last)}, 0, -1)
         nodes["classify"] = nir.Linear(np.asarray(readout, np.float32))
-        nodes[HEAD] = leaky((len(readout),), self.kappa, NEVER, reset="none", role="readout", inner_rate=inner_rate)
+        learned = {"inner_rate": inner_rate, "inner_sharpness": inner_sharpness}
+        nodes[HEAD] = leaky((len(readout),), self.kappa, NEVER, reset="none", role="readout", **learned)
         nodes["output"] = nir.Output({"output": np.array([len(readout)])})
         names = list(nodes)
         edges = list(pairwise(names))

@@ -13,11 +13,12 @@ from reference import inner_step as paper
 torch = pytest.importorskip("torch")
 pytest.importorskip("nir")
 
-from edgerun.bundle import open_bundle  # noqa: E402
+from edgerun.bundle import open_bundle, read_bundle  # noqa: E402
 from edgerun.cli import main  # noqa: E402
 from edgerun.errors import DataError, ModelError  # noqa: E402
 from edgerun.kernels.eprop import trace_gain  # noqa: E402
 from edgerun.spec import InnerStep  # noqa: E402
+from exporters.export import Options, export  # noqa: E402
 from exporters.float_net import forward  # noqa: E402
 from exporters.learning import mantissa  # noqa: E402
 from exporters.nir_import import NirOptions, load_nir  # noqa: E402
@@ -284,6 +285,21 @@ def test_from_meta_training_to_lessons_on_a_device(tmp_path: Path, capsys: pytes
     assert told["new"]["before"] == 0
     assert told["new"]["after"] > 0.9
     assert told["probe"]["after"] > 0.9
+
+
+def test_sharpness_is_the_temperature_of_the_error_s_softmax(tmp_path: Path) -> None:
+    values, w = NET.folded(NET.start(3), torch.rand(50, 1, SIDE, SIDE)), np.zeros((WAYS, NET.width))
+    np.savez(
+        tmp_path / "c.npz", x=np.random.default_rng(0).random((90, 1, SIDE, SIDE), np.float32), y=np.arange(90) % 3
+    )
+    found = []
+    for sharpness in (1.0, 32.0):
+        NET.write_nir(values, w, tmp_path / "net.nir", 0.01, sharpness)
+        made = export(tmp_path / "net.nir", tmp_path / "c.npz", Options(learn="inner-step"))
+        rule = read_bundle(made.data).manifest.learning.rule
+        assert rule is not None
+        found.append(rule.temperature_shift)
+    assert found == [19, 14]
 
 
 def test_a_rate_becomes_a_mantissa_and_a_shift() -> None:
