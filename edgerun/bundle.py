@@ -100,7 +100,7 @@ class Selftest:
 class Probe:
     """Labelled samples: those scored for accuracy only, and, apart from them, those that the reservoir starts from.
 
-    No rows where nobody has labelled any: such a bundle learns nothing either.
+    No rows where nobody has labelled any: such a bundle learns nothing either, or values.
 
     x  (rows, *input.shape)  in the input's dtype      label  (rows,)  int32, an index into the factory class names
     """
@@ -556,7 +556,8 @@ def _check_range(name: str, array: AnyArray, low: int, high: int) -> None:
 
 def _check_samples(manifest: Manifest, arrays: Tensors) -> tuple[Selftest, Probe]:
     found = [name for name in arrays if kind_of(name) in (Kind.SELFTEST, Kind.PROBE)]
-    probed = learns(manifest) or any(kind_of(name) is Kind.PROBE for name in found)
+    labelled = learns(manifest) and bool(manifest.classes.names)  # what learns values has no labels to score
+    probed = labelled or any(kind_of(name) is Kind.PROBE for name in found)
     _compare_names("array", ["selftest.x", "selftest.y", *(PROBE_ARRAYS if probed else ())], found)
     rows = _rows("selftest.x", arrays)
     if not SELFTEST_ROWS[0] <= rows <= SELFTEST_ROWS[1]:

@@ -1,5 +1,6 @@
 """e-prop towards values: the integers follow the float rule, a lesson brings its targets, a pattern is learned."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ from hypothesis.extra import numpy as hnp
 from reference import eprop as paper
 from reference import integers
 
+from edgerun import price
 from edgerun.arrays import I16, AnyArray, Tensors
+from edgerun.bundle import Bundle, Selftest, no_probe, pack, read_bundle
 from edgerun.errors import DataError, SpecError
 from edgerun.kernels import eprop
 from edgerun.learn import records
 from edgerun.learn.eprop import EPropValuesRule
 from edgerun.learn.learner import Learner
+from edgerun.lifetime import Lifetime
+from edgerun.linux.disk import RealDisk
 from edgerun.network import Network
 from edgerun.rules import EPropValues
 from edgerun.spec import (
@@ -155,6 +160,31 @@ def test_the_error_of_values_equals_its_definition(outputs: AnyArray, target: An
     ]
     assert error.reshape(-1).tolist() == want
     assert near == max(0, 32768 - sum(abs(e) for e in want) // 6)
+
+
+def bundle_of() -> Bundle:
+    model, x = manifest(plan()), np.zeros((8, STEPS, INPUTS), np.int8)
+    scores = np.array([Network(model, tensors()).infer(Q * 0).scores] * 8, np.int32)
+    return read_bundle(pack(model, tensors(), selftest=Selftest(x, scores), probe=no_probe(model)))
+
+
+def test_a_bundle_learns_values_through_a_restart(tmp_path: Path) -> None:
+    life = Lifetime(bundle_of(), RealDisk(tmp_path))
+    for _ in range(3):
+        life.teach(Q, 0, "full", 1, TARGET)
+    life.commit()
+    assert life.judge().good
+    digest = life.digest()
+    again = Lifetime(bundle_of(), RealDisk(tmp_path))
+    assert (again.digest(), again.learner.lessons) == (digest, 3)
+
+
+def test_the_planner_has_room_for_the_values() -> None:
+    bundle = bundle_of()
+    assert price.memory_plan(bundle).slots["tape.target"].slot.bytes == TARGET.nbytes
+    lesson, flash = learner_of().plan_lesson(Q, 0, "full", 1 << 40, TARGET), price.work(bundle).unchanged["full"]
+    assert len(records.encode(lesson)) <= flash.flash_bytes
+    assert flash.flash_bytes == Q.size + price.RECORD_BYTES + TARGET.nbytes
 
 
 def test_a_lesson_without_its_values_is_refused_and_changes_nothing() -> None:
