@@ -429,7 +429,8 @@ def finding(runs: Sequence[Run]) -> str:
         f"{1 / mean('bitmap, symmetric', 'error after'):.0f} times (bitmap, symmetric). As in the paper, feedback of "
         f"any kind teaches the small task, and the picture is drawn best by symmetric feedback; uniform feedback, "
         f"one sum for all, falls at first, then drifts to {mean('bitmap, uniform', 'error after'):.2f}. Without a "
-        f"hidden layer temporal XOR stops at {mean(f'xor, {ALONE}', 'error after'):.2f}: the output's memory of its own spikes does part of it."
+        f"hidden layer temporal XOR stops at {mean(f'xor, {ALONE}', 'error after'):.2f}: the output's memory "
+        "of its own spikes does part of it."
     )
     return textwrap.fill(text, 120)
 

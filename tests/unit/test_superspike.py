@@ -252,6 +252,33 @@ def test_lessons_bring_the_spikes_to_their_targets(feedback: str) -> None:
     assert distance() < 0.7 * before
 
 
+def test_one_neuron_learns_five_spikes_without_a_hidden_layer() -> None:
+    manifest = manifest_of()
+    population = (Population(synapses="fan", neurons="hidden"),)
+    plan = msgspec.structs.replace(
+        manifest.learning,
+        rule=msgspec.structs.replace(
+            cast(SuperSpike, manifest.learning.rule), populations=population,
+            rates=(PlasticRate(tensor="fan.weight", eta=160, shift=15),),
+        ),
+    )  # fmt: skip
+    fan = DenseSum(name="fan", inputs=INPUTS, outputs=1, output_bound=127 * INPUTS)
+    neuron = Cells(name="hidden", shape=(1,), weight_exponent=9, synaptic=True)
+    known = Patterns(name="known", inputs=1, outputs=CLASSES, steps=STEPS, rise=RISE, fall=FALL)
+    manifest = msgspec.structs.replace(manifest, layers=(manifest.layers[0], fan, neuron, known), learning=plan)
+    target = np.zeros((CLASSES, STEPS, 1), np.uint8)
+    target[0, [10, 22, 30, 41, 55]] = 1
+    tensors = {name: a[..., :1] if name.startswith("hidden") else a for name, a in tensors_of(manifest).items()}
+    tensors |= {"fan.weight": np.full((INPUTS, 1), 3, np.int8), "known.target": target}
+    learner = Learner(Network(manifest, tensors), priors={})
+    sure = []
+    for _ in range(120):
+        result = learner.apply(learner.plan_lesson(window_of(3), 0, "light"))
+        sure.append(result.confidence if result else 0.0)
+    assert sure[0] < 0.2
+    assert np.mean(sure[-20:]) > 0.8  # the error over that of silence: a fifth
+
+
 def test_a_journal_replays_to_the_same_bits() -> None:
     first, second = learner_of("random"), learner_of("random")
     journal = taught(first, 8)
