@@ -41,7 +41,7 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 svg { display: block; width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr));
   gap: 18px; } .pair h3 { font-size: 14px; margin: 10px 0 6px; }
-.pair table td { text-align: center; padding: 4px 6px; }
+.pair table td:not(:first-child) { text-align: center; padding: 4px 6px; }
 .plot svg { background: #fff; border-radius: 14px; } .plot svg text { fill: #222; }
 .heat .tall th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; padding: 8px 4px; }
 .heat td { border: 1px solid var(--line); } .heat tr > :not(:first-child) { text-align: center; padding: 6px 3px; }
@@ -127,6 +127,11 @@ def joules(microjoules: float) -> str:
     """Three digits in the unit that suits: "0.25 µJ", "11.1 mJ", "5.31 J"."""
     unit, scale = next((unit, scale) for unit, scale in (("J", 1e6), ("mJ", 1e3), ("µJ", 0.0)) if microjoules >= scale)
     return f"{microjoules / (scale or 1):.3g} {unit}"
+
+
+def number(value: float) -> str:
+    """Four digits, or all before the point with commas: "0.125", "12,500"."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def size(count: float) -> str:
@@ -255,7 +260,7 @@ def _y_axis(frame: _Frame, unit: str) -> Iterator[str]:
     for value in steps(*frame.y, most=4):
         y = frame.up(value)
         yield f'<line x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
-        yield f'<text class="soft" x="{frame.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.4g}{unit}</text>'
+        yield f'<text class="soft" x="{frame.left - 6}" y="{y + 4:.1f}" text-anchor="end">{number(value)}{unit}</text>'
 
 
 def _x_axis(frame: _Frame, x: Sequence[float], names: Sequence[str], below: str) -> Iterator[str]:
@@ -264,7 +269,7 @@ def _x_axis(frame: _Frame, x: Sequence[float], names: Sequence[str], below: str)
         every = math.ceil(len(names) * max(7 * max(map(len, names)), 14) / (frame.right - frame.left))
         places = [(x[k], names[k]) for k in range(0, len(names), every)]
     else:
-        places = [(value, f"{value:,.4g}") for value in steps(*frame.x, most=8) if value <= frame.x[1]]
+        places = [(value, number(value)) for value in steps(*frame.x, most=8) if value <= frame.x[1]]
     for value, words in places:
         at = frame.across(value)
         anchor = "end" if at > frame.right - 4 else "middle"
@@ -343,7 +348,9 @@ def whiskers(rows: Sequence[tuple[str, Sequence[float], str, str]], unit: str = 
     for tick in ticks:
         at, foot = frame.across(tick), row * len(rows) + 4
         parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{foot}" stroke="var(--line)"/>')
-        parts.append(f'<text class="soft" x="{at:.1f}" y="{foot + 15}" text-anchor="middle">{tick:,.4g}{unit}</text>')
+        parts.append(
+            f'<text class="soft" x="{at:.1f}" y="{foot + 15}" text-anchor="middle">{number(tick)}{unit}</text>'
+        )
     for k, (name, values, colour, words) in enumerate(rows):
         y, mean = k * row + row / 2 + 3, sum(values) / len(values)
         parts.append(

@@ -322,3 +322,8 @@ def test_the_example_of_the_guide_is_read(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(example[1])
     assert main(["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "r.html")]) == 0
     assert "26.4" in read((tmp_path / "r.html").read_text())  # the learning tax
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.125, "0.125"), (-2.5, "-2.5"), (12_500, "12,500"), (0, "0")])
+def test_ticks_are_written_out(value: float, words: str) -> None:
+    assert charts.number(value) == words
