@@ -62,7 +62,7 @@ TABLE_STEP: Final = 19  # Q7.24 logits: one step of the softmax table is 2**19, 
 CONSOLIDATION: Final = Intelligence(strength=28, damping=1024)
 REPLAY_DEEP: Final = Replay(capacity=160, passes=2, refresh_every=8)
 REPLAY_INNER: Final = Replay(capacity=160, passes=4)
-GATE: Final = 1638  # errors of 0.05 and less teach nothing, Q0.15
+GATE: Final = 1638  # errors of 0.05, or of a quarter of chance, teach nothing, Q0.15
 REPLAY_HEAD: Final = Replay(capacity=160, passes=0)
 GUARD: Final = Guard(every=64)
 ERROR_THRESHOLD: Final = 29491  # p(label) of 0.9 in Q0.15: what is known so well teaches nothing
@@ -108,7 +108,7 @@ def inner_step(manifest: Manifest, readout_halvings: int, inner: Inner | None) -
     return InnerStep(
         readout=readout.name,
         rates=(rate,),
-        gate=GATE,
+        gate=min(GATE, 32768 // (4 * manifest.classes.capacity)),
         temperature_shift=max(0, TABLE_STEP - readout_halvings - sharper),
         error_threshold=32768 - GATE,
     )

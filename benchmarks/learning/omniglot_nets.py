@@ -41,7 +41,7 @@ EMBEDDING: Final = Form(ways=60, shots=1, queries=4)
 META: Final = Form(ways=20, shots=1, queries=4)
 STEP: Final = 3e-4  # of the inner loop, before it is learned
 SHARPNESS: Final = 40.0  # of the queries' logits, likewise
-LENGTH: Final = {"prototypes": 600, "spiking": 1000, "maml": 300, "fomaml": 300, "maml-8": 100, "maml-4": 100}
+LENGTH: Final = {"prototypes": 1200, "spiking": 1000, "maml": 300, "fomaml": 300, "maml-8": 100, "maml-4": 100}
 
 
 @dataclass(frozen=True)
