@@ -69,7 +69,6 @@ it those on the device. Known: 10 touches of each old class, never trained on. N
 What did not work: the bias. Each new class takes a quarter of the margin that four in five old samples have, whatever
 the other new ones take; seven together take too much, and the known letters pay. E-prop has 35 lessons here and wins
 nothing by them: what the net was trained for tells the touches apart.
-
 """
 
 
