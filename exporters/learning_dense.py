@@ -260,8 +260,8 @@ def temperature(top: Unit) -> int:
 
 
 def back_shift(weight: F64) -> int:
-    """The least shift that keeps W' e within the norm of e, whichever error comes."""
-    most = float(np.sqrt((weight**2).sum(axis=0)).max(initial=0.0))
+    """The least shift that keeps W' e within the norm of e, whichever error comes; weights still to grow count too."""
+    most = max(float(np.sqrt((weight**2).sum(axis=0)).max(initial=0.0)), GROWN * math.sqrt(len(weight)))
     return max(0, math.ceil(math.log2(max(1.0, most))))
 
 
@@ -306,6 +306,7 @@ def quantised(
 
 DENSE: Final = ("backprop", "il-prox", "il-mq", "predictive")
 """What `--learn` takes for chains of dense layers."""
+GROWN: Final = 16  # steps that a weight comes to at the least, where it begins at zero
 STEP: Final = 0.3  # of what one lesson would change of its own answer: descent's rate times |x|**2 of all layers
 ALPHA: Final = 1.0  # of IL-prox; anything from 0.1 on does as well
 DRIFT: Final = 1e-3  # of a weight's mean size, one step of MQ

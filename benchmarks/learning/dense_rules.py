@@ -127,7 +127,7 @@ def sweep(seed: int, data: Data, test: Data, epochs: int) -> Iterator[Run]:
             yield Run(scenario=SCENARIO, arm=f"{arm} at {rate:g}", seed=seed, matrix=[[value]])
 
 
-MQ_RATE, ADAM_RATE, SGD_RATE = 3e-4, 3e-4, 0.1
+MQ_RATE, ADAM_RATE, SGD_RATE = 1e-4, 3e-4, 0.1
 BATCHED: tuple[tuple[str, float], ...] = (
     ("backpropagation, SGD", 0.5), ("backpropagation, Adam", 1e-3), ("IL, SGD", 1.0), ("IL, MQ", 5e-4),
     ("IL, Adam", 1e-3), ("IL at once, MQ", 5e-4),

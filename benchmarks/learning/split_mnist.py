@@ -48,7 +48,7 @@ REACHES, TOPS = (8.0, 8.0, 16.0), (0.5, 0.5, 0.5)
 RATE = 0.02
 STRENGTH, DAMPING = 0.01, 0.01
 RECENT = 6
-LESSONS, TESTS = 1000, 1000  # a task
+LESSONS, TESTS = 500, 1000  # a task
 ARMS = ("none", "plain", "full", "uniform", "replay", "both")
 
 
