@@ -363,6 +363,7 @@ def joining(weights: dict[str, AnyArray], background: Letters, data: Letters, fo
             drawn = adapt(bundle, taught_ones, chosen, known, "full")
             figures = {
                 "new letters %": 100 * (drawn.after or 0.0),
+                "known letters before %": 100 * (drawn.probe_before or 0.0),
                 "known letters %": 100 * (drawn.probe_after or 0.0),
                 "undone by the guard": float(drawn.rolled_back),
             }
@@ -406,16 +407,17 @@ four orientations, in so many episodes: {lengths}. One training seed.
   the inner gradient for a constant. `maml-8` and `maml-4` were trained further with stochastic rounding of the readout
   in both loops. Integers are int8 weights with int16 shadows, as `edgerun adapt` learns them.
 - What did not work: whitening by the drawings of {known} letters costs the embedding points, so few-shot embeddings
-  should decide by their own distances. A gate of 0.05 is the error of 20 classes before the first lesson: it silences all but
-  the taught one, so `--learn inner-step` gates at a quarter of chance at most. Prototypes beat the inner step on the
-  same kind of net; training was short (one core, minutes a net), and spiking nets were still improving.
+  should decide by their own distances. A gate of 0.05 is the error of 20 classes before the first lesson: it silences
+  all but the taught one, so `--learn inner-step` gates at a quarter of chance at most. Prototypes beat the inner step
+  on the same kind of net. Training was short (one core, minutes a net), and spiking nets were still improving.
 """
 
 
-JOINED: Final = f"""Letters that join: {NEW} new ones beside {KNOWN} known from the factory, {JOINING} drawings of each,
-by `edgerun adapt`'s lessons, replay and guard, three draws, tested on all other drawings. Meta-training found small
-steps, whose answers it makes sure by a sharpness that no device needs for deciding; where lessons add up, the error's
-softmax must know of it.
+JOINED: Final = f"""Letters that join: {NEW} new ones beside {KNOWN} known from one drawing each, {JOINING} drawings of
+each, by `edgerun adapt`'s lessons, replay and guard, three draws, tested on all other drawings. Episodes teach all
+letters at once, and once; this is not what meta-training was for, and it shows: many small steps add up, and take from the known
+letters. An error whose softmax knows the sharpness that meta-training answered with halves the damage to them, at the
+cost of new ones. Where letters join one by one, prototypes are the better way.
 """
 
 

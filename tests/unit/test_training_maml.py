@@ -272,6 +272,7 @@ def test_from_meta_training_to_lessons_on_a_device(tmp_path: Path, capsys: pytes
     rule = manifest.learning.rule
     assert isinstance(rule, InnerStep)
     assert manifest.head.kind == "logits"
+    assert rule.gate == 32768 // (4 * 6)  # a quarter of chance, under 0.05
     assert manifest.layers[-1].outputs == 6
     (rate,), readout = rule.rates, manifest.layers[-1]
     kappa = int(open_bundle(bundle).tensors[f"{readout.name}.kappa"][0])
