@@ -415,9 +415,9 @@ four orientations, in so many episodes: {lengths}. One training seed.
 
 JOINED: Final = f"""Letters that join: {NEW} new ones beside {KNOWN} known from one drawing each, {JOINING} drawings of
 each, by `edgerun adapt`'s lessons, replay and guard, three draws, tested on all other drawings. Episodes teach all
-letters at once, and once; this is not what meta-training was for, and it shows: many small steps add up, and take from the known
-letters. An error whose softmax knows the sharpness that meta-training answered with halves the damage to them, at the
-cost of new ones. Where letters join one by one, prototypes are the better way.
+letters at once, and once; this is not what meta-training was for, and it shows: many small steps add up, and take from
+the known letters. An error whose softmax knows the sharpness that meta-training answered with halves the damage to
+them, at the cost of new ones. Where letters join one by one, prototypes are the better way.
 """
 
 
