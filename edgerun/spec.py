@@ -23,19 +23,18 @@ from edgerun.layers.base import DType as DType
 from edgerun.layers.base import Name as Name
 from edgerun.layers.base import Record as Record
 from edgerun.layers.base import Requant as Requant
+from edgerun.rules import Backprop as Backprop
 from edgerun.rules import EProp as EProp
+from edgerun.rules import Gain as Gain
+from edgerun.rules import IlProx as IlProx
+from edgerun.rules import InnerStep as InnerStep
+from edgerun.rules import MeanQuotient as MeanQuotient
+from edgerun.rules import Normaliser as Normaliser
 from edgerun.rules import PlasticRate as PlasticRate
+from edgerun.rules import PredictiveCoding as PredictiveCoding
+from edgerun.rules import RMaxProp as RMaxProp
 from edgerun.rules import Rule as Rule
-from edgerun.rules_dense import Backprop as Backprop
-from edgerun.rules_dense import DenseRule as DenseRule
-from edgerun.rules_dense import Gain as Gain
-from edgerun.rules_dense import IlProx as IlProx
-from edgerun.rules_dense import MeanQuotient as MeanQuotient
-from edgerun.rules_dense import PredictiveCoding as PredictiveCoding
-from edgerun.rules_dense import SequentialIl as SequentialIl
-from edgerun.rules_inner import InnerStep as InnerStep
-from edgerun.rules_superspike import RMaxProp as RMaxProp
-from edgerun.rules_superspike import SuperSpike as SuperSpike
+from edgerun.rules import SequentialIl as SequentialIl
 
 Label: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Packing: TypeAlias = Literal["plain", "int4", "int2", "sparse"]
@@ -241,8 +240,8 @@ class Guard(Record, frozen=True, kw_only=True):
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
-    rule: Rule | DenseRule | InnerStep | SuperSpike | None = None
-    normaliser: RMaxProp | MeanQuotient | UnsetType = UNSET  # makes a step of a gradient, beside the rates
+    rule: Rule | None = None
+    normaliser: Normaliser | UnsetType = UNSET  # makes a step of a gradient, beside the rates
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()

@@ -21,11 +21,11 @@ from edgerun.errors import ModelError
 from edgerun.kernels.chain import RATE
 from edgerun.kernels.mq import TARGET
 from edgerun.layers.base import INPUT
+from edgerun.rules.dense import ChainRecord
 from edgerun.spec import (
     Backprop,
     ClassTable,
     Dense,
-    DenseRule,
     Direct,
     Gain,
     IlProx,
@@ -36,6 +36,7 @@ from edgerun.spec import (
     MeanQuotient,
     PlasticRate,
     PredictiveCoding,
+    Rule,
     SequentialIl,
 )
 from exporters.data import Samples
@@ -203,7 +204,7 @@ def history_units(chain: Sequence[Unit]) -> list[float]:
 
 
 def intelligence(
-    rule: DenseRule, manifest: Manifest, tensors: Tensors, maps: Mapping[str, Affine], strength: float, damping: float
+    rule: ChainRecord, manifest: Manifest, tensors: Tensors, maps: Mapping[str, Affine], strength: float, damping: float
 ) -> Intelligence:
     """Synaptic intelligence of this strength c and damping xi, in real units, for descent by this rule.
 
@@ -338,7 +339,7 @@ def dense_plan(learn: str, manifest: Manifest, twin: Twin, samples: Samples) -> 
     given, own = (manifest, twin.tensors, twin.maps), dict[str, AnyArray]()
     squares = usual_squares(twin, samples)
     rate = STEP / sum(squares)
-    rule: DenseRule
+    rule: Rule
     match learn:
         case "backprop":
             rule = backprop(*given, rate)

@@ -22,7 +22,7 @@ from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
-from edgerun.spec import DenseRule, Guard, Intelligence, LearningPlan, MeanQuotient, Replay
+from edgerun.spec import Guard, Intelligence, LearningPlan, MeanQuotient, Replay, Rule
 from exporters import learning_dense
 from exporters.learning_dense import Quantised
 from exporters.nodes import Affine
@@ -33,7 +33,7 @@ PIXEL = Affine(1 / 127, 0)
 BOARD = "nucleo-f446"
 NEVER = Guard(every=4096)
 
-RuleOf = Callable[[Quantised], DenseRule]
+RuleOf = Callable[[Quantised], Rule]
 
 
 def integers(net: rules.Net, reaches: Sequence[float], tops: Sequence[float]) -> Quantised:
@@ -55,7 +55,7 @@ def integers(net: rules.Net, reaches: Sequence[float], tops: Sequence[float]) ->
 
 def bundle_of(
     chain: Quantised,
-    rule: DenseRule,
+    rule: Rule,
     x: I16,
     label: I64,
     *,

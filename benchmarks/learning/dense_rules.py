@@ -20,7 +20,7 @@ from scenario import Run, save, section
 from tables import Table, spread
 
 from edgerun.arrays import F64, I64
-from edgerun.spec import DenseRule, MeanQuotient
+from edgerun.spec import MeanQuotient, Rule
 from exporters import learning_dense
 from exporters.runs import by_arm
 
@@ -84,7 +84,7 @@ def float_run(step: Step, seed: int, data: Data, test: Data, epochs: int, batch:
 
 
 def integer_run(
-    rule_of: Callable[[Quantised], DenseRule], seed: int, data: Data, test: Data, epochs: int, mq: bool = False
+    rule_of: Callable[[Quantised], Rule], seed: int, data: Data, test: Data, epochs: int, mq: bool = False
 ) -> float:
     chain = integers(start(seed), REACHES, TOPS)
     rule, x = rule_of(chain), quantised(data.x)
@@ -196,7 +196,7 @@ def float_coding(how: Feedback, seed: int, data: Data, test: Data, epochs: int) 
 def integer_coding(how: Feedback, seed: int, data: Data, test: Data, epochs: int) -> float:
     decay = DECAY if how.learned and not how.copied else 0.0
 
-    def rule_of(chain: Quantised) -> DenseRule:
+    def rule_of(chain: Quantised) -> Rule:
         for layer in chain.manifest.layers[1:]:
             weight = chain.tensors[f"{layer.name}.weight"]
             chain.tensors[f"{layer.name}.feedback"] = weight.copy() if how.copied else shuffled(weight, seed)

@@ -37,7 +37,7 @@ from edgerun.layers import Cells, DenseSum, Layer, Lookup, Patterns
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
-from edgerun.rules_superspike import Population, RMaxProp, SuperSpike
+from edgerun.rules.superspike import Population, RMaxProp, SuperSpike
 from edgerun.spec import ClassTable, Frames, Guard, InputSpec, LearningPlan, Manifest, PlasticRate
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))

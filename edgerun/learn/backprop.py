@@ -18,7 +18,7 @@ from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn.chain import Chain, Passed
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules_dense import Backprop
+from edgerun.rules.dense import Backprop
 from edgerun.spec import Manifest
 
 

@@ -16,7 +16,7 @@ from edgerun.errors import SpecError
 from edgerun.kernels import chain, softmax
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules_dense import ChainRecord
+from edgerun.rules.dense import ChainRecord
 from edgerun.spec import Dense, Direct, Manifest
 
 

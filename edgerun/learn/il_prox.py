@@ -16,7 +16,7 @@ from edgerun.kernels import chain
 from edgerun.learn.settling import Posed, Settling
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules_dense import IlProx
+from edgerun.rules.dense import IlProx
 from edgerun.spec import Manifest
 
 

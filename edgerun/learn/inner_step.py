@@ -22,7 +22,7 @@ from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
 from edgerun.layers.base import INPUT
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules_inner import InnerStep
+from edgerun.rules.inner import InnerStep
 from edgerun.spec import Manifest
 
 

@@ -18,7 +18,7 @@ from edgerun.kernels import chain
 from edgerun.learn.settling import Posed, Settling
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules_dense import PredictiveCoding
+from edgerun.rules.dense import PredictiveCoding
 from edgerun.spec import Manifest
 
 

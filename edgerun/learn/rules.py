@@ -21,9 +21,9 @@ from edgerun.learn.stages import Factors
 from edgerun.learn.superspike import SuperSpikeRule
 from edgerun.network import Network
 from edgerun.rules import EProp, EPropOnline, EPropValues, RuleRecord
-from edgerun.rules_dense import Backprop, IlProx, PredictiveCoding, SequentialIl
-from edgerun.rules_inner import InnerStep
-from edgerun.rules_superspike import SuperSpike
+from edgerun.rules.dense import Backprop, IlProx, PredictiveCoding, SequentialIl
+from edgerun.rules.inner import InnerStep
+from edgerun.rules.superspike import SuperSpike
 from edgerun.spec import Manifest
 
 

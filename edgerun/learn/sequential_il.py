@@ -19,7 +19,7 @@ from edgerun.kernels import chain
 from edgerun.learn.settling import Posed, Settling
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
-from edgerun.rules_dense import SequentialIl
+from edgerun.rules.dense import SequentialIl
 from edgerun.spec import Manifest
 
 

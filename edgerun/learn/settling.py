@@ -17,7 +17,7 @@ from edgerun.kernels import chain, softmax
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn.chain import Chain
 from edgerun.network import Network
-from edgerun.rules_dense import SettlingRecord
+from edgerun.rules.dense import SettlingRecord
 from edgerun.spec import Manifest
 
 

@@ -26,7 +26,7 @@ from edgerun.learn.eprop import uniform
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
 from edgerun.ops import CellsRun
-from edgerun.rules_superspike import LONGEST, SuperSpike
+from edgerun.rules.superspike import LONGEST, SuperSpike
 from edgerun.spec import Manifest
 
 UNIFORM: Final = 64

@@ -1,7 +1,7 @@
 """The inner step of a readout in float64, from the equations of Stewart, Neftci 2022.
 
-    P[t] = kappa P[t-1] + x[t]        U = W P[T] + b * (1 + kappa + ...)        loss = -log softmax(U)_label
-    dW = P[T] (softmax(U) - onehot)^T, errors of at most theta left out
+P[t] = kappa P[t-1] + x[t]        U = W P[T] + b * (1 + kappa + ...)        loss = -log softmax(U)_label
+dW = P[T] (softmax(U) - onehot)^T, errors of at most theta left out
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from edgerun.learn.rules import rule_of
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
 from edgerun.price import memory_plan, recorded
-from edgerun.spec import DenseRule, Guard, Intelligence, LearningPlan, Manifest, MeanQuotient
+from edgerun.spec import Guard, Intelligence, LearningPlan, Manifest, MeanQuotient, Rule
 from exporters import learning_dense
 from exporters.learning_dense import Quantised
 from exporters.nodes import Affine
@@ -68,7 +68,7 @@ def as_floats(chain: Quantised) -> paper.Net:
     return paper.Net(weight, bias)
 
 
-def make(kind: str, chain: Quantised, net: paper.Net, x: F64, **more: Any) -> DenseRule:
+def make(kind: str, chain: Quantised, net: paper.Net, x: F64, **more: Any) -> Rule:
     match kind:
         case "backprop":
             return learning_dense.backprop(*chain, 0.02)
@@ -82,7 +82,7 @@ def make(kind: str, chain: Quantised, net: paper.Net, x: F64, **more: Any) -> De
     return learning_dense.predictive(*chain, 0.02, **more)
 
 
-def with_rule(chain: Quantised, rule: DenseRule, **plan: Any) -> Manifest:
+def with_rule(chain: Quantised, rule: Rule, **plan: Any) -> Manifest:
     if rule.title == "il-mq":
         plan |= {"normaliser": MeanQuotient()}
     return msgspec.structs.replace(
@@ -90,7 +90,7 @@ def with_rule(chain: Quantised, rule: DenseRule, **plan: Any) -> Manifest:
     )
 
 
-def bundle_of(chain: Quantised, rule: DenseRule, q: AnyArray, y: AnyArray, **plan: Any) -> Bundle:
+def bundle_of(chain: Quantised, rule: Rule, q: AnyArray, y: AnyArray, **plan: Any) -> Bundle:
     manifest = with_rule(chain, rule, **plan)
     scores = np.array([Network(manifest, chain.tensors).infer(row).scores for row in q[:8]], np.int32)
     rows = q[:8].astype(np.int8)

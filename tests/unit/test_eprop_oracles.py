@@ -10,8 +10,8 @@ STEPS = 50
 def small_net(adaptive: bool, seed: int, *, recurrent: bool = True) -> paper.Net:
     rng = np.random.default_rng(seed)
     return paper.Net(
-        w=rng.normal(0.15, 0.6, (5, 8)), r=rng.normal(0, 0.4, (8, 8)) * recurrent, o=rng.normal(0, 1, (8, 3)), alpha=0.85,
-        kappa=0.8, rho=rng.uniform(0.9, 0.99, 8), beta=rng.uniform(0.1, 0.6, 8) * adaptive,
+        w=rng.normal(0.15, 0.6, (5, 8)), r=rng.normal(0, 0.4, (8, 8)) * recurrent, o=rng.normal(0, 1, (8, 3)),
+        alpha=0.85, kappa=0.8, rho=rng.uniform(0.9, 0.99, 8), beta=rng.uniform(0.1, 0.6, 8) * adaptive,
     )  # fmt: skip
 
 

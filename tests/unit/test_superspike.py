@@ -23,7 +23,7 @@ from edgerun.lifetime import Lifetime
 from edgerun.network import Network
 from edgerun.ops import OPS
 from edgerun.price import memory_plan
-from edgerun.rules_superspike import Population, RMaxProp, SuperSpike
+from edgerun.rules.superspike import Population, RMaxProp, SuperSpike
 from edgerun.spec import ClassTable, Frames, Guard, InputSpec, LearningPlan, Manifest, PlasticRate, Replay
 from firmware_sim.flash import SimFlash
 

@@ -1,6 +1,6 @@
 """Records of learning from target spike trains: the rule SuperSpike, and the step by the largest gradient, RMaxProp.
 
-`edgerun/rules.py` has what every rule's record says.
+`edgerun/rules/base.py` has what every rule's record says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Cells, DenseSum, Patterns
 from edgerun.layers.base import Name, Record, State
-from edgerun.rules import LayerOf, RuleRecord
+from edgerun.rules.base import LayerOf, RuleRecord
 
 LONGEST: Final = 128
 """Steps of a window that SuperSpike learns from: the norm of a gradient is counted for so many."""

@@ -1,4 +1,4 @@
-"""Records of the rules that teach a chain of dense layers; `edgerun/rules.py` has what every rule's record says.
+"""Records of the rules that teach a chain of dense layers; `edgerun/rules/base.py` has what every rule's record says.
 
 A chain is a bundle's whole graph: dense layers in a row on int8 values around zero, one weight scale a layer, clipped
 at zero between layers (ReLU). Weights learn, biases stay the factory's.
@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Dense
 from edgerun.layers.base import Name, Record, State
-from edgerun.rules import LayerOf, RuleRecord
+from edgerun.rules.base import LayerOf, RuleRecord
 
 
 class ChainRecord(RuleRecord, frozen=True, kw_only=True):
@@ -195,6 +195,3 @@ class MeanQuotient(Record, tag="mq", frozen=True, kw_only=True):
     """
 
     memory: Annotated[int, Meta(ge=0, le=20)] = 13
-
-
-DenseRule: TypeAlias = Backprop | IlProx | SequentialIl | PredictiveCoding

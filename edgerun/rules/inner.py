@@ -10,7 +10,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Readout
 from edgerun.layers.base import Name, State
-from edgerun.rules import LayerOf, RuleRecord
+from edgerun.rules.base import LayerOf, RuleRecord
 
 
 class InnerStep(RuleRecord, tag="inner-step", frozen=True, kw_only=True):
