@@ -36,7 +36,7 @@ BUNDLE, BOARD = tiny_bundle(), get_board("pico2")
 TOPICS = Topics("test", "tiny")
 AMPLE_MW = 200.0
 PERIOD_S = 0.5
-LESSON_BYTES = 47  # of the journal
+LESSON_BYTES = 49  # of the journal
 DATA_MESSAGES = 4  # of 100 samples: 25 rows, a message every 10 s
 
 
