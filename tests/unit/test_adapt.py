@@ -136,3 +136,18 @@ def test_what_cannot_be_taught_is_one_line(
     assert fault in shown.err
     assert shown.err.count("\n") == 1
     assert not shown.out
+
+
+def test_only_what_was_not_taught_is_scored(folder: Path, capsys: Capture) -> None:
+    """The first two of each class bear wrong names: they must not count, before or after."""
+    with np.load(folder / "old.npz") as file:
+        x, y = file["x"], file["y"].copy()
+    learner = new_learner(tiny_bundle())
+    rest = np.arange(8, 80)
+    right = learner.scores(x.astype(np.int16))[:, :4].argmax(axis=1) == y
+    y[:8] = (y[:8] + 1) % 4
+    np.savez(folder / "crossed.npz", x=x, y=y)
+    told = adapt(folder, capsys, "--data", str(folder / "crossed.npz"), "--shots", "2", "--rule", "prototypes")
+    assert told["lessons"] == 8
+    assert told["new"]["before"] == pytest.approx(right[rest].mean(), abs=1e-4)
+    assert told["new"]["before"] > right[rest].sum() / 80

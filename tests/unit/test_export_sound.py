@@ -18,6 +18,8 @@ from edgerun import cli, encode
 from edgerun.bundle import open_bundle
 from edgerun.encode.sound import log_mel
 from edgerun.errors import DataError
+from edgerun.learn.records import Settle
+from edgerun.lifetime import new_learner
 from edgerun.network import Network
 from edgerun.spec import LogMel
 from edgerun.telemetry.commands import Example
@@ -192,3 +194,22 @@ def test_a_teacher_sends_recordings(folder: Path) -> None:
     examples = load_examples(folder / "test.npz", "2", 3)
     waves = [Example(**example).array() for example in examples]
     assert [wave.tolist() for wave in waves] == [tone(2, 1000 + k).tolist() for k in (2, 5, 8)]
+
+
+def test_lessons_fill_the_mean_beside_and_leave_the_factory_s(folder: Path) -> None:
+    """Without deep lessons both stay sums of all that was ever taught, through settling too."""
+    bundle = open_bundle(folder / "net.edgb")
+    learner, manifest = new_learner(bundle), bundle.manifest
+    head = learner.network.prototypes
+    assert head is not None
+    sums, counts = head.sums.copy(), head.counts.copy()
+    waves = [encode.sense(manifest.front, manifest.input, tone(1, 2000 + k)) for k in range(3)]
+    z = learner.features(np.stack(waves))
+    for q in waves:
+        learner.apply(learner.plan_lesson(q, 1, "head"))
+    learner.apply(Settle())
+    sums[head.taught + 1] += z.sum(axis=0).astype(np.int32)
+    counts[head.taught + 1] += 3
+    assert (head.sums == sums).all()
+    assert (head.counts == counts).all()
+    assert counts[1] > 40  # the factory's mean is of more than the reservoir holds

@@ -119,3 +119,12 @@ def test_what_is_no_recording_is_refused(x: np.ndarray, fault: str) -> None:
 def test_a_front_that_cannot_be_is_refused(fields: dict[str, float], fault: str) -> None:
     with pytest.raises(SpecError, match=fault):
         LogMel(**({"sample_rate": 8000} | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("peak", [1, 2, 3, 255, 256, 16383, 16384, 32767, -32768])
+def test_the_loudest_sample_fills_sixteen_bits(peak: int) -> None:
+    """Doubled as often as fits, and not once more."""
+    louder = sound.amplified(np.array([0, peak, 0], np.int16))
+    assert 1 << 14 <= abs(int(louder[1])) <= 1 << 15
+    assert int(louder[1]) % peak == 0
+    assert not sound.amplified(np.zeros(3, np.int16)).any()
