@@ -12,34 +12,25 @@ from typing import cast
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, Bool, Tensors
+from edgerun.arrays import I8, I32, I64, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain
-from edgerun.learn.settling import Posed, Settling
+from edgerun.learn.settling import Posed, SettlingRule
 from edgerun.learn.stages import Factors
-from edgerun.network import Network
 from edgerun.rules.dense import PredictiveCoding
 from edgerun.spec import Manifest
 
 
-class PredictiveCodingRule:
-    """The rule bound to one bundle's layers. Its rates are scratch: nothing of one lesson reaches the next."""
+class PredictiveCodingRule(SettlingRule):
+    """The rule bound to one bundle's layers."""
 
     def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, PredictiveCoding):
             raise SpecError("the bundle has no predictive plan")
         self.plan: PredictiveCoding = plan
-        self._net = Settling(manifest, tensors, plan)
+        super().__init__(manifest, tensors, plan)
         self._feedback = [cast(I8, tensors[f"{name}.feedback"]) for name in plan.layers[1:]]
-
-    def record(self, network: Network, q: I16) -> Posed:
-        """Run one sample.    q  (size,)"""
-        return self._net.pose(network, q)
-
-    def error(self, error: I32, posed: Posed, label: int, in_play: Bool) -> int:
-        """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
-        return self._net.ask(error, posed, label, in_play)
 
     def factors(self, posed: Posed, error: I32) -> dict[str, Factors]:
         """What each layer lacks after inference, as factors of its weight and of its feedback."""

@@ -13,33 +13,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.arrays import I16, I32, I64, Bool, Tensors
+from edgerun.arrays import I32, I64, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain
-from edgerun.learn.settling import Posed, Settling
+from edgerun.learn.settling import Posed, SettlingRule
 from edgerun.learn.stages import Factors
-from edgerun.network import Network
 from edgerun.rules.dense import SequentialIl
 from edgerun.spec import Manifest
 
 
-class SequentialIlRule:
-    """The rule bound to one bundle's layers. Its activities are scratch: nothing of one lesson reaches the next."""
+class SequentialIlRule(SettlingRule):
+    """The rule bound to one bundle's layers."""
 
     def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, SequentialIl):
             raise SpecError("the bundle has no il-mq plan")
         self.plan: SequentialIl = plan
-        self._net = Settling(manifest, tensors, plan)
-
-    def record(self, network: Network, q: I16) -> Posed:
-        """Run one sample.    q  (size,)"""
-        return self._net.pose(network, q)
-
-    def error(self, error: I32, posed: Posed, label: int, in_play: Bool) -> int:
-        """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
-        return self._net.ask(error, posed, label, in_play)
+        super().__init__(manifest, tensors, plan)
 
     def factors(self, posed: Posed, error: I32) -> dict[str, Factors]:
         """What each layer lacks after inference, as factors."""

@@ -117,3 +117,18 @@ class Settling(Chain):
             found[name] = np.clip(2 - error >> 2, I16_MIN, I16_MAX).astype(np.int16)
         found[self.plan.layers[-1]] = np.clip(-errors[-1], I16_MIN, I16_MAX).astype(np.int16)
         return found
+
+
+class SettlingRule:
+    """What the rules of settling chains share. Activities are scratch: nothing of one lesson reaches the next."""
+
+    def __init__(self, manifest: Manifest, tensors: Tensors, plan: SettlingRecord) -> None:
+        self._net = Settling(manifest, tensors, plan)
+
+    def record(self, network: Network, q: I16) -> Posed:
+        """Run one sample.    q  (size,)"""
+        return self._net.pose(network, q)
+
+    def error(self, error: I32, posed: Posed, label: int, in_play: Bool) -> int:
+        """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
+        return self._net.ask(error, posed, label, in_play)
