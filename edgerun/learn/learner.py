@@ -387,8 +387,7 @@ class Learner:
         row = label + head.taught * (self.reservoir.field[filled] != 0)
         if self.deep_lessons or not head.taught:  # else every mean is still the sum of all that was ever taught
             prototypes.recompute(head, z, row)
-        new = list(range(len(self.manifest.classes.names), len(self.classes)))
-        prototypes.calibrate(head, z, label, row, new, len(self.classes))
+        prototypes.calibrate(head, z, label, row, len(self.manifest.classes.names), len(self.classes))
 
     def features(self, x: AnyArray) -> I64:
         """z (m, d) of quantised samples x (m, size), in batches."""
