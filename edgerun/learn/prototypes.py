@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.arrays import I64, AnyArray
+from edgerun.arrays import I64, AnyArray, Bool
 from edgerun.kernels import head
 from edgerun.network import Prototypes
 
@@ -44,25 +44,26 @@ def leave_one_out(prototypes: Prototypes, z: I64, row: AnyArray, known: int) -> 
     return nearer
 
 
-def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, row: AnyArray, factory: int, known: int) -> None:
-    """Set the one bias of all classes that joined: those from index `factory` on that have a mean.
+def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, row: AnyArray, old: Bool) -> None:
+    """Set the one bias of all classes that joined and have a mean.
 
         margin = max over old of score - max over new of score     below the bias, a sample goes to a new class
 
     z  (m, d)      label  (m,)  the class of each sample      row  (m,)  the mean that it is part of
+    old  (known,)  whether the factory gave the class its mean
 
     Leaves biases as they are where there is no old sample that the old classes alone have right, or no new mean.
     """
-    bias = prototypes.bias[prototypes.taught :][:known]
-    joined = factory + np.flatnonzero(prototypes.counts[prototypes.taught :][factory:known])
-    if not (factory and len(joined) and len(z)):
+    known = len(old)
+    bias, counts = (part[prototypes.taught :][:known] for part in (prototypes.bias, prototypes.counts))
+    new = ~old & (counts > 0)
+    if not (old.any() and new.any() and len(z)):
         return
-    scores = leave_one_out(prototypes, z, row, known)
-    old = scores[:, :factory] + bias[:factory]
-    margin = old.max(axis=1) - scores[:, joined].max(axis=1)
-    right = old.argmax(axis=1) == label
+    scores = leave_one_out(prototypes, z, row, known) + np.where(old, bias, 0)
+    margin = scores[:, old].max(axis=1) - scores[:, new].max(axis=1)
+    right = np.flatnonzero(old)[scores[:, old].argmax(axis=1)] == label
     if right.any():
-        bias[joined] = bearable_bias(margin[right])
+        bias[new] = bearable_bias(margin[right])
 
 
 def bearable_bias(margins: I64) -> int:

@@ -315,6 +315,27 @@ def test_prototypes_are_recomputed_after_some_deep_lessons() -> None:
     assert sum(counts) == 15
 
 
+def test_classes_of_which_the_factory_had_no_sample_get_one_bias() -> None:
+    """ "d" was named by the factory, "e" joined: neither has factory samples, so both have few."""
+    bare = learner_of()
+    tensors = tensors_of()
+    for label in range(3):
+        z = bare.features(np.array([sample(label, 50 + n) for n in range(20)]))
+        tensors["head.sum"][label], tensors["head.count"][label] = z.sum(axis=0), len(z)
+    labels = np.arange(12) % 3
+    x = np.array([sample(int(k), i) for i, k in enumerate(labels)])
+    learner = Learner(Network(manifest_of(), tensors), priors={}, exemplars=(x, labels))
+    learner.apply(NewClass(label="e"))
+    for number in range(3):
+        teach(learner, 3, number, "head")
+        teach(learner, 4, number, "head")
+    assert not learner.arrays()["head.bias"].any()
+    learner.apply(Settle())
+    bias = learner.arrays()["head.bias"].tolist()
+    assert bias[3] == bias[4] > 0
+    assert bias[:3] == [0, 0, 0]
+
+
 def test_a_bundle_without_rule_or_memory_teaches_prototypes_only() -> None:
     learner = learner_of(manifest_of(plain=True, intelligence=None, replay=Replay(capacity=0)))
     lesson, taught = teach(learner, 1)

@@ -17,6 +17,11 @@ def head_of(classes: int, width: int) -> Prototypes:
     }, classes)  # fmt: skip
 
 
+def first(old: int, known: int) -> np.ndarray:
+    """The first classes are the factory's, the others joined."""
+    return np.arange(known) < old
+
+
 def balanced_errors(scores: np.ndarray, label: np.ndarray, new: int) -> float:
     """Share of the new class's examples that are missed, plus the share of the others that are wrong because of it."""
     old = scores.copy()
@@ -67,7 +72,7 @@ def test_a_calibrated_bias_takes_at_most_a_fifth_of_the_old_samples(seed: int, s
     prototypes.recompute(held, z, label)
     scores = prototypes.leave_one_out(held, z, label, 5)
     rivals = scores[:, :4].argmax(axis=1) == label
-    prototypes.calibrate(held, z, label, label, 4, 5)
+    prototypes.calibrate(held, z, label, label, first(4, 5))
     if held.bias[4] > 0:
         taken = (scores + held.bias[:5])[rivals].argmax(axis=1) == 4
         assert taken.sum() <= rivals.sum() / 5
@@ -85,7 +90,7 @@ def test_classes_that_join_share_one_budget(seed: int, shots: int, spread: float
     prototypes.recompute(held, z, label)
     scores = prototypes.leave_one_out(held, z, label, 4 + joined)
     before = scores.argmax(axis=1)
-    prototypes.calibrate(held, z, label, label, 4, 4 + joined)
+    prototypes.calibrate(held, z, label, label, first(4, 4 + joined))
     assert not held.bias[:4].any()
     assert len(set(held.bias[4:].tolist())) == 1
     right, after = scores[:, :4].argmax(axis=1) == label, (scores + held.bias).argmax(axis=1)
@@ -101,7 +106,7 @@ def test_the_bias_is_a_quarter_of_the_margin_that_four_in_five_exceed() -> None:
     held.sums[:, 0], held.counts[:] = [0, 100, -100], [1, 1, 1]
     held.refresh()
     z, label = np.arange(10)[:, None], np.zeros(10, np.int64)
-    prototypes.calibrate(held, z, label, label, 1, 3)
+    prototypes.calibrate(held, z, label, label, first(1, 3))
     margins = sorted(0 - (2 * x * 100 - 100**2) for x in range(10))
     assert held.bias.tolist() == [0, margins[2] // 4, margins[2] // 4]
 
@@ -110,7 +115,7 @@ def test_a_class_without_a_mean_gets_no_bias() -> None:
     held = head_of(3, 1)
     held.sums[:2, 0], held.counts[:2] = [0, 100], 1
     held.refresh()
-    prototypes.calibrate(held, np.zeros((4, 1), np.int64), np.zeros(4, np.int64), np.zeros(4, np.int64), 1, 3)
+    prototypes.calibrate(held, np.zeros((4, 1), np.int64), np.zeros(4, np.int64), np.zeros(4, np.int64), first(1, 3))
     assert held.bias.tolist() == [0, 2500, 0]
 
 
@@ -122,7 +127,7 @@ def test_a_bias_helps_a_class_of_few_shots() -> None:
         held = head_of(5, 6)
         prototypes.recompute(held, z, label)
         scores = prototypes.leave_one_out(held, z, label, 5)
-        prototypes.calibrate(held, z, label, label, 4, 5)
+        prototypes.calibrate(held, z, label, label, first(4, 5))
         gained += balanced_errors(scores, label, 4) - balanced_errors(scores + held.bias, label, 4)
     assert gained > 1
 
@@ -133,7 +138,7 @@ def test_nothing_to_compare_leaves_the_bias_alone(held_labels: list[int]) -> Non
     z = np.arange(6 * len(label)).reshape(len(label), 6)
     held = head_of(5, 6)
     prototypes.recompute(held, z, label)
-    prototypes.calibrate(held, z, label, label, 4, 5)
+    prototypes.calibrate(held, z, label, label, first(4, 5))
     assert not held.bias.any()
 
 
