@@ -268,6 +268,8 @@ class Agent:
         found = self.learner.network.infer(q)
         self.answer = (self.samples, self.learner.classes[found.label])
         self.inferences += 1
+        if self.life.watch.meet(q, found.label):
+            self._alarm("stream")
         self._windows[self.samples] = q
         while len(self._windows) > WINDOWS:
             self._windows.popitem(last=False)
@@ -351,10 +353,14 @@ class Agent:
             self._chores.append(Chore("settle", self._refresh, lambda: self._settle(job)))
 
     def _watch(self, error: bool) -> None:
-        """Feed the drift detector; an alarm is told and closes a task."""
+        """Feed the drift detector that needs labels; an alarm is told and closes a task."""
         if self._drift.update(float(error)):
-            self.reporter.event("drift", {"detector": "page-hinkley", "lessons": self.learner.lessons}, self.samples)
-            self._consolidation_due = self._consolidation_due or "drift"
+            self._alarm("page-hinkley")
+
+    def _alarm(self, detector: Literal["page-hinkley", "stream"]) -> None:
+        """Something has changed, by what feedback says or by samples alone."""
+        self.reporter.event("drift", {"detector": detector, "lessons": self.learner.lessons}, self.samples)
+        self._consolidation_due = self._consolidation_due or "drift"
 
     def _consolidate(self, reason: Reason) -> None:
         self.life.change(Boundary(reason=reason))
@@ -661,6 +667,7 @@ class Agent:
             "probe_accuracy": self.probe,
             "forgetting": self._best_probe - self.probe,
             "drift": self._drift.statistic,
+            "stream_drift": self.life.watch.statistic,
             "power_mw": self._mean_power_mw(),
             "budget_mw": self.budget.power_mw,
             "tokens_mj": state.tokens_uj / 1e3,

@@ -23,6 +23,7 @@ from edgerun.errors import StoreError
 from edgerun.graph import plastic_tensors
 from edgerun.learn import records
 from edgerun.learn.learner import Learner, Taught
+from edgerun.learn.watch import Watch
 from edgerun.network import Network
 from edgerun.ports import Disk
 from edgerun.selftest import check_selftest
@@ -73,6 +74,8 @@ class Lifetime:
         finish_wipe(disk)
         check_selftest(Network(bundle.manifest, bundle.tensors), bundle.selftest)
         self.learner = new_learner(bundle, self)
+        self.watch = Watch(bundle.manifest)
+        """What samples are like, where the plan watches for drift: saved beside the learned state, no part of it."""
         self._probe = (_rows(bundle.probe.x), bundle.probe.label.astype(np.int64))
         self._open()
         self._group = 0  # lessons since the last verdict
@@ -158,6 +161,7 @@ class Lifetime:
     def roll_back(self, to: Literal["last-good", "factory"]) -> None:
         """Go back, and stay there through any power cut. The factory's state is a good one from then on."""
         self._firmly(records.Rollback(to=to))
+        self.watch.reset()  # samples may be decided otherwise now
         if to == "factory":
             self._declare_good()
         else:
@@ -168,6 +172,7 @@ class Lifetime:
         if self._group:
             self.judge()
         self.change(records.Forget(label=label))
+        self.watch.forget(label)
         self._declare_good()
 
     def wipe(self) -> None:
@@ -175,6 +180,7 @@ class Lifetime:
         wipe_learned(self._disk)
         self._open()
         self.learner.reset()
+        self.watch.reset()
         self._group, self._best, self.committed_lessons = 0, self._factory_share, 0
 
     # ------------------------------------------------------------------ durable state
@@ -241,7 +247,7 @@ class Lifetime:
             "good": good,
             "guard": {"group": self._group, "best": self._best},
         }
-        return pack_state(self.learner.arrays(), meta)
+        return pack_state(self.learner.arrays() | self.watch.arrays(), meta)
 
     def _save_good(self, payload: bytes) -> int:
         """Save a state, once more where a cell failed meanwhile, and mark it. Raises StoreError if it fails again."""
@@ -305,6 +311,7 @@ class Lifetime:
         """Stand on a saved state; returns its place in the journal."""
         arrays, meta = unpack_state(payload)
         self.learner.load(arrays, meta["learner"])
+        self.watch.load(arrays)
         self._group, self._best = meta["guard"]["group"], meta["guard"]["best"]
         epoch, count = meta["position"]
         return epoch, count

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
@@ -26,6 +27,7 @@ from edgerun.bundle import Bundle
 from edgerun.encode import coder
 from edgerun.graph import feature_width, input_reach, layer_reaches, score_width
 from edgerun.layers.base import INPUT
+from edgerun.learn import watch
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.stages import BLOCK_ROWS
 from edgerun.network import Network
@@ -45,6 +47,7 @@ EPOCHS: Final = 2  # of the journal, at the least: the one that is kept and the 
 CALLS_ENCODE: Final = 8
 CALLS_FRONT: Final = 40
 CALLS_SCORE: Final = 12
+CALLS_WATCH: Final = 14  # of an answer whose sample is watched for drift
 CALLS_TICK: Final = 46  # of learning, a step: record, three traces, the filter backwards
 CALLS_BLOCK: Final = 150  # of an update, a block of rows of one tensor: three fills of noise, pull, write, credit
 CALLS_CONSOLIDATE: Final = 85  # of a consolidation, a block of rows of one tensor
@@ -69,6 +72,7 @@ def work(bundle: Bundle) -> Work:
     manifest, plan = bundle.manifest, bundle.manifest.learning
     slots = learned_slots(manifest, bundle.tensors)
     state_bytes = sum(slot.bytes for slot in slots.values())
+    saved_bytes = state_bytes + sum(slot.bytes for slot in watch.slots(manifest).values())
     window = inference(bundle)
     consolidation = consolidate(bundle)
     change = update(bundle, consolidation)
@@ -89,7 +93,7 @@ def work(bundle: Bundle) -> Work:
         unchanged=unchanged,
         update=change,
         consolidate=consolidation,
-        checkpoint=Ops(bytes_moved=2 * state_bytes, flash_bytes=checkpoint_bytes(bundle)),
+        checkpoint=Ops(bytes_moved=2 * saved_bytes, flash_bytes=checkpoint_bytes(bundle)),
         message=Ops(messages=1),
         guard=Ops.total([_batch(window, plan.guard.samples + len(bundle.probe.x)), Ops(bytes_moved=state_bytes)]),
     )
@@ -139,6 +143,8 @@ def inference(bundle: Bundle) -> Ops:
         parts.append(Ops(bytes_moved=manifest.steps * manifest.input.size, array_calls=CALLS_ENCODE))
     if manifest.head.kind == "prototypes":
         parts.append(Ops(dense_macs=_means(manifest)))
+    if manifest.learning.drift is not UNSET:
+        parts.append(Ops(dense_macs=manifest.input.size, array_calls=CALLS_WATCH))
     return Ops.total(parts)
 
 
@@ -320,13 +326,14 @@ def memory_plan(bundle: Bundle) -> Plan:
         | dict(_tape(bundle))
         | dict(_between(manifest))
         | learned
+        | watch.slots(manifest)
         | working_slots(manifest, bundle.tensors)
     )
 
 
 def checkpoint_bytes(bundle: Bundle) -> int:
     """At most so many bytes has a checkpoint: header and counters, a table row an array, the names of all classes."""
-    slots = learned_slots(bundle.manifest, bundle.tensors)
+    slots = learned_slots(bundle.manifest, bundle.tensors) | watch.slots(bundle.manifest)
     names = bundle.manifest.classes.capacity * CLASS_BYTES
     return 512 + names + sum(slot.bytes + ROW_BYTES for slot in slots.values())
 

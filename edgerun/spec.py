@@ -237,6 +237,18 @@ class Guard(Record, frozen=True, kw_only=True):
             raise SpecError(f"guard max_drop {self.max_drop} is under {floor:.3f}, two errors at {self.samples}")
 
 
+class Drift(Record, frozen=True, kw_only=True):
+    """Watch the stream without labels: Page's test on the rank of each sample's distance from its class's usual ones.
+
+    A stream whose samples all lie farther off than any before is told after threshold / (1/2 - slack) of them, 22 by
+    the defaults. `edgerun/learn/watch.py` has the equations.
+    """
+
+    samples: Annotated[int, Meta(ge=8, le=128)] = 32  # of each class, for its mean, and as many for distances from it
+    slack: Annotated[int, Meta(ge=0, le=1 << 13)] = 1 << 12  # by which a mean rank may exceed a half, Q0.15
+    threshold: Annotated[int, Meta(ge=1, le=1024)] = 8  # of the sum of what is above that; an alarm costs so many
+
+
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
@@ -245,6 +257,7 @@ class LearningPlan(Record, frozen=True, kw_only=True):
     intelligence: Intelligence | None = None
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()
+    drift: Drift | UnsetType = UNSET  # watch for a change of the stream that nobody labels
     profile: Literal["standard"] = "standard"
 
     def __post_init__(self) -> None:
@@ -396,6 +409,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         if kind == "values" and (self.output is None or self.classes.capacity):
             fault = "no output map" if self.output is None else f"capacity {self.classes.capacity} for classes"
             raise SpecError(f"a head of kind values has {fault}")
+        if kind == "values" and self.learning.drift is not UNSET:
+            raise SpecError("a head of kind values cannot watch for drift: the detector compares samples of a class")
         if kind == "values" and self.learning.rule is not None and self.learning.rule.classifies:
             raise SpecError("a head of kind values cannot learn from labels: it has no classes")
 

@@ -14,6 +14,7 @@ METRICS: Final = MappingProxyType(
         "forgetting": Metric(unit="share", help="best probe accuracy since the start, minus the one now"),
         "loss": Metric(unit="nat", help="cross-entropy of the newest lesson"),
         "drift": Metric(unit="1", help="statistic of the drift detector"),
+        "stream_drift": Metric(unit="share", help="of what an alarm takes, told without labels: samples unlike before"),
         "power_mw": Metric(unit="mW", help="mean power over the last minute"),
         "budget_mw": Metric(unit="mW", help="power budget in force"),
         "tokens_mj": Metric(unit="mJ", help="energy in the governor's token bucket"),
