@@ -41,7 +41,7 @@ from exporters.calibrate import MINMAX, Calibration
 from exporters.data import Samples
 from exporters.explain import explain
 from exporters.float_net import FloatNet
-from exporters.head import class_sums, whitening
+from exporters.head import Whiten, class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
 from exporters.learning import Inner, feedback, learning_plan
@@ -101,6 +101,7 @@ class Options:
     window: Fit = "fit"
     front: LogMel | None = None
     beside: bool = False
+    whiten: Whiten = "shared"
 
     @property
     def head_kind(self) -> HeadKind:
@@ -124,6 +125,8 @@ class Options:
                 raise DataError(f"--head values has no classes: {option} does not go with it")
         if self.features is not None and head != "prototypes":
             raise DataError(f"--features {self.features} goes with --head prototypes, not {head}")
+        if self.whiten != "shared" and head != "prototypes":
+            raise DataError(f"--whiten {self.whiten} goes with --head prototypes, not {head}")
         return replace(self, head=head)
 
 
@@ -346,7 +349,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     tensors = twin.tensors | own
     if kind == "prototypes":
         labelled = samples.take(np.flatnonzero(samples.y >= 0))
-        manifest, more = with_prototypes(twin, manifest, features, labelled, beside=options.beside)
+        manifest, more = with_prototypes(twin, manifest, features, labelled, options)
         tensors |= more
     rule_of(manifest, tensors)  # refuses what the device would refuse
     return twin, decode_manifest(encode_manifest(manifest)), tensors
@@ -427,14 +430,15 @@ def labelled_rows(twin: Twin, samples: Samples, rows: I64) -> Probe:
 
 
 def with_prototypes(
-    twin: Twin, manifest: Manifest, features: str, samples: Samples, *, beside: bool
+    twin: Twin, manifest: Manifest, features: str, samples: Samples, options: Options
 ) -> tuple[Manifest, Tensors]:
-    """The manifest with a whitened prototype head, and the head's tensors, from labelled samples."""
-    z = measure.raw_features(twin, features, twin.inputs(samples))
-    part = whitening(z, samples.y, measure.feature_reach(twin, features))
-    white = measure.run_dense(part, z)
-    head = Head(kind="prototypes", features=features, whiten=cast(Dense, part.layer), beside=beside)
-    tensors = part.tensors | class_sums(white, samples.y, len(manifest.classes.names))
+    """The manifest with a prototype head, and the head's tensors, from labelled samples."""
+    z, whiten, tensors = measure.raw_features(twin, features, twin.inputs(samples)), None, Tensors()
+    if options.whiten == "shared":
+        part = whitening(z, samples.y, measure.feature_reach(twin, features))
+        z, whiten, tensors = measure.run_dense(part, z), cast(Dense, part.layer), part.tensors
+    head = Head(kind="prototypes", features=features, whiten=whiten, beside=options.beside)
+    tensors = tensors | class_sums(z, samples.y, len(manifest.classes.names))
     return msgspec.structs.replace(manifest, head=head), tensors
 
 

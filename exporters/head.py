@@ -3,13 +3,15 @@
     S = (1 - s) C + s diag(C) + floor I,  C pooled over classes      y = S^(-1/2) (z - mean), an ordinary int8 Dense
 
 In whitened space the nearest class mean is the best linear rule for classes of equal covariance, and it stays one for a
-class that nobody has seen yet (Snell et al. 2017). A fixed matrix: an integer multiply at run time.
+class that nobody has seen yet (Snell et al. 2017). A fixed matrix: an integer multiply at run time. An embedding that
+was trained for distances of its own, to tell classes apart that it never saw, does without: the covariance of the few
+classes at hand bends them.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -17,6 +19,9 @@ import numpy as np
 from edgerun.arrays import F64, I64, Tensors
 from edgerun.errors import DataError
 from exporters.nodes import Affine, FloatDense, Quantised, Range
+
+Whiten: TypeAlias = Literal["shared", "none"]
+"""By what distance prototypes decide: the shared covariance's, or the features' own."""
 
 SHRINK: Final = 0.3  # towards the diagonal
 FLOOR: Final = 0.02  # of the mean variance: units that never fired on the calibration data must not shout later

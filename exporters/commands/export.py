@@ -17,6 +17,7 @@ from edgerun.samples import Fit
 from edgerun.spec import LogMel
 from exporters.calibrate import METHODS, Calibration
 from exporters.export import Options, export
+from exporters.head import Whiten
 from exporters.learning import LEARN
 from exporters.learning_dense import DENSE
 from exporters.page import page
@@ -81,6 +82,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--beside",
         action="store_true",
         help="what the field teaches of a class gets a mean beside the factory's, which stays as it is",
+    )
+    model.add_argument(
+        "--whiten",
+        choices=get_args(Whiten),
+        default="shared",
+        help="how prototypes measure distance: by the covariance that classes share, or as the features are (none), "
+        "for an embedding trained to tell new classes apart",
     )
     model.add_argument("--features", metavar="LAYER", help="what prototypes look at: any layer but a readout")
     model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")

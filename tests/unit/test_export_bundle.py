@@ -75,6 +75,23 @@ def test_a_trained_model_becomes_a_bundle_that_verifies(
     assert {layer["carrier"] for layer in report["layers"]} == {"float32-dot"}
 
 
+@pytest.mark.parametrize("model", ["digits_mlp.onnx", "digits_rsnn.nir"])
+def test_prototypes_may_measure_features_as_they_are(files: Path, model: str) -> None:
+    given = (files, model, "--learn", "prototypes", "--test", str(files / "test.npz"))
+    bundle, report = export(*given, "--whiten", "none")
+    head, whitened = bundle.manifest.head, export(*given, "--whiten", "shared")[0]
+    assert head.whiten is None
+    assert whitened.manifest.head.whiten is not None
+    assert "whiten.weight" in whitened.tensors
+    assert not any(name.startswith("whiten") for name in bundle.tensors)
+    assert verify(bundle).probe_accuracy > 0.85
+    assert report["accuracy"]["integer"] > 0.85
+    network, q = Network(bundle.manifest, bundle.tensors), bundle.probe.x[0].reshape(-1).astype(np.int16)
+    scores = network.scores(q)
+    assert (network.features() == network.layers[head.features or ""].reading()).all()
+    assert (Network(whitened.manifest, whitened.tensors).scores(q) != scores).any()
+
+
 def test_the_same_arguments_give_the_same_bytes(files: Path) -> None:
     assert (
         export(files, "digits_rsnn.nir", "--learn", "eprop")[0].id

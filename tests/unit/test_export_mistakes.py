@@ -77,6 +77,7 @@ OPTIONS = {
     "--reset zero": "--reset is for .nir files",
     "--input-scale 0.1": "--input-scale is for .nir files",
     "--features fc1": "--features fc1 goes with --head prototypes, not logits",
+    "--whiten none": "--whiten none goes with --head prototypes, not logits",
     "--percentile nan": "--percentile nan is outside [90, 100]",
 }
 
