@@ -11,7 +11,7 @@ from edgerun.arrays import F32, F64, AnyArray
 from edgerun.kernels.sparse import rows_of, sum_rows
 from edgerun.layers import Dense
 from edgerun.ops.base import LayerRun
-from edgerun.ops.requant import by_filter
+from edgerun.ops.requant import by_filter, carried
 
 SKIP_SIZE: Final = 1 << 17
 SKIP_SHARE: Final = 1 / 32
@@ -28,13 +28,18 @@ class DenseRun(LayerRun):
     def __init__(self, spec: Dense, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
         self.spec, self._tensors, self._batch = spec, tensors, batch
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
+        self._learned = False
         self._build()
 
     def _build(self) -> None:
-        """Weights and scratch for the fastest carrier that is exact for the weights as they stand."""
-        self._end, weights = by_filter(self.spec, self._tensors, self.out)
-        self._sum = _product(weights, self._end.sums, one=self._batch == ())
-        wide = weights.dtype == np.float64
+        """Weights and scratch for the fastest carrier: exact for the weights as they stand, or for any if learned."""
+        name = f"{self.spec.name}.weight"
+        reach = (self.spec.input_bound,)
+        any_weights = self.spec.certify(self._tensors, reach, frozenset([name])).carrier if self._learned else None
+        self._end, self._weights = by_filter(self.spec, self._tensors, self.out, carrier=any_weights)
+        skip = self._batch == () and not self._learned
+        self._sum = _product(self._weights, self._end.sums, may_skip=skip)
+        wide = self._weights.dtype == np.float64
         self._input = np.zeros((*self._batch, self.spec.inputs), np.float64) if wide else None
 
     def step(self, *sources: F32) -> None:
@@ -46,15 +51,19 @@ class DenseRun(LayerRun):
         self._end.finish()
 
     def load_weights(self, part: str, rows: slice) -> None:
-        """Learned weights are proven anew: the certificate of a plastic layer promises that some carrier holds any."""
+        """Learned weights run on the carrier that the certificate of a plastic layer promises for any."""
         if part != "weight":
             super().load_weights(part, rows)
-        self._build()
+        if not self._learned:
+            self._learned = True
+            self._build()
+        else:
+            self._weights[:, rows] = carried(self.spec, self._tensors, self._end, rows)
 
 
-def _product(weights: F32 | F64, sums: F32 | F64, *, one: bool) -> Callable[[AnyArray], object]:
-    """What fills `sums` from an input; `one` sample may skip weights that are zero."""
-    if one and weights.size >= SKIP_SIZE and np.count_nonzero(weights) <= SKIP_SHARE * weights.size:
+def _product(weights: F32 | F64, sums: F32 | F64, *, may_skip: bool) -> Callable[[AnyArray], object]:
+    """What fills `sums` from an input; one sample may skip weights that are zero."""
+    if may_skip and weights.size >= SKIP_SIZE and np.count_nonzero(weights) <= SKIP_SHARE * weights.size:
         rows = rows_of(weights)
         products = np.zeros_like(rows.weights)
         return lambda x: sum_rows(sums, x, rows, products)

@@ -38,13 +38,15 @@ class Requantiser:
     """
 
     sums: F32 | F64
+    folded: bool  # whether weights carry 2**-s
     finish: Callable[[], None]
 
     def __init__(self, carrier: Carrier, spec: Clipped, out: F32, m: I64, o: I64, s: I64) -> None:
         low, high, zero = spec.qmin, spec.qmax, spec.zero_point
         step: F64 = np.exp2(-s.astype(np.float64))
         offset: F64 = o * step + zero
-        if carrier == "float32-folded":
+        self.folded = carrier == "float32-folded"
+        if self.folded:
             self.sums = out
             self.finish = partial(requant.requant_folded, out, offset.astype(np.float32), low, high)
             return
@@ -58,19 +60,28 @@ class Requantiser:
 
 
 def by_filter(
-    spec: Dense | Conv | Depthwise, tensors: Tensors, out: F32, places: int = 1
+    spec: Dense | Conv | Depthwise, tensors: Tensors, out: F32, places: int = 1, carrier: Carrier | None = None
 ) -> tuple[Requantiser, F32 | F64]:
     """The requantiser of weighted sums and the weights (..., filters) that belong to its carrier.
 
-    out  (..., places * filters)  numbers of filters are repeated for each of `places`: long rows are quick rows
+    out      (..., places * filters)  numbers of filters are repeated for each of `places`: long rows are quick rows
+    carrier  the fastest that is exact for the weights as they stand, where none is given
     """
-    parts: Any = (spec.tensor(tensors, field.part) for field in spec.fields())
-    weight, bias, m, s, *zero = parts
-    bias, m, s = (numbers.astype(np.int64) for numbers in (bias, m, s))
-    carrier = spec.proof(tensors).carrier
+    carrier = carrier or spec.proof(tensors).carrier
+    bias, m, s = (spec.tensor(tensors, part).astype(np.int64) for part in ("bias", "multiplier", "shift"))
     offset = bias * m + np.left_shift(1, s - 1)
     end = Requantiser(carrier, spec, out, *(np.tile(numbers, places) for numbers in (m, offset, s)))
+    return end, carried(spec, tensors, end)
+
+
+def carried(
+    spec: Dense | Conv | Depthwise, tensors: Tensors, end: Requantiser, filters: slice = slice(None)
+) -> F32 | F64:
+    """Weights (..., filters) as the sums of `end` take them."""
+    parts: Any = (spec.tensor(tensors, field.part)[filters] for field in spec.fields())
+    weight, _, _, shift, *zero = parts
     weights: Any = np.moveaxis(effective(weight, *zero), 0, -1)
-    if carrier == "float32-folded":
-        weights = weights * np.exp2(-s.astype(np.float64))
-    return end, weights.astype(end.sums.dtype, order="C")
+    if end.folded:
+        weights = weights * np.exp2(-shift.astype(np.float64))
+    found: F32 | F64 = weights.astype(end.sums.dtype, order="C")
+    return found
