@@ -43,7 +43,7 @@ from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.learning import ERROR_THRESHOLD, GUARD, RECENT_LABELS, REPLAY_DEEP
 from exporters.nodes import Affine, FloatDense, Range
-from exporters.nodes.plastic import WEIGHT_TOP, FloatPlastic
+from exporters.nodes.plastic import OUTPUT_ROOM, WEIGHT_TOP, FloatPlastic
 from exporters.twin import Twin
 
 SHADOW: Final = 256  # shadow steps in one of a weight
@@ -307,6 +307,7 @@ def quantised(
 
 DENSE: Final = ("backprop", "il-prox", "il-mq", "predictive")
 """What `--learn` takes for chains of dense layers."""
+ANSWER_ROOM: Final = 4.0  # of the last layer's outputs: they grow with every lesson, and two that both end at 127 tie
 GROWN: Final = 16  # steps that a weight comes to at the least, where it begins at zero
 STEP: Final = 0.3  # of what one lesson would change of its own answer: descent's rate times |x|**2 of all layers
 ALPHA: Final = 1.0  # of IL-prox; anything from 0.1 on does as well
@@ -325,7 +326,12 @@ def plastic_net(net: FloatNet, samples: Samples, learn: str) -> FloatNet:
             raise ModelError(f"--learn {learn} chooses its own scales; those of {layer.name} are fixed by the file")
         if layer.low != 0 and layer is not net.layers[-1]:
             raise ModelError(f"--learn {learn} needs a ReLU behind every hidden layer; {layer.name} has none")
-        layers.append(FloatPlastic(layer.name, layer.weight, layer.bias, layer.low, layer.high, sources=layer.sources))
+        room = ANSWER_ROOM if layer is net.layers[-1] else OUTPUT_ROOM
+        layers.append(
+            FloatPlastic(
+                layer.name, layer.weight, layer.bias, layer.low, layer.high, sources=layer.sources, output_room=room
+            )
+        )
         before = layer.name
     if not isinstance(net.encoder, Direct) or net.encoder.offset or net.input is not None:
         raise ModelError(f"--learn {learn} needs an input of floats, not one that the file has quantised")

@@ -109,6 +109,7 @@ def costs(bundle: Bundle) -> dict[str, Any]:
 
 __all__ = [
     "Quantised",
+    "RuleOf",
     "accuracy",
     "bundle_of",
     "costs",

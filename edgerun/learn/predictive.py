@@ -1,9 +1,11 @@
 """Predictive coding under constraints on a chain of dense layers (Alonso, Neftci 2021): rates never negative, errors
 come back one way through feedback weights of their own.
 
-    e[l] = a[l] - clip(p[l], 0, 127);   delta[l] = e[l] where p[l] > 0;   at the top onehot - softmax
+    e[l] = a[l] - max(p[l], 0);   delta[l] = e[l] where p[l] > 0;   at the top onehot - softmax
     a[l] <- clip(a[l] + up B[l]' delta[l+1] - down e[l], 0, 127)              `steps` times, all layers at once
     G[l] = -delta[l+1] rates[l]'                                              of weight and feedback alike
+
+A prediction above what int8 holds is an error too: what no rate can follow must come down again.
 """
 
 from __future__ import annotations
@@ -55,6 +57,6 @@ class PredictiveCodingRule(SettlingRule):
     def _errors(self, posed: Posed) -> tuple[list[I64], list[I64]]:
         """e of the hidden layers, and delta of all, as the rates stand."""
         net = self._net
-        errors = [h - np.clip(p, 0, chain.TOP) for h, p in zip(net.h, net.p, strict=True)]
+        errors = [h - np.maximum(p, 0) for h, p in zip(net.h, net.p, strict=True)]
         deltas = [np.where(p > 0, e, 0) for e, p in zip(errors, net.p, strict=True)]
         return errors, [*deltas, net.lack(posed).astype(np.int64)]

@@ -13,6 +13,7 @@ from exporters.nodes.base import Affine, Quantised, Range, per_channel
 from exporters.nodes.dense import BIAS_LIMIT, FloatDense
 
 WEIGHT_TOP: Final = 127
+OUTPUT_ROOM: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class FloatPlastic(FloatDense):
     """
 
     weight_room: float = 1.25
-    output_room: float = 1.5
+    output_room: float = OUTPUT_ROOM
 
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         """The scale of weights is the least that gives the room and makes a step of the sums, sw sx, a power of two.

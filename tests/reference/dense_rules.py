@@ -175,20 +175,26 @@ class PredictiveCoding:
     """Rates a[l] >= 0, one-way synapses: errors come back through `feedback`, which never reads a forward weight.
 
     a[l] <- max(0, a[l] + up * B[l] e[l+1] f'(p[l+1]) - down * (a[l] - f(p[l])));   dW[l] = e[l+1] f'(p[l+1]) a[l]'
+
+    tops  a hidden layer, what its rates come to at most, as those of integers do; predictions have no such end
     """
 
     steps: int = 20
     up: float = 0.1
     down: float = 0.1
+    tops: tuple[float, ...] = ()
 
     def gradients(self, net: Net, feedback: list[F64], x: F64, label: I64) -> Gradients:
         """feedback[l]  (out, in), laid out like weight[l]"""
-        a = rates(forward(net, x))
+        a, tops = [x], self.tops or (np.inf,) * (net.depth - 1)
+        for layer, top in enumerate(tops):
+            a.append(np.clip(a[-1] @ net.weight[layer].T + net.bias[layer], 0, top))
         target = onehot(label, len(net.bias[-1]))
         for _ in range(self.steps):
             e, delta = self._errors(net, a, target)
-            for layer in range(1, net.depth):
-                a[layer] = relu(a[layer] + self.up * (delta[layer] @ feedback[layer]) - self.down * e[layer - 1])
+            for layer, top in enumerate(tops, start=1):
+                moved = self.up * (delta[layer] @ feedback[layer]) - self.down * e[layer - 1]
+                a[layer] = np.clip(a[layer] + moved, 0, top)
         return outer([-d for d in self._errors(net, a, target)[1]], a)
 
     def _errors(self, net: Net, a: list[F64], target: F64) -> tuple[list[F64], list[F64]]:
@@ -216,9 +222,13 @@ def sgd(net: Net, found: Gradients, rate: float, *, biases: bool = True) -> None
 
 @dataclass
 class Mq:
-    """Each layer's step over its own mean absolute gradient: a number a layer is all the state."""
+    """Each layer's step over its own mean absolute gradient: a number a layer is all the state.
+
+    biases  whether they learn, and count in the mean
+    """
 
     alpha: float
+    biases: bool = True
     least: float = 1e-3
     decay: float = 0.9999
     floor: float = 1e-6
@@ -230,9 +240,10 @@ class Mq:
         for layer, (g, d) in enumerate(zip(found.weight, found.bias, strict=True)):
             rate = self.alpha / (self.mean[layer] + self.floor) + self.least
             net.weight[layer] = net.weight[layer] - rate * g
-            net.bias[layer] = net.bias[layer] - rate * d
+            if self.biases:
+                net.bias[layer] = net.bias[layer] - rate * d
             kept = min(self.updates / (self.updates + 1), self.decay)
-            size = float(np.abs(np.concatenate([g.reshape(-1), d])).mean())
+            size = float(np.abs(np.concatenate([g.reshape(-1), d]) if self.biases else g).mean())
             self.mean[layer] = kept * self.mean[layer] + (1 - kept) * size
         self.updates += 1
 
