@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from edgerun import encode
-from edgerun.arrays import F32, I16, I32, I64, U8, AnyArray, Tensors
+from edgerun.arrays import F32, I8, I16, I32, I64, U8, AnyArray, Tensors
 from edgerun.errors import DataError
 from edgerun.kernels import head, spiking
 from edgerun.layers.base import INPUT
@@ -39,32 +39,31 @@ UNDECIDED: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """What e-prop needs of one window.
+    """Where one window of one layer is written, for e-prop.
 
-    pre     (T, m)  int16   what drives the plastic layer        psi     (T, n)  uint8  its surrogate derivative
-    spikes  (T, n)  uint8   its own spikes                       logits  (k,)    int64  the readout after the last step
+    pre     (T, m)  int8 or int16  what drives the layer      psi  (S, n)  uint8  its surrogate derivative, at the last
+    spikes  (T, n)  uint8          its own spikes                                 S steps
     """
 
-    pre: I16
+    pre: I8 | I16
     spikes: U8
     psi: U8
-    logits: I64
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One window of several learning layers.
+    """Where one window of several learning layers is written.
 
-    tapes    by layer name                  outputs  (S, k)  int64  the last layer's outputs after the last S steps
+    tapes    by layer name                  outputs  (S, k)  int32  the last layer's outputs after the last S steps
     """
 
     tapes: Mapping[str, Tape]
-    outputs: I64
+    outputs: I32
 
     @property
     def logits(self) -> I64:
         """(k,)  the last layer's outputs after the last step."""
-        last: I64 = self.outputs[-1]
+        last: I64 = self.outputs[-1].astype(np.int64)
         return last
 
 
@@ -179,14 +178,21 @@ class Network:
         return self._whiten.out.astype(np.int64)
 
     def record(self, q: I16, layer: str) -> Tape:
-        """Run one window and keep what e-prop on `layer` needs (its own copies).    q  (size,)"""
-        return self.record_all(q, (layer,)).tapes[layer]
+        """Run one window and keep what e-prop on `layer` needs, on a tape of its own.    q  (size,)"""
+        spec, steps = self.manifest.layer(layer), self.steps
+        tape = Tape(
+            np.zeros((steps, spec.widths[0]), np.int16),
+            np.zeros((steps, spec.outputs), np.uint8),
+            np.zeros((steps, spec.outputs), np.uint8),
+        )
+        self.record_all(q, Recording({layer: tape}, np.zeros((1, self.logits().size), np.int32)))
+        return tape
 
-    def record_all(self, q: I16, layers: tuple[str, ...], last: int = 1) -> Recording:
-        """The same for several layers, with the outputs after the last so many steps.    q  (size,)"""
+    def record_all(self, q: I16, recording: Recording) -> None:
+        """Run one window and write it down.    q  (size,)"""
         inputs = self.moments(q)
-        reels = {name: _Reel(self.layers[name], len(inputs)) for name in layers}
-        outputs = []
+        reels = {name: _Reel(self.layers[name], tape) for name, tape in recording.tapes.items()}
+        first = len(inputs) - len(recording.outputs)
         self.reset()
         for t, x in enumerate(inputs):
             for wire in self._wires:
@@ -195,10 +201,8 @@ class Network:
                     wire.run.step(*sources)
                 else:
                     reel.step(t, sources[0])
-            if t >= len(inputs) - last:
-                outputs.append(self.logits())
-        tapes = {name: Tape(reel.pre, reel.spikes, reel.psi, outputs[-1]) for name, reel in reels.items()}
-        return Recording(tapes, np.stack(outputs))
+            if t >= first:
+                np.copyto(recording.outputs[t - first], self.logits(), casting="unsafe")
 
     def play(self, q: I16) -> Iterator[F32]:
         """Run one window from a clean state; yields what came in at each step, once every layer has done it."""
@@ -262,19 +266,18 @@ class Network:
 class _Reel:
     """A Lif layer whose window is recorded. Raises DataError for any other layer."""
 
-    def __init__(self, run: LayerRun, steps: int) -> None:
+    def __init__(self, run: LayerRun, tape: Tape) -> None:
         if not isinstance(run, LifRun):
             raise DataError(f"layer {run.spec.name!r} has no spikes to record")
-        self._run, n = run, run.spec.outputs
-        self.pre = np.zeros((steps, run.spec.inputs), np.int16)
-        self.spikes, self.psi = np.zeros((steps, n), np.uint8), np.zeros((steps, n), np.uint8)
+        self._run, self._tape, self._first = run, tape, len(tape.pre) - len(tape.psi)
 
     def step(self, t: int, source: F32) -> None:
         """Run step t and keep what came in and what came of it."""
-        np.copyto(self.pre[t], source, casting="unsafe")
+        np.copyto(self._tape.pre[t], source, casting="unsafe")
         self._run.step(source)
-        np.copyto(self.spikes[t], self._run.fired)
-        spiking.surrogate(self.psi[t], self._run.margin, self._run.spec.threshold)
+        np.copyto(self._tape.spikes[t], self._run.fired)
+        if t >= self._first:
+            spiking.surrogate(self._tape.psi[t - self._first], self._run.margin, self._run.spec.threshold)
 
 
 class Wire(NamedTuple):

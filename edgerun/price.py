@@ -25,7 +25,7 @@ from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
-from edgerun.graph import feature_width, input_reach, layer_reaches, score_width
+from edgerun.graph import feature_width, layer_reaches, score_width
 from edgerun.layers.base import INPUT
 from edgerun.learn import watch
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
@@ -313,17 +313,18 @@ def _encoded(bundle: Bundle) -> F32:
 def memory_plan(bundle: Bundle) -> Plan:
     """Every array that a device needs to run and to learn this bundle, in the integers of `docs/arithmetic.md`.
 
-    It is the firmware's view: int16 membranes, int32 logits, no float32 carriers. The numpy backend holds these
-    integers in wider arrays and scores in batches, which Linux boards have the memory for; the learner's own slots are
-    the same in both. Weights count as memory also where a controller could leave the frozen ones in flash, and as they
-    are unpacked, a byte each, in however few bytes the bundle stores them: packing saves flash only.
+    Learning's arrays (`learned_slots`, `working_slots`) are what the learner carves, to the byte; what numpy takes
+    beside them is bounded (`learn.tape`), but for the float64 weights of dense chains (`RuleRecord.carriers`). For the
+    network it is the firmware's view: int16 membranes, int32 logits, no float32 carriers. The numpy backend holds these
+    integers in wider arrays and scores in batches, which Linux boards have the memory for. Weights count as memory also
+    where a controller could leave the frozen ones in flash, and as they are unpacked, a byte each, in however few bytes
+    the bundle stores them: packing saves flash only.
     """
     manifest = bundle.manifest
     learned = learned_slots(manifest, bundle.tensors)
     return make_plan(
         dict(_weights(bundle, learned))
         | dict(_states(manifest))
-        | dict(_tape(bundle))
         | dict(_between(manifest))
         | learned
         | watch.slots(manifest)
@@ -374,14 +375,6 @@ def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
         width = feature_width(manifest)
         yield "head.mean", Slot((manifest.head.means * manifest.classes.capacity, width), "int32", "head")
         yield "head.feature", Slot((width,), "int32", "head")
-
-
-def _tape(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
-    """One recorded window and the factors made of it."""
-    manifest = bundle.manifest
-    if manifest.learning.rule is not None:
-        for state in manifest.learning.rule.tape(manifest.layer, manifest.steps, input_reach(manifest)):
-            yield state.name, Slot(state.shape, state.dtype, "traces")
 
 
 def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:

@@ -11,11 +11,16 @@ arithmetic and costs T * n instead of n * n. Dynamics and rule: Bellec et al. 20
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Final
+
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, U8, U16
+from edgerun.arrays import I8, I16, I32, I64, U8, U16, AnyArray
 from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, leak
 
+TILE: Final = 32
+"""Steps of a window, or units of a layer, that are worked on together."""
 _EXACT_F32 = 1 << 24
 _EXACT_F64 = 1 << 53
 
@@ -26,40 +31,58 @@ def trace_gain(decay: int, reach: int = 1) -> int:
     return max(0, room.bit_length() - 1)
 
 
-def traces(history: I16, pre: I16 | U8, decay: int, reach: int = 1) -> None:
-    """history[t] <- the presynaptic trace after step t, from zero at the start of the chunk.
+def traces(history: I16, pre: AnyArray, decay: int, reach: int = 1, *, late: int = 0, state: I32 | None = None) -> None:
+    """history <- the presynaptic trace after each of the last S of T steps, from zero at the window's start.
 
-    history  (T, m)  written   int16, cannot saturate where 32767 * (1 - decay / 2**15) >= reach
-    pre      (T, m)  read      |pre| <= reach: zeros and ones of spikes, or values
+    history  (S, m)  written   int16, cannot saturate where 32767 * (1 - decay / 2**15) >= reach
+    pre      (T, m)  read      integers, |pre| <= reach: zeros and ones of spikes, or values
+    late               how many steps late `pre` arrives: 1 for a layer's own spikes
+    state    (3, m)  scratch   int32; its own where not given
     """
-    steps, m = pre.shape
-    x, carry, rate = np.zeros(m, np.int32), np.zeros(m, np.int32), np.full(m, decay, np.int32)
-    gain = trace_gain(decay, reach)
+    (steps, m), first = pre.shape, len(pre) - len(history)
+    x, carry, drive = np.zeros((3, m), np.int32) if state is None else state
+    x[...], carry[...], drive[...] = 0, 0, 0
+    rate, gain = np.array(decay, np.int32), trace_gain(decay, reach)
     for t in range(steps):
-        leak(x, carry, rate, pre[t].astype(np.int32) << gain)
-        history[t] = x
+        if t >= late:
+            np.copyto(drive, pre[t - late], casting="unsafe")
+            drive <<= gain
+        leak(x, carry, rate, drive)
+        if t >= first:
+            history[t - first] = x
 
 
-def learning_signal(signal: I32, error: I32, feedback: I8, shift: int) -> None:
+def learning_signal(signal: I16 | I32, error: I16 | I32, feedback: I8, shift: int) -> None:
     """L <- sat16((sum_k B_jk error_k + 2**(q-1)) >> q), q = shift in [1, 16].
 
-    signal  (S, n)  written     error  (S, k)  read  Q0.15     feedback  (n, k)  read  B
+    signal  (S, n)  written, may lie in the memory of `error`, row on row
+    error   (S, k)  read  Q0.15                                     feedback  (n, k)  read  B
     """
-    wide = error.astype(np.int64) @ feedback.T.astype(np.int64)
-    np.copyto(signal, np.clip(wide + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX), casting="unsafe")
+    for rows in tiles(len(error)):
+        wide = error[rows].astype(np.int64)
+        for units in tiles(len(feedback)):
+            sums = wide @ feedback[units].T.astype(np.int64)
+            sums += 1 << (shift - 1)
+            sums >>= shift
+            np.clip(sums, I16_MIN, I16_MAX, out=sums)
+            np.copyto(signal[rows, units], sums, casting="unsafe")
 
 
-def value_error(error: I32, outputs: I64, target: I16, shift: int) -> int:
+def value_error(error: I32, outputs: I32 | I64, target: I16, shift: int) -> int:
     """error <- sat16((y - target * 2**12 + 2**(s-1)) >> s), s = shift; returns max(0, 2**15 - mean|error|).
 
     error  (S, k)  written  Q0.15     outputs  (S, k)  read  y, Q7.24     target  (S, k)  read  Q3.12
     """
-    wide = outputs - (target.astype(np.int64) << 12) + (1 << (shift - 1)) >> shift
-    np.copyto(error, np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
-    return max(0, (1 << 15) - int(np.abs(error).sum()) // error.size)
+    total = 0
+    for rows in tiles(len(error)):
+        wide = outputs[rows] - (target[rows].astype(np.int64) << 12) + (1 << (shift - 1)) >> shift
+        np.clip(wide, I16_MIN, I16_MAX, out=wide)
+        np.copyto(error[rows], wide, casting="unsafe")
+        total += int(np.abs(wide).sum())
+    return max(0, (1 << 15) - total // error.size)
 
 
-def regularise(filtered: I32, spikes: U8, target: int, cost: int) -> None:
+def regularise(filtered: I16 | I32, spikes: U8, target: int, cost: int) -> None:
     """Lf <- sat16(Lf + R) at every step, R_j = sat16(((256 * sum_t spikes_j - f*) * c + 2**15) >> 16).
 
     The gradient of c (f_j - f*)**2 by e-prop (Bellec et al. 2020, Methods): no readout filter, the same at all steps.
@@ -68,32 +91,51 @@ def regularise(filtered: I32, spikes: U8, target: int, cost: int) -> None:
     """
     surplus = 256 * spikes.sum(axis=0, dtype=np.int64) - target
     push = np.clip(surplus * cost + (1 << 15) >> 16, I16_MIN, I16_MAX)
-    np.copyto(filtered, np.clip(filtered + push, I16_MIN, I16_MAX), casting="unsafe")
+    for row in filtered:
+        np.copyto(row, np.clip(row + push, I16_MIN, I16_MAX), casting="unsafe")
 
 
-def filter_backwards(filtered: I32, signal: I32, kappa: int) -> None:
+def filter_backwards(filtered: I16 | I32, signal: I16 | I32, kappa: int, state: I32 | None = None) -> None:
     """Lf[t] <- Lf[t+1] * kappa + signal[t] * (2**15 - kappa), with carry, from zero at the chunk's end.
 
-    filtered  (T, n)  written   int16 values in int32     signal  (T, n)  read   int16 values in int32
+    filtered  (T, n)  written   int16 values; may be `signal` itself     signal  (T, n)  read  int16 values
+    state     (3, n)  scratch   int32; its own where not given
     """
     steps, n = signal.shape
-    state, carry = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for t in range(steps - 1, -1, -1):
-        wide = state * kappa + signal[t] * np.int64((1 << 15) - kappa) + carry
-        np.bitwise_and(wide, 0x7FFF, out=carry)
-        state = np.clip(wide >> 15, I16_MIN, I16_MAX)
-        filtered[t] = state
+    x, carry, drive = np.zeros((3, n), np.int32) if state is None else state
+    x[...], carry[...] = 0, 0
+    for t in range(steps - 1, -1, -1):  # |x| and |signal| <= 2**15: a convex sum of both fits 31 bits
+        np.multiply(signal[t], (1 << 15) - kappa, out=drive, dtype=np.int32)
+        x *= kappa
+        x += drive
+        x += carry
+        np.bitwise_and(x, 0x7FFF, out=carry)
+        x >>= 15
+        np.clip(x, I16_MIN, I16_MAX, out=x)
+        filtered[t] = x
 
 
-def post_factor(post: I16, psi: U8 | U16, filtered: I32, shift: int) -> None:
-    """post <- sat16((psi * Lf + 2**(p-1)) >> p), p = shift in [1, 8].    All (T, n)."""
-    wide = psi.astype(np.int32) * filtered
-    wide += 1 << (shift - 1)
-    wide >>= shift
-    np.copyto(post, np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
+def post_factor(post: I16, psi: U8 | U16, filtered: I16 | I32, shift: int) -> None:
+    """post <- sat16((psi * Lf + 2**(p-1)) >> p), p = shift in [1, 8].    All (T, n); post may be Lf itself."""
+    for rows in tiles(len(post)):
+        wide = psi[rows].astype(np.int32)
+        wide *= filtered[rows]
+        wide += 1 << (shift - 1)
+        wide >>= shift
+        np.clip(wide, I16_MIN, I16_MAX, out=wide)
+        np.copyto(post[rows], wide, casting="unsafe")
 
 
-def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: int, beta: I64, rho: I64) -> None:
+def post_factor_adaptive(
+    post: I16,
+    psi: U8,
+    filtered: I16 | I32,
+    shift: int,
+    gamma: int,
+    beta: I64,
+    rho: I64,
+    state: I64 | None = None,
+) -> None:
     """The ALIF form: the same, with one adjoint state a neuron running backwards in time.
 
         P = gamma * psi / 2**16;   post = psi * (L - beta * lambda);   lambda <- P * L + (rho - beta * P) * lambda
@@ -102,17 +144,20 @@ def post_factor_adaptive(post: I16, psi: U8, filtered: I32, shift: int, gamma: i
 
     gamma        Q0.8: the surrogate's height (dz/dv = gamma * psi / 256 / threshold)
     beta, rho    (n,)  Q3.12 and Q0.15
+    state        (n,)  scratch  int64; its own where not given
     The reset and refractoriness are not differentiated; credit through adaptation ends at the start of the chunk.
+    post may be Lf itself.
     """
     steps, n = psi.shape
-    lam = np.zeros(n, np.int64)
+    lam = np.zeros(n, np.int64) if state is None else state
+    lam[...] = 0
     for t in range(steps - 1, -1, -1):
         signal = filtered[t].astype(np.int64)
         seen = signal - (beta * lam + 2048 >> 12)
         wide = psi[t] * seen + (1 << (shift - 1)) >> shift
         np.copyto(post[t], np.clip(wide, I16_MIN, I16_MAX), casting="unsafe")
-        lam = (gamma * psi[t].astype(np.int64) * seen + (1 << 15) >> 16) + (rho * lam + (1 << 14) >> 15)
-        np.clip(lam, I32_MIN, I32_MAX, out=lam)
+        after = (gamma * psi[t].astype(np.int64) * seen + (1 << 15) >> 16) + (rho * lam + (1 << 14) >> 15)
+        np.clip(after, I32_MIN, I32_MAX, out=lam)
 
 
 def gradient(out: I64, history: I16, post: I16) -> None:
@@ -120,15 +165,25 @@ def gradient(out: I64, history: I16, post: I16) -> None:
 
     out  (m, n)  written     history  (T, m)     post  (T, n)
     """
-    bound = int(np.abs(history.astype(np.int32)).max(initial=0)) * int(
-        np.abs(post.astype(np.int64)).sum(axis=0).max(initial=0)
-    )
-    if bound <= _EXACT_F32:
-        np.copyto(out, history.T.astype(np.float32) @ post.astype(np.float32), casting="unsafe")
-    elif bound <= _EXACT_F64:
-        np.copyto(out, history.T.astype(np.float64) @ post.astype(np.float64), casting="unsafe")
-    else:
-        np.matmul(history.T.astype(np.int64), post.astype(np.int64), out=out)
+    bound = largest(history) * heaviest(post)
+    carrier = np.float32 if bound <= _EXACT_F32 else np.float64 if bound <= _EXACT_F64 else np.int64
+    out[...] = 0
+    for rows in tiles(len(history)):
+        part = history[rows].T.astype(carrier) @ post[rows].astype(carrier)
+        np.add(out, part, out=out, casting="unsafe")
+
+
+def largest(history: I16) -> int:
+    """max|trace|, 0 of none."""
+    return max(int(history.max(initial=0)), -int(history.min(initial=0)))
+
+
+def heaviest(post: I16) -> int:
+    """max_j sum_t |post_j|, 0 of none."""
+    total = np.zeros(post.shape[1], np.int64)
+    for rows in tiles(len(post)):
+        total += np.abs(post[rows].astype(np.int32)).sum(axis=0)
+    return int(total.max(initial=0))
 
 
 def squared_norm(history: I16, post: I16) -> int:
@@ -136,10 +191,26 @@ def squared_norm(history: I16, post: I16) -> int:
 
     history  (T, m)     post  (T, n)     T <= 128, m and n <= 2**16
 
-    A bracket reaches 2**34, their product 2**68: one is cut at bit 17, rows are summed in int64, the rest in Python.
+    A bracket reaches 2**46, which float64 holds, and 2**34 after its cut; their product 2**68: one is cut at bit 17,
+    a tile is summed in int64, the rest in Python. Brackets come in tiles of T x T, which is as wide as T at the most.
     """
-    h, p = history.astype(np.int64), post.astype(np.int64)
-    left, right = h @ h.T >> 12, p @ p.T >> 12
-    high, low = ((part * right).sum(axis=1).tolist() for part in (left >> 17, left & 0x1FFFF))
-    total: int = (sum(high) << 17) + sum(low)
+    total, spans = 0, list(tiles(len(history)))
+    for k, rows in enumerate(spans):
+        for others in spans[k:]:
+            left, right = _brackets(history, rows, others), _brackets(post, rows, others)
+            high, low = (int((part * right).sum()) for part in (left >> 17, left & 0x1FFFF))
+            total += ((high << 17) + low) << (others != rows)  # both sides of the diagonal
     return max(0, total)
+
+
+def _brackets(factor: I16, rows: slice, others: slice) -> I64:
+    """<f_t, f_s> >> 12 of the steps of two tiles."""
+    found: I64 = (factor[rows].astype(np.float64) @ factor[others].astype(np.float64).T).astype(np.int64)
+    found >>= 12
+    return found
+
+
+def tiles(count: int) -> Iterator[slice]:
+    """Steps, or units, so many at a time: what numpy holds in wide carriers never grows with the window."""
+    for first in range(0, count, TILE):
+        yield slice(first, min(first + TILE, count))

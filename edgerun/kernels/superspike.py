@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, U8, U16, AnyArray
+from edgerun.arrays import I16, I32, I64, U8, U16, AnyArray
 from edgerun.kernels import eprop
-from edgerun.kernels.spiking import I16_MAX, I16_MIN
+from edgerun.kernels.spiking import Whole
 
 ONE: Final = 1 << 14
 """One spike too many, before any filter."""
@@ -38,54 +38,54 @@ def surrogate(psi: U16, margin: I64, width_shift: int) -> None:
     np.copyto(psi, TABLE[np.minimum(256, np.abs(margin) >> (width_shift - 4))])
 
 
-def smooth(state: I64, carry: I64, decay: int, drive: I64, scratch: I64) -> None:
+def smooth(state: Whole, carry: Whole, decay: int, drive: AnyArray, scratch: Whole) -> None:
     """One step of a convex filter, in place.    state, carry (..., n) updated; drive (..., n) read, |drive| <= 2**15"""
     state *= decay
-    np.multiply(drive, (1 << 15) - decay, out=scratch)
+    np.multiply(drive, (1 << 15) - decay, out=scratch, dtype=scratch.dtype)
     state += scratch
     state += carry
     np.bitwise_and(state, 0x7FFF, out=carry)
     state >>= 15
 
 
-def smoothed(signal: AnyArray, decay: int) -> I64:
-    """`smooth` over a whole window, from rest.    signal  (T, n)  integers, read  ->  (T, n)"""
-    found = signal.astype(np.int64)
-    state, carry, scratch = (np.zeros(found.shape[1], np.int64) for _ in range(3))
-    for row in found:
-        smooth(state, carry, decay, row, scratch)
-        np.copyto(row, state)
-    return found
+def smooth_rows(rows: AnyArray, decay: int, state: I32 | None = None, *, backwards: bool = False) -> None:
+    """`smooth` over a whole window, from rest, in place.    rows  (T, n)  int16 values     state  (3, n)  scratch"""
+    x, carry, drive = np.zeros((3, rows.shape[1]), np.int32) if state is None else state
+    x[...], carry[...] = 0, 0
+    for row in rows[::-1] if backwards else rows:
+        smooth(x, carry, decay, row, drive)
+        np.copyto(row, x, casting="unsafe")
 
 
-def van_rossum(raw: AnyArray, rise: int, fall: int) -> I64:
-    """(T, n)  errors under the double exponential kernel.    raw  (T, n)  int16 values, read"""
-    return smoothed(smoothed(raw, rise), fall)
+def van_rossum(rows: AnyArray, rise: int, fall: int, state: I32 | None = None) -> None:
+    """rows <- errors under the double exponential kernel.    rows  (T, n)  updated, int16 values"""
+    smooth_rows(rows, rise, state)
+    smooth_rows(rows, fall, state)
 
 
-def learning_signal(raw: AnyArray, rise: int, fall: int) -> I32:
-    """(T, n)  Lf: the filtered error, through the eligibility's own two filters backwards in time."""
-    backwards = smoothed(smoothed(van_rossum(raw, rise, fall)[::-1], fall), rise)
-    return backwards[::-1].astype(np.int32)
+def learning_signal(rows: AnyArray, rise: int, fall: int, state: I32 | None = None) -> None:
+    """rows <- Lf: the filtered error, through the eligibility's own two filters backwards in time.    rows  (T, n)"""
+    van_rossum(rows, rise, fall, state)
+    smooth_rows(rows, fall, state, backwards=True)
+    smooth_rows(rows, rise, state, backwards=True)
 
 
-def potentials(history: I16, pre: U8, alpha: int, decay: int) -> None:
+def potentials(history: I16, pre: U8, alpha: int, decay: int, state: I32 | None = None) -> None:
     """history[t] <- q, a spike's course through the synaptic current and the membrane, from rest.
 
-    history  (T, m)  written     pre  (T, m)  read, zeros and ones
+    history  (T, m)  written     pre  (T, m)  read, zeros and ones     state  (3, m)  scratch
     """
-    eprop.traces(history, pre, alpha)
-    np.copyto(history, smoothed(history, decay), casting="unsafe")
+    eprop.traces(history, pre, alpha, state=state)
+    smooth_rows(history, decay, state)
 
 
-def energy(filtered: I64) -> int:
+def energy(filtered: AnyArray) -> int:
     """sum over time of (sum_o f**2 >> 8): what `Patterns` takes from a score.    filtered  (T, o)"""
-    each = (filtered**2).sum(axis=1) >> ENERGY_SHIFT
+    each = (filtered.astype(np.int64) ** 2).sum(axis=1) >> ENERGY_SHIFT
     return int(each.sum())
 
 
-def project(raw: I32, feedback: I8, shift: int) -> I32:
-    """L <- sat16(half_up(raw @ feedback.T / 2**shift)).    raw  (T, k), feedback  (n, k)  ->  (T, n)"""
-    wide = raw.astype(np.int64) @ feedback.astype(np.int64).T
-    signal: I32 = np.clip(wide + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX).astype(np.int32)
-    return signal
+def lacking(raw: I16 | I32, spikes: U8, target: U8) -> None:
+    """raw <- 2**14 * (spikes - target).    All (T, o)."""
+    np.subtract(spikes, target, out=raw, dtype=raw.dtype)
+    raw *= ONE

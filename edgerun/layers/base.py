@@ -97,7 +97,7 @@ class State(NamedTuple):
     """One array that a layer keeps from step to step, in the integers that a controller would hold."""
 
     name: str
-    dtype: DType | Literal["bool"]
+    dtype: DType | Literal["bool", "float64"]
     shape: tuple[int, ...]
 
 

@@ -11,26 +11,41 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerun.arrays import I16, I32, Bool, Tensors
+from edgerun.arrays import F64, I16, I32, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
-from edgerun.learn.chain import Chain, Passed
+from edgerun.learn import tape
+from edgerun.learn.chain import Chain, Passed, copied
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
 from edgerun.rules.dense import Backprop
 from edgerun.spec import Manifest
 
 
-class BackpropRule:
-    """The rule bound to one bundle's layers. Holds constants only; weights are read when a lesson comes."""
+class OneByOne(Chain):
+    """A chain whose layers are multiplied in turn: they share one carrier."""
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+    def __init__(self, manifest: Manifest, tensors: Tensors, plan: Backprop, memory: Tensors) -> None:
+        super().__init__(manifest, tensors, plan, memory)
+        self._carrier = memory["carrier.weight"]
+
+    def wide(self, layer: int) -> F64:
+        return copied(self._carrier, self.weights[layer])
+
+
+class BackpropRule:
+    """The rule bound to one bundle's layers and its memory. Weights are read when a lesson comes.
+
+    What it returns are views: they hold until the next sample.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, Backprop):
             raise SpecError("the bundle has no backprop plan")
         self.plan: Backprop = plan
-        self._chain = Chain(manifest, tensors, plan)
+        self._chain = OneByOne(manifest, tensors, plan, tape.room(manifest) if memory is None else memory)
 
     def record(self, network: Network, q: I16) -> Passed:
         """Run one sample and keep what each layer read.    q  (size,)"""
@@ -42,11 +57,11 @@ class BackpropRule:
 
     def factors(self, passed: Passed, error: I32) -> dict[str, Factors]:
         """The gradient of each plastic tensor, as factors."""
-        names, reads = self.plan.layers, passed.reads
-        above: I16 = np.clip(error, I16_MIN, I16_MAX).astype(np.int16)
-        errors = {names[-1]: above}
+        net, names = self._chain, self.plan.layers
+        above = net.errors[names[-1]]
+        np.clip(error, I16_MIN, I16_MAX, out=above[0], casting="unsafe")
         for k in range(len(names) - 1, self.plan.lowest, -1):
-            below = np.zeros(len(reads[k]), np.int16)
-            chain.error_below(below, self._chain.wide(k), above, self.plan.back_shifts[k - 1], reads[k])
-            errors[names[k - 1]] = above = below
-        return self._chain.factors(errors, reads)
+            below = net.errors[names[k - 1]]
+            chain.error_below(below[0], net.wide(k), above[0], self.plan.back_shifts[k - 1], net.reads[k][0])
+            above = below
+        return net.factors()

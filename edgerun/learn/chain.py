@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from edgerun.arrays import F64, I8, I16, I32, I64, Bool, Tensors
+from edgerun.arrays import F64, I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain, softmax
 from edgerun.learn.stages import Factors
@@ -24,7 +24,7 @@ from edgerun.spec import Dense, Direct, Manifest
 class Passed:
     """One sample on its way through the chain.
 
-    reads   a layer  (m,)  int16  what it read            logits  (k,)  int64  the last layer's accumulators
+    reads   a layer  (1, m)  int16  what it read          logits  (k,)  int64  the last layer's accumulators
     """
 
     reads: tuple[I16, ...]
@@ -37,7 +37,7 @@ class Chain:
     Weights are views: what a lesson writes is read by the next.
     """
 
-    def __init__(self, manifest: Manifest, tensors: Tensors, plan: ChainRecord) -> None:
+    def __init__(self, manifest: Manifest, tensors: Tensors, plan: ChainRecord, memory: Tensors) -> None:
         check_chain(manifest, plan)
         for name in plan.layers:
             for part in ("multiplier", "shift"):
@@ -49,33 +49,40 @@ class Chain:
         self.layers = tuple(cast(Dense, manifest.layer(name)) for name in plan.layers)
         self.weights = tuple(cast(I8, tensors[f"{name}.weight"]) for name in plan.layers)
         self.biases = tuple(cast(I32, tensors[f"{name}.bias"]) for name in plan.layers)
+        self.reads = tuple(cast(I16, memory[f"tape.{name}.read"]) for name in plan.layers)
+        self.errors = {name: cast(I16, memory[f"tape.{name}.error"]) for name in plan.layers[plan.lowest :]}
+        self.logits: I64 = cast(I64, memory["tape.logits"])
 
     def record(self, network: Network, q: I16) -> Passed:
         """Run one sample and keep what each layer read.    q  (size,)"""
         x = network.moments(q)[-1]
-        reads = [x.astype(np.int16)]
         network.step(x)
-        reads += [network.layers[name].out.astype(np.int16) for name in self.plan.layers[:-1]]
-        logits = np.zeros(self.layers[-1].outputs, np.int64)
-        chain.layer_sums(logits, self.wide(-1), reads[-1], self.biases[-1])
-        return Passed(tuple(reads), logits)
+        np.copyto(self.reads[0][0], x, casting="unsafe")
+        for name, read in zip(self.plan.layers, self.reads[1:], strict=False):
+            np.copyto(read[0], network.layers[name].out, casting="unsafe")
+        chain.layer_sums(self.logits, self.wide(len(self.layers) - 1), self.reads[-1][0], self.biases[-1])
+        return Passed(self.reads, self.logits)
 
     def wide(self, layer: int) -> F64:
         """A layer's weights as they stand, in the carrier of the kernels."""
-        return self.weights[layer].astype(np.float64)
+        raise NotImplementedError
 
     def error(self, error: I32, passed: Passed, label: int, in_play: Bool) -> int:
         """error <- p - onehot over the classes in play, Q0.15; returns p(label).    error, in_play  (k,)"""
         return softmax.softmax_error(error, passed.logits, self.plan.temperature_shift, in_play, label)
 
-    def factors(self, errors: dict[str, I16], reads: tuple[I16, ...]) -> dict[str, Factors]:
-        """G = error read' of each plastic tensor (out, in), by rate.    errors  by layer (n,)"""
-        read = dict(zip(self.plan.layers, reads, strict=True))
-        found = {}
-        for rate in self.plan.rates:
-            name = rate.tensor.rpartition(".")[0]
-            found[rate.tensor] = Factors(errors[name][None, :], read[name][None, :])
-        return found
+    def factors(self) -> dict[str, Factors]:
+        """G = error read' of each plastic tensor (out, in), by rate."""
+        read = dict(zip(self.plan.layers, self.reads, strict=True))
+        names = {rate.tensor: rate.tensor.rpartition(".")[0] for rate in self.plan.rates}
+        return {tensor: Factors(self.errors[name], read[name]) for tensor, name in names.items()}
+
+
+def copied(carrier: AnyArray, weights: I8) -> F64:
+    """The weights in as much of a float64 carrier as they need."""
+    wide = cast(F64, carrier.reshape(-1)[: weights.size].reshape(weights.shape))
+    np.copyto(wide, weights)
+    return wide
 
 
 def check_chain(manifest: Manifest, plan: ChainRecord) -> None:

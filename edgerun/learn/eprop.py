@@ -26,6 +26,7 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels import eprop, softmax, spiking
 from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
 from edgerun.layers.base import INPUT
+from edgerun.learn import tape
 from edgerun.learn.stages import Factors
 from edgerun.network import Network, Recording, Tape
 from edgerun.ops import LifRun
@@ -46,13 +47,13 @@ class Window:
 
 
 class TaughtLayer:
-    """One layer that learns: its constants, and the matrix that its learning signal comes through."""
+    """One layer that learns: its constants, the matrix that its learning signal comes through, and its memory."""
 
-    def __init__(self, manifest: Manifest, tensors: Tensors, plan: EProp, name: str) -> None:
+    def __init__(self, manifest: Manifest, tensors: Tensors, plan: EProp, name: str, memory: Tensors) -> None:
         layer = manifest.layer(name)
         if not isinstance(layer, Lif):
             raise SpecError(f"e-prop needs a lif layer, {name!r} is none")
-        self.name, self._plan = name, plan
+        self.name, self._plan, self._memory = name, plan, memory
         self._reach = layer_reaches(manifest)[name][0][0]
         self._decay = uniform(tensors[f"{name}.decay"], f"{name}.decay")
         source = f"{name}.feedback" if name in plan.fed else f"{plan.readout}.input"
@@ -62,46 +63,77 @@ class TaughtLayer:
             beta, rho = (tensors[f"{name}.{part}"].astype(np.int64) for part in ("beta", "rho"))
             self._adaptive = (beta, rho)
 
-    def factors(self, tape: Tape, errors: I32, kappa: int) -> Iterator[tuple[str, Factors]]:
-        """Of its input and recurrent weights."""
-        steps = min(len(tape.psi), self._plan.chunk_steps)
-        post = self._post(tape, errors, kappa, steps)
-        late = np.zeros_like(tape.spikes)
-        late[1:] = tape.spikes[:-1]
-        yield f"{self.name}.input", Factors(_traces(tape.pre, self._decay, self._reach)[-steps:], post)
-        yield f"{self.name}.recurrent", Factors(_traces(late, self._decay)[-steps:], post)
+    def slot(self, kind: str, part: str) -> AnyArray:
+        """One of this layer's arrays."""
+        return self._memory[f"{kind}.{self._plan.prefix(self.name)}{part}"]
 
-    def trace(self, units: int, *, spikes: bool = False) -> Trace:
-        """A trace of what drives it, or of its own spikes."""
-        return Trace(units, self._decay, 1 if spikes else self._reach)
+    def tape(self) -> Tape:
+        return Tape(self.slot("tape", "pre"), self.slot("tape", "spikes"), self.slot("tape", "psi"))
+
+    def factors(self, tape: Tape, errors: I32, kappa: int) -> Iterator[tuple[str, Factors]]:
+        """Of its input and recurrent weights, those that learn."""
+        post = self._post(tape, errors, kappa)
+        for part, pre, reach, late in (("input", tape.pre, self._reach, 0), ("recurrent", tape.spikes, 1, 1)):
+            if f"{self.name}.{part}" in self._plan.tensors:
+                yield f"{self.name}.{part}", Factors(self._traces(part, pre, self._decay, reach, late), post)
+
+    def bars(self, tape: Tape, clipped: I16, kappa: int) -> Iterator[tuple[str, Factors]]:
+        """Of what learns as a readout of this layer does.    clipped  (S, k)  the errors in 16 bits"""
+        wanted = self._plan.bars(self.name)
+        if wanted:
+            factors = Factors(self._traces("readout", tape.spikes, kappa), clipped)
+            yield from ((tensor, factors) for tensor in wanted)
+
+    def trace(self, part: str, decay: int, *, spikes: bool = True) -> Trace:
+        """A trace of spikes, or of what drives it, that goes along with the window."""
+        history, state = self.slot("trace", part), self.slot("trace", f"{part}_state")
+        return Trace(history, state, decay, 1 if spikes else self._reach)
+
+    @property
+    def decay(self) -> int:
+        return self._decay
 
     def at_once(self, psi: U8, errors: I32) -> I16:
         """post (S, n) of steps whose error acts in the same step.    psi  (S, n)     errors  (S, k)"""
-        signal, post = np.zeros(psi.shape, np.int32), np.zeros(psi.shape, np.int16)
-        eprop.learning_signal(signal, errors, self._feedback, self._plan.signal_shift)
-        eprop.post_factor(post, psi, signal, self._plan.post_shift)
+        post = cast(I16, self.slot("trace", "post"))
+        eprop.learning_signal(post, errors, self._feedback, self._plan.signal_shift)
+        eprop.post_factor(post, psi, post, self._plan.post_shift)
         return post
 
-    def _post(self, tape: Tape, errors: I32, kappa: int, steps: int) -> I16:
-        plan, psi = self._plan, tape.psi[-steps:]
-        signal = np.zeros(psi.shape, np.int32)
-        eprop.learning_signal(signal[-len(errors) :], errors, self._feedback, plan.signal_shift)
-        filtered = np.zeros(psi.shape, np.int32)
-        eprop.filter_backwards(filtered, signal, kappa)
+    def _post(self, tape: Tape, errors: I32, kappa: int) -> I16:
+        """Signal, filtered signal and post one after the other in the same memory: each fits 16 bits."""
+        plan, post = self._plan, cast(I16, self.slot("trace", "post"))
+        post[: -len(errors)] = 0
+        eprop.learning_signal(post[-len(errors) :], errors, self._feedback, plan.signal_shift)
+        eprop.filter_backwards(post, post, kappa, self._state(post.shape[1]))
+        psi = tape.psi[-len(post) :]
         if plan.spikes_cost:
-            eprop.regularise(filtered, tape.spikes[-steps:], plan.spikes_target, plan.spikes_cost)
-        post = np.zeros(psi.shape, np.int16)
+            eprop.regularise(post, tape.spikes[-len(post) :], plan.spikes_target, plan.spikes_cost)
         if self._adaptive is None:
-            eprop.post_factor(post, psi, filtered, plan.post_shift)
+            eprop.post_factor(post, psi, post, plan.post_shift)
         else:
-            eprop.post_factor_adaptive(post, psi, filtered, plan.post_shift, plan.gamma, *self._adaptive)
+            beta, rho = self._adaptive
+            adjoint = cast(I64, self.slot("trace", "adjoint"))
+            eprop.post_factor_adaptive(post, psi, post, plan.post_shift, plan.gamma, beta, rho, adjoint)
         return post
+
+    def _traces(self, part: str, pre: AnyArray, decay: int, reach: int = 1, late: int = 0) -> I16:
+        history = cast(I16, self.slot("trace", part))
+        eprop.traces(history, pre, decay, reach, late=late, state=self._state(pre.shape[1]))
+        return history
+
+    def _state(self, units: int) -> I32:
+        """What a leak carries along; layers take turns."""
+        return cast(I32, self._memory["trace.state"][:, :units])
 
 
 class EPropRule:
-    """The rule bound to one bundle's layers. Holds constants only; weights are read when a lesson comes."""
+    """The rule bound to one bundle's layers and its memory. Weights are read when a lesson comes.
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+    What it returns are views: they hold until the next window.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, EProp):
             raise SpecError("the bundle has no e-prop plan")
@@ -122,12 +154,15 @@ class EPropRule:
         self.plan: EProp = plan
         self._readout, self._classes = readout.name, readout.outputs
         self._kappa = uniform(tensors[f"{readout.name}.kappa"], f"{readout.name}.kappa")
-        self._layers = tuple(TaughtLayer(manifest, tensors, plan, name) for name in plan.layers)
+        self._memory = memory = tape.room(manifest) if memory is None else memory
+        self._layers = tuple(TaughtLayer(manifest, tensors, plan, name, memory) for name in plan.layers)
 
     def record(self, network: Network, q: I16) -> Window:
         """Run one window and keep it.    q  (size,)"""
-        recording = network.record_all(q, self.plan.layers, self.plan.target_steps)
-        return Window(recording, np.zeros((len(recording.outputs), self._classes), np.int32))
+        tapes = {layer.name: layer.tape() for layer in self._layers}
+        recording = Recording(tapes, cast(I32, self._memory["tape.logits"]))
+        network.record_all(q, recording)
+        return Window(recording, cast(I32, self._memory["trace.error"]))
 
     def error(self, error: I32, window: Window, label: int, in_play: Bool) -> int:
         """error <- p - onehot over the classes in play after the last step, Q0.15.    error, in_play  (k,)
@@ -136,28 +171,28 @@ class EPropRule:
         """
         shift, total = self.plan.temperature_shift, 0
         for row, logits in zip(window.errors, window.recording.outputs, strict=True):
-            total += softmax.softmax_error(row, logits, shift, in_play, label)
+            total += softmax.softmax_error(row, logits.astype(np.int64), shift, in_play, label)
         np.copyto(error, window.errors[-1])
         return total // len(window.errors)
 
     def factors(self, window: Window, error: I32) -> dict[str, Factors]:
         """The gradient of each plastic tensor, as factors."""
-        errors: I32 = np.concatenate([window.errors[:-1], error[None, :]])
-        clipped: I16 = np.clip(errors, I16_MIN, I16_MAX).astype(np.int16)
+        np.copyto(window.errors[-1], error)
+        clipped = cast(I16, self._memory["trace.clipped"])
+        np.clip(window.errors, I16_MIN, I16_MAX, out=clipped, casting="unsafe")
         found: dict[str, Factors] = {}
         for layer in self._layers:
-            tape = window.recording.tapes[layer.name]
-            found |= dict(layer.factors(tape, errors, self._kappa))
-            found[f"{layer.name}.feedback"] = Factors(_traces(tape.spikes, self._kappa)[-len(clipped) :], clipped)
-        found[f"{self._readout}.input"] = found[f"{self.plan.layer}.feedback"]
+            recorded = window.recording.tapes[layer.name]
+            found |= dict(layer.factors(recorded, window.errors, self._kappa))
+            found |= dict(layer.bars(recorded, clipped, self._kappa))
         return {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
 
 
 class EPropValuesRule(EPropRule):
     """The same towards values that a lesson brings; see `rules.EPropValues`."""
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
-        super().__init__(manifest, tensors)
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
+        super().__init__(manifest, tensors, memory)
         if not isinstance(self.plan, EPropValues):
             raise SpecError("the bundle has no plan of e-prop for values")
         self._shift = self.plan.error_shift
@@ -168,9 +203,9 @@ class EPropValuesRule(EPropRule):
 
     def miss(self, error: I32, window: Window, target: I16) -> int:
         """error <- y - target after the last step, Q0.15; returns how near all were.    target  (S * k,)  Q3.12"""
-        near = eprop.value_error(
-            window.errors, window.recording.outputs, target.reshape(window.errors.shape), self._shift
-        )
+        wanted = cast(I16, self._memory["tape.target"])
+        np.copyto(wanted, target.reshape(wanted.shape))
+        near = eprop.value_error(window.errors, window.recording.outputs, wanted, self._shift)
         np.copyto(error, window.errors[-1])
         return near
 
@@ -186,74 +221,81 @@ class EPropOnlineRule(EPropRule):
 
         What is written to the weights between two steps is what the next one runs on.
         """
-        walks = tuple(Walk(layer, network) for layer in self._layers)
-        zbar = {walk.name: Trace(walk.neurons, self._kappa) for walk in walks}
-        moments, error = network.moments(q), np.zeros((1, self._classes), np.int32)
+        walks = tuple(Walk(layer, network, self._kappa) for layer in self._layers)
+        moments, error = network.moments(q), cast(I32, self._memory["trace.error"])
+        clipped = cast(I16, self._memory["trace.clipped"])
         network.reset()
         for t, x in enumerate(moments):
             for walk in walks:
                 walk.before()
             network.step(x)
-            bars = {walk.name: zbar[walk.name].step(walk.after(x)) for walk in walks}
+            for walk in walks:
+                walk.after(x)
             if t < len(moments) - self.plan.target_steps:
                 continue
             probability = softmax.softmax_error(error[0], network.logits(), self.plan.temperature_shift, in_play, label)
-            clipped: I16 = np.clip(error, I16_MIN, I16_MAX).astype(np.int16)
+            np.clip(error, I16_MIN, I16_MAX, out=clipped, casting="unsafe")
             found: dict[str, Factors] = {}
             for walk in walks:
                 found |= walk.factors(error)
-                found[f"{walk.name}.feedback"] = Factors(bars[walk.name], clipped)
-            found[f"{self._readout}.input"] = found[f"{self.plan.layer}.feedback"]
+                found |= {tensor: Factors(walk.bar, clipped) for tensor in self.plan.bars(walk.name)}
             yield probability, {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
 
 
 class Trace:
-    """A presynaptic trace that goes along with the window; see `kernels.eprop.traces`."""
+    """A presynaptic trace that goes along with the window; see `kernels.eprop.traces`.
 
-    def __init__(self, units: int, decay: int, reach: int = 1) -> None:
-        self._x, self._carry = np.zeros(units, np.int32), np.zeros(units, np.int32)
-        self._decay, self._gain = np.full(units, decay, np.int32), eprop.trace_gain(decay, reach)
+    history  (1, units)  int16  the newest trace     state  (3, units)  int32  the leak's
+    """
 
-    def step(self, pre: AnyArray) -> I16:
-        """The trace (1, units) after one more step.    pre  (units,)"""
-        leak(self._x, self._carry, self._decay, pre.astype(np.int32) << self._gain)
-        return self._x.astype(np.int16)[None, :]
+    def __init__(self, history: AnyArray, state: AnyArray, decay: int, reach: int = 1) -> None:
+        self.history, self._state = cast(I16, history), cast(I32, state)
+        self._decay, self._gain = np.array(decay, np.int32), eprop.trace_gain(decay, reach)
+        self._state[...] = 0
+
+    def step(self, pre: AnyArray) -> None:
+        """One more step.    pre  (units,)"""
+        x, carry, drive = self._state
+        np.copyto(drive, pre, casting="unsafe")
+        drive <<= self._gain
+        leak(x, carry, self._decay, drive)
+        np.copyto(self.history[0], x, casting="unsafe")
 
 
 class Walk:
     """One learning layer of a network that runs step by step."""
 
-    def __init__(self, layer: TaughtLayer, network: Network) -> None:
+    def __init__(self, layer: TaughtLayer, network: Network, kappa: int) -> None:
         run = network.layers[layer.name]
         if not isinstance(run, LifRun):
             raise SpecError(f"e-prop needs a lif layer, {layer.name!r} is none")
-        self.name, self.neurons = layer.name, run.spec.outputs
+        self.name = layer.name
         self._layer, self._run = layer, run
         self._source = dict((each.name, sources[0]) for each, sources in network.manifest.wiring())[layer.name]
         self._network = network
-        self._input, self._recurrent = layer.trace(run.spec.inputs), layer.trace(run.spec.outputs, spikes=True)
+        self._input = layer.trace("input", layer.decay, spikes=False)
+        self._recurrent, self._bar = layer.trace("recurrent", layer.decay), layer.trace("readout", kappa)
+
+    @property
+    def bar(self) -> I16:
+        """The layer's spikes as the readout filters them.    (1, n)"""
+        return self._bar.history
 
     def before(self) -> None:
         """Take in the spikes of the step before."""
-        self._late = self._recurrent.step(self._run.fired)
+        self._recurrent.step(self._run.fired)
 
-    def after(self, x: F32) -> Bool:
-        """Take in what has driven the layer in the step that has just run; returns its spikes.    x  the input"""
-        source = x if self._source == INPUT else self._network.layers[self._source].out
-        self._trace = self._input.step(source)
-        return self._run.fired
+    def after(self, x: F32) -> None:
+        """Take in what has driven the layer in the step that has just run, and its spikes.    x  the input"""
+        self._input.step(x if self._source == INPUT else self._network.layers[self._source].out)
+        self._bar.step(self._run.fired)
 
     def factors(self, error: I32) -> dict[str, Factors]:
-        psi = np.zeros((1, self.neurons), np.uint8)
+        psi = cast(U8, self._layer.slot("tape", "psi"))
         spiking.surrogate(psi[0], self._run.margin.copy(), self._run.spec.threshold)
         post = self._layer.at_once(psi, error)
-        return {f"{self.name}.input": Factors(self._trace, post), f"{self.name}.recurrent": Factors(self._late, post)}
-
-
-def _traces(pre: AnyArray, decay: int, reach: int = 1) -> I16:
-    history = np.zeros(pre.shape, np.int16)
-    eprop.traces(history, pre, decay, reach)
-    return history
+        traces = {"input": self._input.history, "recurrent": self._recurrent.history}
+        return {f"{self.name}.{part}": Factors(history, post) for part, history in traces.items()}
 
 
 def uniform(values: AnyArray, name: str) -> int:

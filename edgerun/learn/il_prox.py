@@ -8,8 +8,6 @@ G[l] = -(e[l+1] 2**norm_shift / (|rates[l]|**2 + eps)) rates[l]'          one di
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgerun.arrays import I32, I64, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain
@@ -22,42 +20,41 @@ from edgerun.spec import Manifest
 class IlProxRule(SettlingRule):
     """The rule bound to one bundle's layers."""
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, IlProx):
             raise SpecError("the bundle has no il-prox plan")
         self.plan: IlProx = plan
-        super().__init__(manifest, tensors, plan)
+        super().__init__(manifest, tensors, plan, memory)
 
     def factors(self, posed: Posed, error: I32) -> dict[str, Factors]:
         """What each layer lacks after inference, over the norm of what it reads, as factors."""
         net, plan = self._net, self.plan
-        net.start(posed.x)
-        moved = [np.zeros_like(h) for h in net.h]
+        net.start()
         for _ in range(plan.steps):
-            errors = self._errors(posed)
+            top = self._top(posed)
+            for layer in range(len(net.h) - 1, -1, -1):
+                moved = net.hear(layer, top if layer + 1 == len(net.h) else net.h[layer + 1] - net.p[layer + 1])
+                chain.scaled(moved, moved, plan.up)
+                own = net.h[layer] - net.p[layer]
+                chain.scaled(own, own, plan.down)
+                moved -= own
             for layer, h in enumerate(net.h):
-                chain.scaled(moved[layer], net.hear(layer, errors[layer + 1]), plan.up)
-                own = np.zeros_like(h)
-                chain.scaled(own, errors[layer], plan.down)
-                moved[layer] -= own
-            for layer, h in enumerate(net.h):
-                h += moved[layer]
+                h += net.pull[layer]
                 chain.rates_of(net.rates[layer + 1], h)
             net.predict()
-        found = {}
-        for layer, (name, wanted) in enumerate(zip(plan.layers, self._errors(posed), strict=True)):
-            found[name] = np.zeros(len(wanted), np.int16)
-            norm = net.square(layer) + plan.damping[layer]
-            chain.normalised(found[name], -wanted, plan.norm_shifts[layer], norm)
-        return net.factors(found, tuple(net.rates))
+        wanted = [*(h - p for h, p in zip(net.h, net.p, strict=True)), self._top(posed)]
+        for layer, name in enumerate(plan.layers):
+            if name in net.errors:
+                norm = net.square(layer) + plan.damping[layer]
+                chain.normalised(net.errors[name][0], -wanted[layer], plan.norm_shifts[layer], norm)
+        return net.factors()
 
-    def _errors(self, posed: Posed) -> list[I64]:
-        """e[1] to e[L] as the activities stand."""
-        net = self._net
-        top = np.zeros(len(net.top), np.int64)
-        chain.scaled(top, net.lack(posed).astype(np.int64), self._share())
-        return [*(h - p for h, p in zip(net.h, net.p, strict=True)), top]
+    def _top(self, posed: Posed) -> I64:
+        """e[L] as the activities stand."""
+        top = self._net.lack(posed)
+        chain.scaled(top, top, self._share())
+        return top
 
     def _share(self) -> int:
         """How much of the label the output is shown, Q0.15; alpha |rates|**2 counts in 2**-shift."""

@@ -10,7 +10,7 @@ no pass backwards in time. Stewart, Neftci 2022; the gate is their error-trigger
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels import eprop, softmax
 from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
 from edgerun.layers.base import INPUT
+from edgerun.learn import tape
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
 from edgerun.rules.inner import InnerStep
@@ -34,9 +35,12 @@ class Heard(NamedTuple):
 
 
 class InnerStepRule:
-    """The rule bound to one bundle's readout. Holds constants only."""
+    """The rule bound to one bundle's readout and its memory.
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+    What it returns are views: they hold until the next window.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, InnerStep):
             raise SpecError("the bundle has no inner-step plan")
@@ -53,20 +57,24 @@ class InnerStepRule:
             )
         self.plan = plan
         self._source = next(sources[0] for layer, sources in manifest.wiring() if layer.name == readout.name)
-        self._kappa: I32 = np.full(readout.widths[0], int(kappa[0]), np.int32)
+        self._kappa: I32 = np.array(int(kappa[0]), np.int32)
+        memory = tape.room(manifest) if memory is None else memory
+        self._trace, self._state = cast(I16, memory["trace.readout"]), cast(I32, memory["trace.readout_state"])
+        self._clipped = cast(I16, memory["trace.clipped"])
         self._gain = eprop.trace_gain(int(kappa[0]), layer_reaches(manifest)[readout.name][0][0])
 
     def record(self, network: Network, q: I16) -> Heard:
         """Run one window, its traces beside it.    q  (size,)"""
-        moments = network.moments(q)
-        trace, carry, drive = (np.zeros(self._kappa.shape, np.int32) for _ in range(3))
+        moments, (trace, carry, drive) = network.moments(q), self._state
+        trace[...], carry[...] = 0, 0
         network.reset()
         for moment in moments:
             network.step(moment)
             np.copyto(drive, self._seen(network, moment), casting="unsafe")
             drive <<= self._gain
             leak(trace, carry, self._kappa, drive)
-        return Heard(trace.astype(np.int16), network.logits())
+        np.copyto(self._trace[0], trace, casting="unsafe")
+        return Heard(self._trace[0], network.logits())
 
     def _seen(self, network: Network, moment: F32) -> F32:
         return moment if self._source == INPUT else network.layers[self._source].out
@@ -79,5 +87,5 @@ class InnerStepRule:
 
     def factors(self, heard: Heard, error: I32) -> dict[str, Factors]:
         """The gradient of the readout's weights: one row."""
-        post: I16 = np.clip(error, I16_MIN, I16_MAX).astype(np.int16)
-        return {self.plan.tensor: Factors(heard.trace[None], post[None])}
+        np.clip(error, I16_MIN, I16_MAX, out=self._clipped[0], casting="unsafe")
+        return {self.plan.tensor: Factors(self._trace, self._clipped)}

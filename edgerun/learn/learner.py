@@ -17,7 +17,7 @@ from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import DataError, SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity
-from edgerun.learn import prototypes, reservoir, stages
+from edgerun.learn import prototypes, reservoir, stages, tape
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
 from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
@@ -90,10 +90,17 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
 
 
 def working_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[str, Slot]:
-    """Scratch that one update needs, shared by all tensors."""
-    rates = manifest.learning.rule.rates if manifest.learning.rule else ()
-    width = max((tensors[rate.tensor].shape[1] for rate in rates), default=0)
-    return dict(stages.scratch_slots(width)) if width else {}
+    """What one lesson needs and the next may overwrite: its window and factors, and the scratch of an update."""
+    rule = manifest.learning.rule
+    if rule is None:
+        return {}
+    width, classes = max((tensors[rate.tensor].shape[1] for rate in rule.rates), default=1), manifest.layers[-1].outputs
+    return {
+        **tape.slots(manifest),
+        "lesson.error": Slot((classes,), "int32", "traces"),
+        "lesson.in_play": Slot((classes,), "bool", "traces"),
+        **stages.scratch_slots(width),
+    }
 
 
 class Learner:
@@ -117,10 +124,9 @@ class Learner:
         self._tensors = cast(Tensors, network.tensors)
         plan = self.manifest.learning
         self._learned = learned_slots(self.manifest, self._tensors)
-        layout = make_plan(self._learned | working_slots(self.manifest, self._tensors))
-        self.arena_bytes = layout.total_bytes
-        self._state = carve(make_arena(layout), layout)
-        self._rule = rule_of(self.manifest, self._tensors)
+        self.layout = make_plan(self._learned | working_slots(self.manifest, self._tensors))
+        self._state = carve(make_arena(self.layout), self.layout)
+        self._rule = rule_of(self.manifest, self._tensors, self._state | tape.laid_out(tape.carriers(self.manifest)))
         self._rates = plan.rule.rates if plan.rule else ()
         self._normaliser = stages.normaliser_of(plan.normaliser)
         self._consolidation = stages.Consolidation(plan.intelligence) if plan.intelligence else None
@@ -130,7 +136,6 @@ class Learner:
         self.reservoir = Reservoir(self._state, self.manifest.seed) if plan.replay.capacity else None
         if network.prototypes is not None:
             self._adopt_prototypes()
-        self._error: I32 = np.zeros(network.logits().shape[-1], np.int32)
         self.reset()
 
     # ------------------------------------------------------------------ state
@@ -303,15 +308,15 @@ class Learner:
         self._remember(label)
         if plan.online:
             return self._learn_online(cast(OnlineRule, rule), q, label, threshold)
-        tape = rule.record(self.network, q)
+        window, error = rule.record(self.network, q), cast(I32, self._state["lesson.error"])
         if target:
             values = np.frombuffer(target, "<i2").astype(np.int16)
-            probability = cast(ValueRule, rule).miss(self._error, tape, values)
+            probability = cast(ValueRule, rule).miss(error, window, values)
         else:
-            probability = rule.error(self._error, tape, label, self._in_play())
+            probability = rule.error(error, window, label, self._in_play())
         if probability >= threshold:
             return probability / 32768, 0.0
-        return probability / 32768, self._update(rule.factors(tape, self._error), plan.gradient_shift)
+        return probability / 32768, self._update(rule.factors(window, error), plan.gradient_shift)
 
     def _learn_online(self, rule: OnlineRule, q: I16, label: int, threshold: int) -> tuple[float, float]:
         """The same with an update after each step of one window that p is not high enough at; the mean p."""
@@ -359,7 +364,8 @@ class Learner:
 
     def _in_play(self) -> Bool:
         """Classes that the error is restricted to: those learned from lately, or all."""
-        in_play = np.zeros(len(self._error), np.bool_)
+        in_play = cast(Bool, self._state["lesson.in_play"])
+        in_play[...] = False
         recent = self._state["recent"]
         rule = self.manifest.learning.rule
         if rule is None or rule.recent_labels == 0:

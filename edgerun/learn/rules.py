@@ -1,7 +1,7 @@
 """What a rule does, and the table of all: a window and a label in, the factors of each plastic tensor's gradient out.
 
-A rule holds constants only; weights are read when a lesson comes. What follows (consolidation, limits, writing) is the
-chain of `stages`, the same for every rule.
+A rule holds constants and views of its tape; weights are read when a lesson comes. What follows (consolidation, limits,
+writing) is the chain of `stages`, the same for every rule.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from edgerun.arrays import I16, I32, I64, Bool, Tensors
+from edgerun.learn import tape
 from edgerun.learn.backprop import BackpropRule
 from edgerun.learn.eprop import EPropOnlineRule, EPropRule, EPropValuesRule
 from edgerun.learn.il_prox import IlProxRule
@@ -36,7 +37,7 @@ class Recorded(Protocol):
 
 
 class LearningRule(Protocol):
-    """One rule, bound to a bundle's layers. Its constructor takes (manifest, tensors) and raises SpecError."""
+    """One rule, bound to a bundle's layers. Its constructor takes (manifest, tensors, memory) and raises SpecError."""
 
     def record(self, network: Network, q: I16) -> Any:
         """Run one window and keep what the rule needs, a `Recorded`.    q  (size,)"""
@@ -62,7 +63,7 @@ class OnlineRule(LearningRule, Protocol):
         """Run one window; p(label), Q0.15, and the gradients after each step that has a target, to be acted on."""
 
 
-RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRule]]] = MappingProxyType(
+RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors, Tensors], LearningRule]]] = MappingProxyType(
     {
         Backprop: BackpropRule,
         IlProx: IlProxRule,
@@ -77,7 +78,12 @@ RULES: Final[Mapping[type[RuleRecord], Callable[[Manifest, Tensors], LearningRul
 )
 
 
-def rule_of(manifest: Manifest, tensors: Tensors) -> LearningRule | None:
-    """The rule of a bundle, or None. Raises SpecError where its layers do not allow it."""
+def rule_of(manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> LearningRule | None:
+    """The rule of a bundle, or None. Raises SpecError where its layers do not allow it.
+
+    memory  views of `tape.slots` and `tape.carriers`, where the rule works; its own where not given
+    """
     rule = manifest.learning.rule
-    return None if rule is None else RULES[type(rule)](manifest, tensors)
+    if rule is None:
+        return None
+    return RULES[type(rule)](manifest, tensors, tape.room(manifest) if memory is None else memory)

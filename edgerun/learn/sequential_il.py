@@ -11,8 +11,6 @@ activity's steps in G; sat16.
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgerun.arrays import I32, I64, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain
@@ -25,26 +23,27 @@ from edgerun.spec import Manifest
 class SequentialIlRule(SettlingRule):
     """The rule bound to one bundle's layers."""
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, SequentialIl):
             raise SpecError("the bundle has no il-mq plan")
         self.plan: SequentialIl = plan
-        super().__init__(manifest, tensors, plan)
+        super().__init__(manifest, tensors, plan, memory)
 
     def factors(self, posed: Posed, error: I32) -> dict[str, Factors]:
         """What each layer lacks after inference, as factors."""
         net = self._net
-        net.start(posed.x)
+        net.start()
         for t in range(self.plan.steps):
             self._sweep(self._top(posed), self.plan.gain // (1 + t))
             net.predict()
         errors = [h - p for h, p in zip(net.h, net.p, strict=True)]
-        return net.factors(net.histories([*errors, self._top(posed)]), tuple(net.rates))
+        net.histories([*errors, self._top(posed)])
+        return net.factors()
 
     def _top(self, posed: Posed) -> I64:
         """e[L] as the activities stand."""
-        top = self._net.lack(posed).astype(np.int64)
+        top = self._net.lack(posed)
         chain.scaled(top, top, 32768 - self.plan.kept)
         return top
 

@@ -22,6 +22,7 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels import eprop, superspike
 from edgerun.layers import Patterns
 from edgerun.layers.base import INPUT
+from edgerun.learn import tape
 from edgerun.learn.eprop import uniform
 from edgerun.learn.stages import Factors
 from edgerun.network import Network
@@ -56,9 +57,12 @@ class Window:
 
 
 class SuperSpikeRule:
-    """The rule bound to one bundle's layers. Holds constants only; weights are read when a lesson comes."""
+    """The rule bound to one bundle's layers and its memory. Weights are read when a lesson comes.
 
-    def __init__(self, manifest: Manifest, tensors: Tensors) -> None:
+    What it returns are views: they hold until the next window.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Tensors, memory: Tensors | None = None) -> None:
         plan = manifest.learning.rule
         if not isinstance(plan, SuperSpike):
             raise SpecError("the bundle has no superspike plan")
@@ -70,16 +74,16 @@ class SuperSpikeRule:
         if not isinstance(patterns, Patterns) or manifest.layers[-1] != patterns:
             raise SpecError(f"superspike patterns {plan.patterns!r} are not the bundle's last layer")
         self._rise, self._fall = patterns.rise, patterns.fall
-        self._targets = tensors[f"{patterns.name}.target"].astype(np.int32)
-        self._silence = [superspike.energy(self._filtered(target)) for target in self._targets]
+        self._targets = cast(U8, tensors[f"{patterns.name}.target"])
+        self._silence = [self._energy(target) for target in self._targets]
         self._taught = _populations(plan, manifest, tensors)
+        self._memory = tape.room(manifest) if memory is None else memory
 
     def record(self, network: Network, q: I16) -> Window:
         """Run one window and keep it.    q  (size,)"""
         runs = [network.layers[each.neurons] for each in self._taught]
-        pre: list[U8] = [np.zeros((network.steps, _inputs(network, each)), np.uint8) for each in self._taught]
-        psi: list[U16] = [np.zeros((network.steps, run.spec.outputs), np.uint16) for run in runs]
-        spikes: U8 = np.zeros((network.steps, runs[-1].spec.outputs), np.uint8)
+        pre, psi = ([self._memory[f"tape.{each.neurons}.{part}"] for each in self._taught] for part in ("pre", "psi"))
+        spikes = cast(U8, self._memory["tape.spikes"])
         for t, x in enumerate(network.play(q)):
             for k, (each, run) in enumerate(zip(self._taught, runs, strict=True)):
                 read = x if each.reads == INPUT else network.layers[each.reads].out
@@ -98,22 +102,45 @@ class SuperSpikeRule:
 
     def factors(self, window: Window, error: I32) -> dict[str, Factors]:
         """The gradient of each plastic tensor, as factors, towards the pattern that `error` stands at."""
-        raw = superspike.ONE * (window.spikes.astype(np.int32) - self._targets[int(error.argmin())])
-        signal, found = raw, {}
+        target, found = self._targets[int(error.argmin())], {}
+        above = self._signal(window.spikes.shape[1])
+        superspike.lacking(above, window.spikes, target)
         for k in range(len(self._taught) - 1, -1, -1):
-            each, history = self._taught[k], np.zeros(window.pre[k].shape, np.int16)
+            each, psi = self._taught[k], window.psi[k]
+            signal = self._signal(psi.shape[1])
             if each.feedback is not None:
-                above = signal if self.plan.feedback == "symmetric" else raw
-                signal = superspike.project(above, each.feedback, self.plan.signal_shift)
-            post = np.zeros(window.psi[k].shape, np.int16)
-            filtered = superspike.learning_signal(signal, self._rise, self._fall)
-            eprop.post_factor(post, window.psi[k], filtered, self.plan.post_shift)
-            superspike.potentials(history, window.pre[k], each.alpha, each.decay)
-            found[each.tensor] = Factors(history, post)
+                self._project(signal, above, each.feedback, window.spikes, target)
+            history, post = (cast(I16, self._memory[f"trace.{each.neurons}.{part}"]) for part in ("history", "post"))
+            np.copyto(post, signal)
+            superspike.learning_signal(post, self._rise, self._fall, self._state(psi.shape[1]))
+            eprop.post_factor(post, psi, post, self.plan.post_shift)
+            pre = window.pre[k]
+            superspike.potentials(history, pre, each.alpha, each.decay, self._state(pre.shape[1]))
+            found[each.tensor], above = Factors(history, post), signal
         return {rate.tensor: found[rate.tensor] for rate in self.plan.rates}
 
-    def _filtered(self, raw: I32) -> I64:
-        return superspike.van_rossum(superspike.ONE * raw, self._rise, self._fall)
+    def _project(self, signal: I16, above: I16, feedback: I8, spikes: U8, target: U8) -> None:
+        """signal <- what comes through the feedback: of the population above (symmetric), or of the last one."""
+        for rows in eprop.tiles(len(signal)):
+            error = above[rows]
+            if self.plan.feedback != "symmetric":
+                error = np.zeros(spikes[rows].shape, np.int16)
+                superspike.lacking(error, spikes[rows], target[rows])
+            eprop.learning_signal(signal[rows], error, feedback, self.plan.signal_shift)
+
+    def _signal(self, units: int) -> I16:
+        """The one signal that goes down; the rows of narrower populations lie in those of wider ones."""
+        return cast(I16, self._memory["trace.signal"][:, :units])
+
+    def _state(self, units: int) -> I32:
+        return cast(I32, self._memory["trace.state"][:, :units])
+
+    def _energy(self, target: U8) -> int:
+        """Of a target that nobody spikes for."""
+        raw = np.zeros(target.shape, np.int16)
+        superspike.lacking(raw, np.zeros_like(target), target)
+        superspike.van_rossum(raw, self._rise, self._fall)
+        return superspike.energy(raw)
 
 
 def _populations(plan: SuperSpike, manifest: Manifest, tensors: Tensors) -> tuple[Taught, ...]:

@@ -7,7 +7,7 @@ recorded window costs in memory and work. What it does is in `edgerun/learn`, un
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, ClassVar, Final, TypeAlias
 
 from msgspec import Meta
@@ -15,6 +15,8 @@ from msgspec import Meta
 from edgerun.layers.base import LayerRecord, Name, Record, State
 
 ALL: Final = 1 << 15  # of windows, Q0.15
+Reaches: TypeAlias = Mapping[str, int]
+"""The largest |x| that drives each layer, by its name."""
 LayerOf: TypeAlias = Callable[[str], LayerRecord]
 """A manifest's layers by name. Raises SpecError for a name that none has."""
 
@@ -83,8 +85,12 @@ class RuleRecord(Record, frozen=True, kw_only=True):
         """T of the factors of a tensor's gradient: how many outer products it is the sum of."""
 
     @abstractmethod
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
-        """Arrays that a recorded window and the factors made of it take. reach: of what drives the first such layer."""
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+        """Every array that a recorded window and the factors made of it take: the rule works in these and no others."""
+
+    def carriers(self, layer: LayerOf) -> Iterator[State]:
+        """Weights in the wide form that numpy multiplies; a controller multiplies them as they are stored."""
+        yield from ()
 
     @abstractmethod
     def neurons(self, layer: LayerOf) -> int:

@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Dense
 from edgerun.layers.base import Name, Record, State
-from edgerun.rules.base import LayerOf, RuleRecord
+from edgerun.rules.base import LayerOf, Reaches, RuleRecord
 
 
 class ChainRecord(RuleRecord, frozen=True, kw_only=True):
@@ -56,14 +56,13 @@ class ChainRecord(RuleRecord, frozen=True, kw_only=True):
     def neurons(self, layer: LayerOf) -> int:
         return sum(layer(name).outputs for name in self.layers)
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
         """What each layer read and its error."""
         for name in self.layers:
-            yield State(f"tape.{name}.read", "int16", (layer(name).widths[0],))
+            yield State(f"tape.{name}.read", "int16", (1, layer(name).widths[0]))
         for name in self.layers[self.lowest :]:
-            yield State(f"tape.{name}.error", "int16", (layer(name).outputs,))
+            yield State(f"tape.{name}.error", "int16", (1, layer(name).outputs))
         yield State("tape.logits", "int64", (layer(self.layers[-1]).outputs,))
-        yield State("tape.softmax", "int32", (layer(self.layers[-1]).outputs,))
 
 
 class Backprop(ChainRecord, tag="backprop", frozen=True, kw_only=True):
@@ -77,6 +76,11 @@ class Backprop(ChainRecord, tag="backprop", frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.back_shifts) != len(self.layers) - 1:
             raise SpecError(f"backprop has {len(self.back_shifts)} back_shifts for {len(self.layers)} layers")
+
+    def carriers(self, layer: LayerOf) -> Iterator[State]:
+        """One layer at a time: those that errors go back through, and the last, whose sums the error is taken from."""
+        back = {self.layers[-1], *self.layers[self.lowest + 1 :]}
+        yield State("carrier.weight", "float64", (max(layer(name).outputs * layer(name).widths[0] for name in back),))
 
     def macs(self, layer: LayerOf) -> int:
         """Products of the way back."""
@@ -108,12 +112,20 @@ class SettlingRecord(ChainRecord, frozen=True, kw_only=True):
         if len(self.backs) != len(self.layers) - 1:
             raise SpecError(f"{self.title} has {len(self.backs)} backs for {len(self.layers)} layers")
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
         """Activities, what they should be and how far off they are, of hidden layers; the rest as in any chain."""
-        yield from super().tape(layer, steps, reach)
+        yield from super().tape(layer, steps, reaches)
         for name in self.layers[:-1]:
             for part in ("activity", "prediction", "pull"):
                 yield State(f"settle.{name}.{part}", "int64", (layer(name).outputs,))
+        yield State("settle.top", "int64", (layer(self.layers[-1]).outputs,))
+        yield State("settle.softmax", "int32", (layer(self.layers[-1]).outputs,))
+        yield State("settle.in_play", "bool", (layer(self.layers[-1]).outputs,))
+
+    def carriers(self, layer: LayerOf) -> Iterator[State]:
+        """All layers: inference goes through them again and again."""
+        for name in self.layers:
+            yield State(f"carrier.{name}.weight", "float64", (layer(name).outputs, layer(name).widths[0]))
 
     def macs(self, layer: LayerOf) -> int:
         """Forwards and back through all layers but the first at each step, whose input stands still."""
@@ -180,6 +192,11 @@ class PredictiveCoding(SettlingRecord, tag="predictive", frozen=True, kw_only=Tr
 
     def _more(self) -> frozenset[str]:
         return frozenset(f"{name}.feedback" for name in self.layers[1:])
+
+    def carriers(self, layer: LayerOf) -> Iterator[State]:
+        yield from super().carriers(layer)
+        for name in self.layers[1:]:
+            yield State(f"carrier.{name}.feedback", "float64", (layer(name).outputs, layer(name).widths[0]))
 
     def own(self, layer: LayerOf) -> Iterator[State]:
         for name in self.layers[1:]:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Lif, Readout
 from edgerun.layers.base import Name, State
-from edgerun.rules.base import ALL, LayerOf, RuleRecord
+from edgerun.rules.base import ALL, LayerOf, Reaches, RuleRecord
 
 
 class EProp(RuleRecord, tag="eprop", frozen=True, kw_only=True):
@@ -80,27 +80,37 @@ class EProp(RuleRecord, tag="eprop", frozen=True, kw_only=True):
         within = tensor.endswith((".input", ".recurrent")) and tensor != f"{self.readout}.input"
         return min(steps, self.chunk_steps if within else self.target_steps)
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
-        """Traces belong to no plastic tensor but to what feeds it."""
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+        """The window of each layer and its factors, then what belongs to all."""
         chunk, classes = min(steps, self.chunk_steps), layer(self.readout).outputs
         last = min(steps, self.target_steps)
         for name in self.layers:
-            m, n = layer(name).widths[0], layer(name).outputs
-            prefix = "" if name == self.layer else f"{name}."
-            yield State(f"tape.{prefix}pre", "uint8" if reach <= 1 else "int8", (steps, m))
+            m, n, prefix = layer(name).widths[0], layer(name).outputs, self.prefix(name)
+            yield State(f"tape.{prefix}pre", "int8" if reaches[name] <= 127 else "int16", (steps, m))
             yield State(f"tape.{prefix}spikes", "uint8", (steps, n))
             yield State(f"tape.{prefix}psi", "uint8", (chunk, n))
-        n = max(layer(name).outputs for name in self.layers)
-        yield State("trace.post", "int16", (chunk, n))
-        for part, units in (("input", max(layer(name).widths[0] for name in self.layers)), ("recurrent", n)):
-            if any(f"{name}.{part}" in self.tensors for name in self.layers):
-                yield State(f"trace.{part}", "int16", (chunk, units))
-                yield State(f"trace.{part}_state", "int16", (2, units))
-        yield State("trace.readout", "int16", (last + 1, n))
-        yield State("trace.signal", "int32", (2, n))
+            yield State(f"trace.{prefix}post", "int16", (chunk, n))
+            for part, units in (("input", m), ("recurrent", n)):
+                if f"{name}.{part}" in self.tensors:
+                    yield State(f"trace.{prefix}{part}", "int16", (chunk, units))
+            if self.bars(name):
+                yield State(f"trace.{prefix}readout", "int16", (last, n))
+            if getattr(layer(name), "adaptive", False):
+                yield State(f"trace.{prefix}adjoint", "int64", (n,))
+        widest = max(max(layer(name).widths[0], layer(name).outputs) for name in self.layers)
+        yield State("trace.state", "int32", (3, widest))
         yield State("trace.error", "int32", (last, classes))
-        if last > 1:
-            yield State("tape.logits", "int32", (last, classes))
+        yield State("trace.clipped", "int16", (last, classes))
+        yield State("tape.logits", "int32", (last, classes))
+
+    def prefix(self, name: str) -> str:
+        """What stands before a layer's part in the names of its slots."""
+        return "" if name == self.layer else f"{name}."
+
+    def bars(self, name: str) -> tuple[str, ...]:
+        """Plastic tensors whose gradient is a layer's spikes, filtered as the readout does, times the error."""
+        wanted = (f"{name}.feedback", *((f"{self.readout}.input",) if name == self.layer else ()))
+        return tuple(tensor for tensor in wanted if tensor in self.tensors)
 
     def neurons(self, layer: LayerOf) -> int:
         return sum(layer(name).widths[0] + layer(name).outputs for name in self.layers)
@@ -119,8 +129,8 @@ class EPropValues(EProp, tag="eprop-values", frozen=True, kw_only=True):
     def targets(self, layer: LayerOf) -> int:
         return self.target_steps * layer(self.readout).outputs
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
-        yield from super().tape(layer, steps, reach)
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+        yield from super().tape(layer, steps, reaches)
         yield State("tape.target", "int16", (self.target_steps, layer(self.readout).outputs))
 
 
@@ -151,5 +161,15 @@ class EPropOnline(EProp, tag="eprop-online", frozen=True, kw_only=True):
     def rows(self, tensor: str, steps: int) -> int:
         return 1
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
-        return super().tape(layer, 1, reach)
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+        """Traces that go along with the window, each with what its leak carries, and one step's factors."""
+        for name in self.layers:
+            m, n, prefix = layer(name).widths[0], layer(name).outputs, self.prefix(name)
+            for part, units in (("input", m), ("recurrent", n), ("readout", n)):
+                yield State(f"trace.{prefix}{part}", "int16", (1, units))
+                yield State(f"trace.{prefix}{part}_state", "int32", (3, units))
+            yield State(f"tape.{prefix}psi", "uint8", (1, n))
+            yield State(f"trace.{prefix}post", "int16", (1, n))
+        classes = layer(self.readout).outputs
+        yield State("trace.error", "int32", (1, classes))
+        yield State("trace.clipped", "int16", (1, classes))

@@ -10,7 +10,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Readout
 from edgerun.layers.base import Name, State
-from edgerun.rules.base import LayerOf, RuleRecord
+from edgerun.rules.base import LayerOf, Reaches, RuleRecord
 
 
 class InnerStep(RuleRecord, tag="inner-step", frozen=True, kw_only=True):
@@ -43,11 +43,12 @@ class InnerStep(RuleRecord, tag="inner-step", frozen=True, kw_only=True):
     def rows(self, tensor: str, steps: int) -> int:
         return 1
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
         """No step of the window is kept: traces move on while it runs."""
-        yield State("trace.readout", "int16", (layer(self.readout).widths[0],))
-        yield State("trace.readout_carry", "uint16", (layer(self.readout).widths[0],))
-        yield State("trace.error", "int32", (layer(self.readout).outputs,))
+        readout = layer(self.readout)
+        yield State("trace.readout", "int16", (1, readout.widths[0]))
+        yield State("trace.readout_state", "int32", (3, readout.widths[0]))
+        yield State("trace.clipped", "int16", (1, readout.outputs))
 
     def neurons(self, layer: LayerOf) -> int:
         return layer(self.readout).widths[0]

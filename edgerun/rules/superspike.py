@@ -13,7 +13,7 @@ from msgspec import Meta
 from edgerun.errors import SpecError
 from edgerun.layers import Cells, DenseSum, Patterns
 from edgerun.layers.base import Name, Record, State
-from edgerun.rules.base import LayerOf, RuleRecord
+from edgerun.rules.base import LayerOf, Reaches, RuleRecord
 
 LONGEST: Final = 128
 """Steps of a window that SuperSpike learns from: the norm of a gradient is counted for so many."""
@@ -90,20 +90,19 @@ class SuperSpike(RuleRecord, tag="superspike", frozen=True, kw_only=True):
     def rows(self, tensor: str, steps: int) -> int:
         return steps
 
-    def tape(self, layer: LayerOf, steps: int, reach: int) -> Iterator[State]:
-        """What each population read and felt; the factors of one population at a time."""
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+        """What each population read and felt, and the factors of each; one signal goes down through all of them."""
         for each in self.populations:
-            yield State(f"tape.{each.neurons}.pre", "uint8", (steps, layer(each.synapses).widths[0]))
-            yield State(f"tape.{each.neurons}.psi", "uint16", (steps, layer(each.neurons).outputs))
-        yield State("tape.spikes", "uint8", (steps, layer(self.patterns).widths[0]))
+            m, n = layer(each.synapses).widths[0], layer(each.neurons).outputs
+            yield State(f"tape.{each.neurons}.pre", "uint8", (steps, m))
+            yield State(f"tape.{each.neurons}.psi", "uint16", (steps, n))
+            yield State(f"trace.{each.neurons}.history", "int16", (steps, m))
+            yield State(f"trace.{each.neurons}.post", "int16", (steps, n))
         m = max(layer(each.synapses).widths[0] for each in self.populations)
         n = max(layer(each.neurons).outputs for each in self.populations)
-        yield State("trace.history", "int16", (steps, m))
-        yield State("trace.history_state", "int16", (4, m))
+        yield State("tape.spikes", "uint8", (steps, layer(self.patterns).widths[0]))
         yield State("trace.signal", "int16", (steps, n))
-        yield State("trace.filtered", "int16", (steps, n))
-        yield State("trace.filter_state", "int16", (4, n))
-        yield State("trace.post", "int16", (steps, n))
+        yield State("trace.state", "int32", (3, max(m, n)))
 
     def neurons(self, layer: LayerOf) -> int:
         """Two filters a presynaptic unit, four a neuron."""

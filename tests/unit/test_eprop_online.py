@@ -1,5 +1,6 @@
 """e-prop step by step: each gradient is one outer product, and the next step runs on what was written."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,9 @@ def learner_of(rule: EPropOnline) -> Learner:
 def test_every_step_has_the_gradient_of_the_paper_without_its_filter() -> None:
     rule, tensors, q = plan(), tensors_of(), sample(3)
     net = Network(manifest_of(rule), tensors)
-    tapes = net.record_all(q, rule.layers).tapes
+    tapes = {name: net.record(q, name) for name in rule.layers}
     bound = EPropOnlineRule(net.manifest, tensors)
-    steps = [found for _, found in bound.steps(net, q, 1, np.ones(CLASSES, np.bool_))]
+    steps = [deepcopy(found) for _, found in bound.steps(net, q, 1, np.ones(CLASSES, np.bool_))]  # views, else
     assert len(steps) == TARGETS
     x, want = np.array([integers.phase_rate(int(u), STEPS, 16) for u in q], float).T, {}
     y = paper.filtered(tapes["high"].spikes @ (tensors["out.input"] / 256), KAPPA / 32768)
@@ -161,8 +162,9 @@ def test_no_window_is_kept_and_every_step_is_priced() -> None:
     probe = Probe(rows, (np.arange(8) % 4).astype(np.int32))
     bundle = read_bundle(pack(manifest, tensors, selftest=Selftest(rows, scores), probe=probe))
     slots = price.memory_plan(bundle).slots
-    for name, units in (("tape.low.pre", INPUTS), ("tape.spikes", HIGH), ("tape.psi", HIGH), ("trace.input", LOW)):
+    for name, units in (("trace.low.input", INPUTS), ("tape.psi", HIGH), ("trace.input", LOW), ("trace.readout", HIGH)):
         assert slots[name].slot.shape == (1, units)
+    assert "tape.pre" not in slots
     work = price.work(bundle)
     change = work.lesson["full"].plastic_updates - work.unchanged["full"].plastic_updates
     assert change == TARGETS * sum(tensors[name].size for name in NAMES)

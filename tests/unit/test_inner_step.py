@@ -277,9 +277,10 @@ def test_what_it_takes_in_memory_is_what_the_planner_says() -> None:
     plain = msgspec.structs.replace(manifest_of(), learning=LearningPlan())
     slots = memory_plan(packed(manifest_of())).slots
     more = slots.keys() - memory_plan(packed(plain)).slots.keys()
-    traces = {"trace.readout": 2 * NEURONS, "trace.readout_carry": 2 * NEURONS, "trace.error": 4 * CAPACITY}
+    traces = {"trace.readout": 2 * NEURONS, "trace.readout_state": 12 * NEURONS, "trace.clipped": 2 * CAPACITY}
+    lesson = {"lesson.error": 4 * CAPACITY, "lesson.in_play": CAPACITY}
     weights = {"shadow.out.input": 2 * NEURONS * CAPACITY}
-    assert {name: slots[name].bytes for name in more if not name.startswith("block.")} == traces | weights
+    assert {name: slots[name].bytes for name in more if not name.startswith("block.")} == traces | lesson | weights
 
 
 def test_a_bundle_with_an_inner_step_is_read_as_it_was_written_and_lives_twice_alike() -> None:

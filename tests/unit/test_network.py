@@ -220,7 +220,7 @@ def test_a_tape_is_what_happened() -> None:
     network = spiking_network(refractory_steps=2, adaptive=True)
     q = np.array([0, 3, 16, 8, 25, 1, 15, 9, 4], np.int16)
     tape = network.record(q, "hidden")
-    assert tape.logits.tolist() == network.scores(q).tolist()
+    assert network.logits().tolist() == network.scores(q).tolist()
     slow = integers.SlowLif(network.layers["hidden"].spec, network.tensors)  # type: ignore[attr-defined]
     assert tape.pre.T.tolist() == [integers.phase_rate(int(u), 20, 16) for u in q]
     for t, x in enumerate(tape.pre.tolist()):

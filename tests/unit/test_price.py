@@ -383,7 +383,7 @@ def test_every_array_of_the_bundle_and_the_learner_is_planned(bundle: Bundle) ->
 def test_the_learner_holds_exactly_its_slots(bundle: Bundle) -> None:
     slots = learned_slots(bundle.manifest, bundle.tensors) | working_slots(bundle.manifest, bundle.tensors)
     learner = learner_of(bundle)
-    assert learner.arena_bytes == make_plan(slots).total_bytes <= price.memory_plan(bundle).total_bytes
+    assert learner.layout.total_bytes == make_plan(slots).total_bytes <= price.memory_plan(bundle).total_bytes
     assert {name: array.nbytes for name, array in learner.arrays().items()} == {
         name: slot.bytes for name, slot in learned_slots(bundle.manifest, bundle.tensors).items()
     }

@@ -1,0 +1,257 @@
+"""What the planner says a rule takes is what is carved, to the byte, and a lesson works in that memory alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import peak_of
+
+from edgerun.arrays import Tensors
+from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
+from edgerun.graph import wanted_tensors
+from edgerun.kernels.eprop import TILE
+from edgerun.layers import Cells, DenseSum, Lookup, Patterns
+from edgerun.learn import tape
+from edgerun.learn.learner import Learner, working_slots
+from edgerun.learn.stages import BLOCK_ROWS
+from edgerun.lifetime import new_learner
+from edgerun.network import Network
+from edgerun.plan import align
+from edgerun.price import memory_plan
+from edgerun.rules import EPropOnline, EPropValues, Population, SuperSpike
+from edgerun.spec import (
+    Backprop,
+    ClassTable,
+    Dense,
+    EProp,
+    Frames,
+    Gain,
+    Head,
+    IlProx,
+    InnerStep,
+    InputSpec,
+    Intelligence,
+    LearningPlan,
+    Lif,
+    Manifest,
+    MeanQuotient,
+    OutputSpec,
+    PhaseRate,
+    PlasticRate,
+    PredictiveCoding,
+    Readout,
+    Replay,
+    RMaxProp,
+    Rule,
+    SequentialIl,
+)
+
+STEPS, INPUTS, LOW, HIGH, CLASSES = 24, 20, 30, 26, 6
+SI = Intelligence(strength=12, damping=64, every=2)
+RECURRENT = ("low.input", "low.recurrent", "high.input", "high.recurrent", "out.input")
+
+
+def rates(*tensors: str, max_norm: int = 4000) -> tuple[PlasticRate, ...]:
+    return tuple(PlasticRate(tensor=name, eta=40, shift=16, max_norm=max_norm) for name in tensors)
+
+
+def eprop(kind: type[EProp] = EProp, tensors: tuple[str, ...] = RECURRENT, **fields: Any) -> EProp:
+    chunk = 1 if kind is EPropOnline else 100
+    given = {"layer": "high", "hidden": ("low",), "readout": "out", "chunk_steps": chunk, "post_shift": 6} | fields
+    return kind(rates=rates(*tensors), **given)
+
+
+def spiking(rule: Rule, *, steps: int = STEPS, wide: int = 1, adaptive: bool = False, **plan: Any) -> Manifest:
+    """Two Lif layers and a readout, under prototypes of the upper one, or the readout's values."""
+    given: dict[str, Any] = {
+        "head": Head(kind="prototypes", features="high"), "classes": ClassTable(names=tuple("abc"), capacity=CLASSES),
+    }  # fmt: skip
+    if isinstance(rule, EPropValues):
+        given = {"head": Head(kind="values"), "output": OutputSpec(shape=(CLASSES,))}
+    low = Lif(name="low", inputs=INPUTS, outputs=LOW * wide, weight_exponent=8)
+    high = Lif(name="high", inputs=LOW * wide, outputs=HIGH * wide, weight_exponent=8, adaptive=adaptive)
+    return Manifest(
+        name="spiking", input=InputSpec(shape=(INPUTS,), dtype="uint8"), encoder=PhaseRate(steps=steps, full_scale=16),
+        layers=(low, high, Readout(name="out", inputs=HIGH * wide, outputs=CLASSES, weight_exponent=8)),
+        learning=LearningPlan(rule=rule, **plan), **given,
+    )  # fmt: skip
+
+
+def patterns(feedback: Any, *, steps: int = STEPS, wide: int = 1, **plan: Any) -> Manifest:
+    """SuperSpike over two populations."""
+    populations = (Population(synapses="fan", neurons="hidden"), Population(synapses="up", neurons="last"))
+    rule = SuperSpike(
+        populations=populations, patterns="known", feedback=feedback, rates=rates("fan.weight", "up.weight", max_norm=0)
+    )
+    low, high = LOW * wide, HIGH * wide
+    return Manifest(
+        name="patterns", input=InputSpec(shape=(steps, INPUTS)), encoder=Frames(),
+        layers=(
+            Lookup(name="spikes", shape=(INPUTS,), qmin=0, qmax=1),
+            DenseSum(name="fan", inputs=INPUTS, outputs=low, output_bound=127 * INPUTS),
+            Cells(name="hidden", shape=(low,), weight_exponent=10, synaptic=True),
+            DenseSum(name="up", inputs=low, outputs=high, output_bound=127 * low),
+            Cells(name="last", shape=(high,), weight_exponent=9, synaptic=True),
+            Patterns(name="known", inputs=high, outputs=CLASSES, steps=steps, rise=27_000, fall=29_000),
+        ),
+        classes=ClassTable(names=tuple("abc"), capacity=CLASSES), learning=LearningPlan(rule=rule, **plan),
+    )  # fmt: skip
+
+
+def dense(rule: Rule, *, wide: int = 1, **plan: Any) -> Manifest:
+    """Three dense layers."""
+    sides = (INPUTS, LOW * wide, HIGH * wide, CLASSES)
+    layers = tuple(
+        Dense(name=f"fc{k}", inputs=sides[k], outputs=sides[k + 1], qmin=0 if k < 2 else -128, input_bound=128)
+        for k in range(3)
+    )
+    return Manifest(
+        name="dense", input=InputSpec(shape=(INPUTS,)), layers=layers,
+        classes=ClassTable(names=tuple("abcdef"), capacity=CLASSES), learning=LearningPlan(rule=rule, **plan),
+    )  # fmt: skip
+
+
+def chain(kind: type[Rule], *more: str, **fields: Any) -> Rule:
+    names = ("fc0", "fc1", "fc2")
+    weights = tuple(f"{name}.weight" for name in names)
+    if kind is Backprop:
+        return Backprop(layers=names, rates=rates(*weights), back_shifts=(6, 6))
+    back = Gain(multiplier=1000, shift=10)
+    return kind(layers=names, rates=rates(*weights, *more, max_norm=0), steps=4, backs=(back, back), **fields)
+
+
+IL_PROX: dict[str, Any] = {
+    "up": 8000, "down": 8000, "alpha": Gain(multiplier=100, shift=10), "damping": (1000,) * 3, "norm_shifts": (20,) * 3,
+}  # fmt: skip
+PREDICTIVE: dict[str, Any] = {"up": 8000, "down": 8000}
+RULES: dict[str, Callable[..., Manifest]] = {
+    "eprop": lambda **k: spiking(eprop(), intelligence=SI, replay=Replay(capacity=9, passes=1), **k),
+    "eprop-chunk": lambda **k: spiking(eprop(chunk_steps=7, target_steps=3), **k),
+    "eprop-readout": lambda **k: spiking(eprop(hidden=(), tensors=("out.input",)), **k),
+    "eprop-adaptive": lambda **k: spiking(eprop(feedback="random", spikes_cost=90), adaptive=True, **k),
+    "eprop-feedback": lambda **k: spiking(
+        eprop(tensors=(*RECURRENT, "low.feedback", "high.feedback"), feedback="adaptive", target_steps=7), **k
+    ),
+    "eprop-online": lambda **k: spiking(eprop(EPropOnline, target_steps=1), intelligence=SI, **k),
+    "eprop-values": lambda **k: spiking(eprop(EPropValues, target_steps=5), intelligence=SI, **k),
+    "inner-step": lambda **k: spiking(InnerStep(readout="out", rates=rates("out.input")), **k),
+    "superspike": lambda **k: patterns("symmetric", intelligence=SI, normaliser=RMaxProp(fade=25), **k),
+    "superspike-random": lambda **k: patterns("random", **k),
+    "backprop": lambda **k: dense(chain(Backprop), intelligence=SI, **k),
+    "il-prox": lambda **k: dense(chain(IlProx, **IL_PROX), intelligence=SI, **k),
+    "il-mq": lambda **k: dense(chain(SequentialIl, gain=8000), normaliser=MeanQuotient(), **k),
+    "predictive": lambda **k: dense(chain(PredictiveCoding, "fc1.feedback", "fc2.feedback", **PREDICTIVE), **k),
+}
+INTO = {"decay": 30000, "kappa": 29000, "alpha": 27000, "rho": 30000, "multiplier": 1 << 23, "shift": 29}
+every_rule = pytest.mark.parametrize("make", RULES.values(), ids=RULES)
+
+
+def tensors_of(manifest: Manifest) -> Tensors:
+    """Random weights with which neurons do spike."""
+    rng, found = np.random.default_rng(3), {}
+    for want in wanted_tensors(manifest):
+        low, high, part = max(want.low, -50), min(want.high, 90), want.spec.name.rpartition(".")[2]
+        array = rng.integers(low, high, want.spec.shape, dtype=want.spec.dtype, endpoint=True)
+        found[want.spec.name] = np.full_like(array, INTO[part]) if part in INTO else array
+    for name in found.keys() & {"hidden.threshold", "last.threshold"}:
+        found[name][...] = 2000
+    return found
+
+
+def bundle_of(manifest: Manifest) -> Bundle:
+    rng, tensors = np.random.default_rng(4), tensors_of(manifest)
+    x = rng.integers(0, 2 if manifest.name == "patterns" else 17, (8, *manifest.input.shape))
+    x = x.astype(manifest.input.dtype)
+    network = Network(manifest, tensors)
+    scores = np.array([network.scores(row.reshape(-1).astype(np.int16)).copy() for row in x])
+    values = manifest.head.kind == "values"
+    rows = x[:0] if values else x
+    probe = Probe(rows, np.arange(len(rows), dtype=np.int32) % 3)
+    return read_bundle(pack(manifest, tensors, selftest=Selftest(x, scores), probe=probe))
+
+
+def lesson(learner: Learner, bundle: Bundle, k: int = 0) -> None:
+    q, values = bundle.selftest.x[k].reshape(-1).astype(np.int16), bundle.manifest.head.kind == "values"
+    rule = bundle.manifest.learning.rule
+    target = np.full(rule.targets(bundle.manifest.layer), 999, np.int16) if rule and values else None
+    learner.apply(learner.plan_lesson(q, 0 if values else k % 3, "full", 0, target))
+
+
+# ------------------------------------------------------------------ planned = carved
+
+
+@every_rule
+def test_the_planners_figure_is_what_network_and_learner_hold_to_the_byte(make: Callable[..., Manifest]) -> None:
+    bundle = bundle_of(make())
+    learner, plan = new_learner(bundle), memory_plan(bundle)
+    carved, network = learner.layout, learner.network
+    for name, placed in carved.slots.items():
+        array = learner._state[name]
+        assert (array.shape, array.dtype.name) == (placed.slot.shape, placed.slot.dtype)
+        assert plan.slots[name].slot == placed.slot
+    for name, array in network.tensors.items():
+        if name not in carved.slots:
+            assert plan.slots[name].bytes == array.nbytes
+    mine, parts = carved.bytes_by_part(), plan.bytes_by_part()
+    others = {name: placed for name, placed in plan.slots.items() if name not in carved.slots}
+    for part in parts.keys() - {"scratch"}:
+        rest = sum(align(placed.bytes) for placed in others.values() if placed.slot.part == part)
+        assert parts[part] == mine.get(part, 0) + rest, part
+    start = min(placed.offset for placed in plan.slots.values() if placed.slot.part == "scratch")
+    assert start + mine["scratch"] <= plan.total_bytes == sum(parts.values())
+
+
+@every_rule
+def test_a_lesson_writes_every_array_of_its_tape(make: Callable[..., Manifest]) -> None:
+    """So nothing is planned that is not used; what the rule uses beyond it the next test would find."""
+    bundle = bundle_of(make())
+    learner = new_learner(bundle)
+    memory = {name: learner._state[name] for name in tape.slots(bundle.manifest)}
+    for array in memory.values():
+        array.view(np.uint8)[...] = 0xA5
+    before = {name: array.copy() for name, array in memory.items()}
+    for k in range(3):
+        lesson(learner, bundle, k)
+    assert learner.updates
+    untouched = [name for name, array in memory.items() if (array.view(np.uint8) == before[name].view(np.uint8)).all()]
+    assert not untouched
+
+
+@every_rule
+def test_nothing_of_one_lesson_reaches_the_next_through_its_tape(make: Callable[..., Manifest]) -> None:
+    bundle = bundle_of(make())
+    one, two = new_learner(bundle), new_learner(bundle)
+    for k in range(4):
+        for name in working_slots(bundle.manifest, bundle.tensors):
+            two._state[name].view(np.uint8)[...] = 0x5A
+        lesson(one, bundle, k)
+        lesson(two, bundle, k)
+    assert one.digest() == two.digest() != new_learner(bundle).digest()
+
+
+# ------------------------------------------------------------------ nothing beside it
+
+
+REGISTERS = 11
+"""Arrays of one row block, or of `TILE` steps of one layer, in 64 bits: what a scalar loop would hold in registers."""
+
+
+def taken(make: Callable[..., Manifest], **sizes: int) -> int:
+    """The most bytes that a lesson held beyond what stood before."""
+    bundle = bundle_of(make(**sizes))
+    learner = new_learner(bundle)
+    return peak_of(lambda: lesson(learner, bundle))
+
+
+@every_rule
+def test_a_lesson_takes_a_few_row_blocks_beside_its_slots(make: Callable[..., Manifest]) -> None:
+    assert taken(make, wide=4) <= 8 * REGISTERS * max(BLOCK_ROWS, TILE) * 4 * LOW + (16 << 10)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if RULES[name]().name != "dense"])
+def test_what_it_takes_does_not_grow_with_the_window(name: str) -> None:
+    """But for the sample itself, which goes from record to encoder in a handful of copies."""
+    short, long = (taken(RULES[name], steps=steps) for steps in (2 * TILE, 4 * TILE))
+    sample = 2 * INPUTS * 2 * TILE if name.startswith("superspike") else 0
+    assert long - short <= 6 * sample + 2048
