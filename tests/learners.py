@@ -136,7 +136,7 @@ def eprop_layers() -> tuple[Manifest, Tensors]:
     rule = EProp(
         layer="high", hidden=("low",), readout="out", chunk_steps=STEPS, target_steps=TARGETS, post_shift=6,
         feedback="adaptive", spikes_target=500, spikes_cost=20000, update_share=20000,
-        rates=rates(40, 15, *ALL_LIF, *FED, decay_shift=12),
+        rates=rates(150, 15, *ALL_LIF, *FED, decay_shift=12),
     )  # fmt: skip
     return spiking(rule, adaptive=True, features="high", normaliser=RMaxProp(fade=25, floor=8))
 
