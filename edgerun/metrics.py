@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F64
+from edgerun.arrays import F64, AnyArray
 from edgerun.errors import DataError
 
 Rows: TypeAlias = Sequence[Sequence[float]] | F64
@@ -68,3 +68,26 @@ def _shares(name: str, values: Rows | Sequence[float]) -> F64:
     if outside.any():
         raise DataError(f"{name} holds {shares[outside][0]}, an accuracy is in [0, 1]")
     return shares
+
+
+# ------------------------------------------------------------------ values
+
+
+def r_squared(found: AnyArray, wanted: AnyArray) -> float | None:
+    """R^2, the mean over outputs of 1 - sum(found - wanted)**2 / sum(wanted - mean)**2; None where one never varies.
+
+    found, wanted  (n, k)
+    """
+    spread = np.square(wanted - wanted.mean(axis=0)).sum(axis=0) if len(wanted) else np.zeros(1)
+    if not (spread > 0).all():
+        return None
+    return float((1 - np.square(found - wanted).sum(axis=0) / spread).mean())
+
+
+def relative_error(found: AnyArray, wanted: AnyArray) -> float | None:
+    """nRMSE: root mean square of found - wanted over the standard deviation of wanted; None where that is 0.
+
+    found, wanted  (n, k); each output about its own mean
+    """
+    spread = float(np.square(wanted - wanted.mean(axis=0)).mean()) if len(wanted) else 0.0
+    return float(np.sqrt(np.square(found - wanted).mean() / spread)) if spread > 0 else None

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import I64, AnyArray, Tensors
+from edgerun.arrays import F64, I64, AnyArray, Tensors
 from edgerun.encode.files import heard
 from edgerun.encode.sound import step_of
 from edgerun.errors import DataError
@@ -28,28 +28,40 @@ class Samples:
     x  (N, ...)  numbers, all finite: int8 and uint8 as the file has them, all others float32 where that is exact, else
                  float64. Integers of the bundle's own dtype are quantised already, as on the device.
     y  (N,)      labels, -1 where there is none
+    target  (N, steps, k)  the values that they should give, where that was asked for
     """
 
     x: AnyArray
     y: I64
     names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    target: F64 | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, index: I64) -> Samples:
-        return replace(self, x=self.x[index], y=self.y[index])
+        target = None if self.target is None else self.target[index]
+        return replace(self, x=self.x[index], y=self.y[index], target=target)
 
     @property
     def labelled(self) -> bool:
         return bool((self.y >= 0).any())
 
 
-def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True, front: LogMel | None = None) -> Samples:
+def load(
+    path: Path,
+    spec: InputSpec,
+    fit: Fit = "fit",
+    *,
+    labels: bool = True,
+    front: LogMel | None = None,
+    targets: bool = False,
+) -> Samples:
     """Read a data file for a model with this input: only shape, dtype and zero point of `spec` count.
 
     labels  whether to read them: a model without classes has no use for any, so they may be anything
+    targets whether the samples' values are wanted
     front   what the device makes of recordings before the model sees them; x is then its features, in octaves
 
     Raises DataError naming the file and the key that is missing, misshapen or out of range.
@@ -67,7 +79,8 @@ def load(path: Path, spec: InputSpec, fit: Fit = "fit", *, labels: bool = True, 
             f"{path.name}: {broken.sum()} of {len(x)} samples are not finite, the first is {broken.argmax()}"
         )
     if not labels:
-        return Samples(x, np.full(len(x), -1, np.int64), notes=found.notes())
+        wanted = targets_of(path.name, arrays, len(x)) if targets else None
+        return Samples(x, np.full(len(x), -1, np.int64), notes=found.notes(), target=wanted)
     names = class_names(path.name, arrays)
     if names is not None and (bad := [name for k, name in enumerate(names) if not name or name in names[:k]]):
         raise DataError(f"{path.name}: class_names holds {bad[0]!r} {'twice' if bad[0] else 'as a name'}")
@@ -121,6 +134,26 @@ def labels_of(name: str, arrays: Tensors, samples: int) -> I64:
         reach = f"labels reach from {y.min()} to {y.max()}"
         raise DataError(f"{name}: {reach}, must lie in [0, 4095], or be {UNKNOWN} where not known")
     return y
+
+
+def targets_of(name: str, arrays: Tensors, samples: int) -> F64:
+    """Target values (N, steps, k) in real units; those of a file with (N, k) are one step's.
+
+    Raises DataError where they are missing, misshapen or not finite.
+    """
+    found = arrays.get("targets")
+    if found is None:
+        raise DataError(f"{name}: has no 'targets', the values that samples should give")
+    if found.dtype.kind not in "fiu" or found.ndim not in (2, 3) or len(found) != samples or not found.size:
+        shape = f"({samples}, outputs) or ({samples}, steps, outputs)"
+        raise DataError(f"{name}: targets are {found.dtype} {found.shape}, must be numbers of shape {shape}")
+    if found.dtype == np.int16:
+        raise DataError(f"{name}: targets are int16, which on a device are steps of its own: give real numbers")
+    values: F64 = found.astype(np.float64).reshape(samples, -1, found.shape[-1])
+    broken = ~np.isfinite(values).all(axis=(1, 2))
+    if broken.any():
+        raise DataError(f"{name}: {broken.sum()} targets are not finite, the first is that of sample {broken.argmax()}")
+    return values
 
 
 def relabel(name: str, samples: Samples, classes: Sequence[str]) -> Samples:

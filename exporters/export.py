@@ -46,6 +46,7 @@ from exporters.importance import priors
 from exporters.improve import improve, is_fixed
 from exporters.learning import Inner, feedback, learning_plan
 from exporters.learning_dense import DENSE, dense_plan, plastic_net
+from exporters.learning_values import VALUES, taught_net, values_plan
 from exporters.nodes import Affine, FloatReadout, Reset
 from exporters.progress import Say, silent
 from exporters.report import Accuracy, Report
@@ -79,7 +80,16 @@ class Options:
     """What the command line can say. None leaves it to the model file, the data or a default."""
 
     learn: Literal[
-        "none", "prototypes", "eprop", "eprop-layers", "inner-step", "backprop", "il-prox", "il-mq", "predictive"
+        "none",
+        "prototypes",
+        "eprop",
+        "eprop-layers",
+        "eprop-values",
+        "inner-step",
+        "backprop",
+        "il-prox",
+        "il-mq",
+        "predictive",
     ] = "none"
     head: HeadKind | None = None
     features: str | None = None
@@ -106,6 +116,8 @@ class Options:
     @property
     def head_kind(self) -> HeadKind:
         """Where prototypes learn they decide; elsewhere the model's own outputs, to which the inner step adds rows."""
+        if self.learn == VALUES:
+            return self.head or "values"
         return self.head or ("logits" if self.learn in ("none", "inner-step", *DENSE) else "prototypes")
 
     def settled(self, samples: Samples) -> Options:
@@ -117,12 +129,14 @@ class Options:
         bare = not samples.labelled and samples.names is None and self.classes is None and self.capacity is None
         head: HeadKind = "values" if self.head is None and self.learn == "none" and bare else self.head_kind
         for option, given in (
-            ("--learn", self.learn != "none"),
+            ("--learn", self.learn not in ("none", VALUES)),
             ("--classes", self.classes),
             ("--capacity", self.capacity),
         ):
             if head == "values" and given:
                 raise DataError(f"--head values has no classes: {option} does not go with it")
+        if self.learn == VALUES and head != "values":
+            raise DataError(f"--learn {VALUES} goes with --head values, not {head}")
         if self.features is not None and head != "prototypes":
             raise DataError(f"--features {self.features} goes with --head prototypes, not {head}")
         if self.whiten != "shared" and head != "prototypes":
@@ -158,7 +172,12 @@ def export(
     say(f"reading {model.name} and {calibration.name}")
     net = behind_front(load_model(model, options), options.front)
     samples = data.load(
-        calibration, input_form(net), options.window, labels=options.head != "values", front=options.front
+        calibration,
+        input_form(net),
+        options.window,
+        labels=options.head_kind != "values",
+        front=options.front,
+        targets=options.learn == VALUES,
     )
     notes = (*samples.notes, *fixed_notes(calibration.name, net, samples), *head_notes(net, samples, options))
     options = options.settled(samples)
@@ -167,6 +186,7 @@ def export(
     samples = data.relabel(calibration.name, samples, names)
     kept, held = split(calibration.name, samples, options)
     net = plastic_net(net, samples, options.learn) if options.learn in DENSE else net
+    net = taught_net(net, samples) if options.learn == VALUES else net
     thin = slim(net, samples.take(kept), options.diet, say)
     how = options.calibration or (MINMAX if options.learn in DENSE else None)
     twin = replace(quantised(thin, samples.take(kept), how, say), origin=net)
@@ -310,7 +330,7 @@ def split(name: str, samples: Samples, options: Options) -> tuple[I64, I64]:
     Without labels the last fifth is kept apart, to measure on; nothing of fewer than five samples.
     """
     count = int((samples.y >= 0).sum())
-    if not count and options.learn == "none" and options.head_kind != "prototypes":
+    if not count and options.learn in ("none", VALUES) and options.head_kind != "prototypes":
         rows = np.arange(len(samples))
         apart = min(len(samples) // UNLABELLED_SHARE, PROBE_ROWS[1])
         return (rows[:-apart], rows[-apart:]) if apart else (rows, rows)
@@ -360,6 +380,10 @@ def with_learning(twin: Twin, manifest: Manifest, samples: Samples, options: Opt
     if options.learn in DENSE:
         plan, own = dense_plan(options.learn, manifest, twin, samples)
         return msgspec.structs.replace(manifest, learning=plan), own
+    if options.learn == VALUES:
+        steps = 1 if samples.target is None else samples.target.shape[1]
+        plan = values_plan(manifest, twin.tensors, twin.inputs(samples), steps)
+        return msgspec.structs.replace(manifest, learning=plan), {}
     plan = learning_plan(options.learn, manifest, readout_halvings(twin), inner_rate(twin))
     manifest = msgspec.structs.replace(manifest, learning=plan)
     return manifest, feedback(manifest)
@@ -394,7 +418,7 @@ def inner_rate(twin: Twin) -> Inner | None:
 
 def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:
     """Importance codes of the plastic tensors, from the labelled calibration samples."""
-    if manifest.learning.rule is None:
+    if manifest.learning.rule is None or not manifest.learning.rule.classifies:
         return {}
     labelled_ones = samples.take(np.flatnonzero(samples.y >= 0))
     return priors(manifest, tensors, twin.inputs(labelled_ones), labelled_ones.y)

@@ -4,6 +4,8 @@
          -> new classes join, lessons, prototypes settle, the guard's verdict      exactly what a device would do
     the rest of NEW, and OLD, are answered before and after
 
+A bundle that learns values learns from the file's `targets` instead of labels: `adapt_values`.
+
 Nothing is written: the learned state lives as long as the command. Its digest is the device's for the same lessons.
 """
 
@@ -23,9 +25,11 @@ import numpy as np
 from edgerun.arrays import I64, AnyArray, Bool
 from edgerun.boards import BOARDS, Board, get_board, price
 from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands import adapt_values
 from edgerun.commands.infer import progress
 from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
+from edgerun.encode.targets import learns_values
 from edgerun.errors import DataError, Refused
 from edgerun.graph import grows, learns
 from edgerun.learn import records
@@ -75,9 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="NEW.npz",
-        help="labelled samples: some to learn from, the rest to test",
+        help="samples with labels, or with targets where it learns values: some to learn from, the rest to test",
     )
-    parser.add_argument("--shots", type=int, default=5, metavar="K", help="lessons of each class")
+    parser.add_argument("--shots", type=int, default=5, metavar="K", help="lessons of each class, or in all")
     parser.add_argument(
         "--draws",
         type=int,
@@ -85,7 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="choose the lessons at random, N times over, instead of the first in file",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random choices")
-    parser.add_argument("--probe", type=Path, metavar="OLD.npz", help="labelled samples that it should not forget")
+    parser.add_argument("--probe", type=Path, metavar="OLD.npz", help="samples that it should not forget")
     parser.add_argument(
         "--rule",
         choices=tuple(RULES),
@@ -117,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     bundle = without_intelligence(open_bundle(args.bundle), kept=args.consolidate == "si")
     if not learns(bundle.manifest):
         raise Refused(f"{args.bundle} can learn nothing: it was exported with --learn none")
+    if learns_values(bundle.manifest):
+        return adapt_values.run(args, bundle, board)
     new = read(bundle, args.data)
     probe = None if args.probe is None else read(bundle, args.probe)
     check_classes(bundle, new)

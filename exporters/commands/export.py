@@ -20,6 +20,7 @@ from exporters.export import Options, export
 from exporters.head import Whiten
 from exporters.learning import LEARN
 from exporters.learning_dense import DENSE
+from exporters.learning_values import VALUES
 from exporters.page import page
 from exporters.progress import teller
 from exporters.report import render
@@ -57,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("the bundle")
     model.add_argument(
         "--learn",
-        choices=(*LEARN, *DENSE),
+        choices=(*LEARN, VALUES, *DENSE),
         default="none",
         help="what the device may learn",
     )

@@ -18,6 +18,7 @@ from exporters.nodes.fixed import DRIVE_LIMIT, Q12, Q24, decays, fixed, power_of
 from exporters.nodes.spiking import READOUT_REACH, Reset, above_zero, after_input, after_spikes, note_reach
 
 LIFT_MAX = 12  # what a layer record holds
+TAUGHT_REACH = 2.0  # of values that are taught, where Q3.12 ends at 8 and an error at 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class FloatReadout(StatefulLayer):
     bits: int = 8  # of an integer weight, 2 to 8
     inner_rate: float | None = None  # what meta-training found for one step of its weights, in real units
     inner_sharpness: float = 1.0  # by which its logits count more when it learns than when it answers
+    taught: float = 0.0  # the largest value that it is to be taught; 0: it learns none
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Readout,)
 
@@ -164,12 +166,15 @@ class FloatReadout(StatefulLayer):
     def quantise(self, sources: tuple[Affine, ...], reach: Range) -> tuple[Quantised, ...]:
         """One exponent; the whole layer is halved until what was seen stays under 64 and its drive fits Q7.24.
 
-        Halving all logits alike moves no decision; the output's scale says by how much.
+        Halving all logits alike moves no decision; the output's scale says by how much. Where values are taught, it is
+        halved or doubled until they stay under 2 and come close: errors end at 1, and targets at 8.
         """
         x = sources[0]
         weight = self.weight.astype(np.float64) * x.scale
         bias = self.bias - x.zero_point * weight.sum(axis=1)
         halvings = max(0, int(np.ceil(np.log2(reach.most / READOUT_REACH)))) if reach.most > 0 else 0
+        if self.taught:
+            halvings = int(np.ceil(np.log2(max(self.taught, reach.most) / TAUGHT_REACH)))
         while np.any((np.abs(weight).sum(axis=1) + np.abs(bias)) * 2.0**-halvings * Q24 >= 0.99 * DRIVE_LIMIT):
             halvings += 1
         shrink = 2.0**-halvings
