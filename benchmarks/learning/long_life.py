@@ -173,7 +173,6 @@ class Chapter(msgspec.Struct, frozen=True, kw_only=True):
     today_bytes: int = 0  # handed to the flash since midnight
     energy_j: float = 0.0
     rss_bytes: int = 0
-    arena_bytes: int = 0
     digest: str = ""
     seconds: float = 0.0  # that it took
 
@@ -290,7 +289,7 @@ class Device:
             compared=counts["compared"], flash_bytes=written, flash_pages=self._pages + sum(self.flash.wear),
             record_bytes=counts["record_bytes"], today_bytes=self._today + written,
             energy_j=(self.tally.energy_uj + self._prices.sleep_mw * PHASE * PERIOD_S * 1e3) / 1e6,
-            rss_bytes=rss_bytes(), arena_bytes=learner.arena_bytes, digest=self.life.digest(),
+            rss_bytes=rss_bytes(), digest=self.life.digest(),
             seconds=time.monotonic() - began,
         )  # fmt: skip
 
@@ -494,7 +493,7 @@ def rounds_table(told: list[Chapter], factory: list[float]) -> str:
     return Table("", ("round", *(name for name, _, _ in PHASES), "all samples, when they came"), rows).markdown()
 
 
-def facts(told: list[Chapter]) -> Iterator[tuple[str, str]]:
+def facts(told: list[Chapter], arena_bytes: int) -> Iterator[tuple[str, str]]:
     """What the long life has cost and withstood."""
     samples, days = len(told) * PHASE, len(told) * PHASE * PERIOD_S / DAY_S
     total = {name: sum(getattr(each, name) for each in told) for name in SUMS}
@@ -518,7 +517,7 @@ def facts(told: list[Chapter]) -> Iterator[tuple[str, str]]:
     yield "bytes programmed, by bytes written", f"{programmed / total['flash_bytes']:.2f}"
     yield "programmings of a page a year", f"{total['flash_pages'] / PAGES / days * 365:.0f}, of {PAGES} pages of 4 KiB"
     yield "mean power", f"{total['energy_j'] / (samples * PERIOD_S) * 1e3:.2f} mW on a {BOARD}"
-    yield "learned arena", f"{told[-1].arena_bytes:,} B at every moment"
+    yield "the learner's arena, carved once at each start", f"{arena_bytes:,} B"
     grown = slope([each.rss_bytes for each in told])
     yield "memory of the whole simulation", f"{told[-1].rss_bytes / 1e6:.0f} MB, {grown / 1e3:+.0f} kB a round"
 
@@ -550,12 +549,13 @@ n": held-out accuracy just before a condition comes for the n-th time, mean over
 {arms_table}"""
 
 
-def page(told: list[Chapter], factory: list[float], runs: list[Run], short: int, seeds: int) -> str:
+def page(bundle: Bundle, told: list[Chapter], factory: list[float], runs: list[Run], short: int, seeds: int) -> str:
+    arena_bytes = new_learner(bundle).layout.total_bytes
     return TEXT.format(
         samples=len(told) * PHASE, cuts=sum(each.cuts for each in told), phase=PHASE, rounds=len(told) // len(PHASES),
         block=BLOCK, late=LATE * BLOCK * PERIOD_S, night=POWER_MW[0], day=POWER_MW[1], short=short * PHASE, seeds=seeds,
         rounds_table=rounds_table(told, factory), arms_table=scenario.table(runs),
-        facts_table=Table("", ("long life", ""), list(facts(told))).markdown(),
+        facts_table=Table("", ("long life", ""), list(facts(told, arena_bytes))).markdown(),
     )  # fmt: skip
 
 
@@ -575,13 +575,7 @@ def picture(told: list[Chapter]) -> str:
             {name: [100 * each.held[k] for each in told] for k, (name, _, _) in enumerate(PHASES)},
         ),
         ("flash written, MB a day", {"flash": [each.flash_bytes / 1e6 / days for each in told]}),
-        (
-            "memory, MB",
-            {
-                "whole simulation": [each.rss_bytes / 1e6 for each in told],
-                "learned arena": [each.arena_bytes / 1e6 for each in told],
-            },
-        ),
+        ("memory of the whole simulation, MB", {"resident": [each.rss_bytes / 1e6 for each in told]}),
         ("power cuts so far", {"cuts": np.cumsum([each.cuts for each in told]).tolist()}),
     ]
     parts = [part for k, panel in enumerate(panels) for part in panel_marks(*panel, 24 + k * (HIGH + GAP), len(told))]
@@ -634,7 +628,7 @@ def main() -> int:
             chapters = in_memory(mine, stream, args.state / f"{arm}-{stream.seed}-{short}.jsonl", short)
             runs.append(run_of(arm, stream, untaught, chapters, mine))
             print(f"seed {stream.seed} {arm} done", file=sys.stderr, flush=True)
-    text = page(told, factory[0], runs, short, seeds)
+    text = page(bundle, told, factory[0], runs, short, seeds)
     scenario.save(args.output, runs)
     print(text)
     if args.markdown:

@@ -420,9 +420,7 @@ class Learner:
         if head is None:
             return
         self.network.scores(q)
-        head.sums[head.taught + label] += self.network.features().astype(np.int32)
-        head.counts[head.taught + label] += 1
-        head.refresh()
+        prototypes.add(head, head.taught + label, self.network.features())
 
     def _new_class(self, label: str) -> None:
         if label in self.classes:

@@ -15,6 +15,8 @@ from edgerun.plan import Slot
 from edgerun.spec import Manifest
 
 EMPTY = -1
+MOST = (1 << 31) - 1
+"""Counters stay there: 68 years of a lesson a second."""
 TENSOR_INDEX = 4095  # its noise streams lie beside those of any plastic tensor
 
 
@@ -40,7 +42,7 @@ class Reservoir:
     """Views of the reservoir's slots and the rule that fills them.
 
     x (n, size)   label (n,) EMPTY where free   field (n,) 1 = met in the field
-    since (n,) the lesson that brought it   seen (classes,) field samples so far
+    since (n,) the lesson that brought it   seen (classes,) field samples so far; both at most MOST
     """
 
     def __init__(self, state: Tensors, seed: int) -> None:
@@ -73,11 +75,12 @@ class Reservoir:
         """Offer a field sample. Below its class's quota it is kept; above, it competes with its own class only."""
         if not len(self.x):
             return
-        self.seen[label] += 1
+        self.seen[label] = min(int(self.seen[label]) + 1, MOST)
         word = draw(self._seed, lesson, 2, 1 << 32, Use.PULL)
         place = self._place(label, known, word)
         if place is not None:
-            self.x[place], self.label[place], self.field[place], self.since[place] = q, label, 1, lesson
+            self.x[place], self.label[place], self.field[place] = q, label, 1
+            self.since[place] = min(lesson, MOST)
 
     def forget(self, label: int) -> None:
         self.label[self.label == label] = EMPTY
