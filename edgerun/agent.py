@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,15 +23,17 @@ from edgerun import __version__, encode
 from edgerun.arrays import I16, AnyArray
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
+from edgerun.encode.targets import learns_values, real_answers, wire_target
 from edgerun.errors import BudgetError, DataError, Refused
 from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, capacity_uj, charge, check_budget, decide
 from edgerun.graph import grows
 from edgerun.layers.spiking import SPIKING
 from edgerun.learn.drift import PageHinkley
+from edgerun.learn.learner import DEEP, Taught
 from edgerun.learn.records import Boundary, NewClass, Reason, Settle
 from edgerun.lifetime import Lifetime
-from edgerun.network import Network
-from edgerun.ports import Clock, Disk, Power, Sensor
+from edgerun.network import UNDECIDED, Network, Outcome
+from edgerun.ports import Clock, Disk, Power, Sample, Sensor
 from edgerun.price import learn_cost, prices, refresh, work
 from edgerun.spec import LEVELS, Budget, Level, Readings
 from edgerun.store.files import replace
@@ -88,21 +90,37 @@ class Durable(msgspec.Struct, kw_only=True):
     samples: int = 0  # no sample number up to here may be given again
 
 
+class Waiting(NamedTuple):
+    """A lesson whose turn has not come: a quantised sample and its class, or, where values are learned, its target."""
+
+    q: I16
+    label: str
+    sample: int
+    target: I16 | None = None
+
+
 @dataclass(slots=True)
 class Job:
     """A command whose lessons wait for their turn: it is answered when the last one is durable."""
 
     command: Command | None
-    lessons: deque[tuple[I16, str, int]]  # (q, label, sample)
+    lessons: deque[Waiting]
     before: float
     taught: int = 0
     correct: int = 0
+    missed: float = 0.0  # of values: the sum over lessons of how far the device was off before it was told
     energy_uj: float = 0.0
     settled: bool = False  # a taught job: its class's prototype and bias stand
 
     @property
     def is_teach(self) -> bool:
         return self.command is not None and isinstance(self.command.args, commands.Teach)
+
+    def what_was_known(self, *, values: bool) -> dict[str, float]:
+        """For the answer: how many samples the device had right by itself, or how far off it was in the mean."""
+        if values:
+            return {"missed_before": round(self.missed / max(1, self.taught), 4)}
+        return {"correct_before": self.correct}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +133,15 @@ class Chore:
     command: Command | None = None
 
 
-def check_decides(bundle: Bundle) -> None:
-    """Raises Refused for a bundle that has no classes: an agent's whole life is about them."""
-    if bundle.manifest.head.kind == "values":
-        raise Refused("the bundle's head is 'values', it decides nothing that an agent could tell: use 'edgerun infer'")
-
-
 class Agent:
     """One device. Call `start`, then `cycle` once a period, then `stop`."""
 
     def __init__(self, bundle: Bundle, ports: Ports, settings: Settings, observe: Callable[[Any], None] | None = None):
-        check_decides(bundle)
         self.ports, self.settings = ports, settings
         self.life = Lifetime(bundle, ports.disk, observe)
         self.learner = self.life.learner
         self._work = work(bundle)
+        self._values = learns_values(bundle.manifest)
         share = refresh(bundle.manifest, self._work.inference)
         self._refresh = share.times(bundle.manifest.learning.replay.refresh_every)
         self.cycles = 0
@@ -190,7 +202,7 @@ class Agent:
             self._infer(q)
         if self._verdict_due and self._allowed.checkpoint:
             self._close_group()
-        elif self._allowed.learn is not None and self._lesson_waits:
+        elif self._allowed.learn is not None and self._may_learn and self._lesson_waits:
             self._learn(self._allowed.learn)
         if self._consolidation_due is not None and self._allowed.consolidate:
             self._consolidate(self._consolidation_due)
@@ -249,9 +261,20 @@ class Agent:
             self.bad_samples += 1
             log.warning("sample refused", extra={"sample": self.samples, "reason": str(err)})
             return None
-        if sample.label is not None and self._waiting < QUEUE:
-            self._jobs.append(Job(None, deque([(q, sample.label, self.samples)]), self.probe))
+        self._hear_answer(q, sample)
         return q
+
+    def _hear_answer(self, q: I16, sample: Sample) -> None:
+        """Queue the lesson of a sample that comes with its label or target; a broken target is counted."""
+        target = None
+        try:
+            if sample.target is not None and self._values:
+                target = wire_target(self.life.bundle.manifest, sample.target)
+        except DataError as err:
+            self.bad_samples += 1
+            log.warning("target refused", extra={"sample": self.samples, "reason": str(err)})
+        if self._waiting < QUEUE and (target is not None or (sample.label is not None and not self._values)):
+            self._jobs.append(Job(None, deque([Waiting(q, sample.label or "", self.samples, target)]), self.probe))
 
     def _number_sample(self) -> None:
         """The next sample number, never one that an earlier start may have used."""
@@ -266,7 +289,7 @@ class Agent:
 
     def _infer(self, q: I16) -> None:
         found = self.learner.network.infer(q)
-        self.answer = (self.samples, self.learner.classes[found.label])
+        self.answer = (self.samples, self._said(found))
         self.inferences += 1
         if self.life.watch.meet(q, found.label):
             self._alarm("stream")
@@ -274,6 +297,13 @@ class Agent:
         while len(self._windows) > WINDOWS:
             self._windows.popitem(last=False)
         self._spend("inference", self._work.inference)
+
+    def _said(self, found: Outcome) -> str:
+        """A class by name, or values in real units where the bundle says what they mean."""
+        manifest = self.life.bundle.manifest
+        if found.label != UNDECIDED:
+            return self.learner.classes[found.label]
+        return " ".join(f"{value:.4g}" for value in real_answers(manifest, found.scores))
 
     # ------------------------------------------------------------------ govern
 
@@ -329,32 +359,57 @@ class Agent:
     def _learn(self, level: Level) -> None:
         """The next lesson of the oldest job."""
         job = self._jobs[0]
-        q, name, sample = job.lessons.popleft()
-        if job.is_teach and self.learner.class_index(name) is None:
-            self.life.change(NewClass(label=name))
-            self.reporter.event("class-added", {"label": name, "index": len(self.learner.classes) - 1})
-        label = self.learner.class_index(name)
-        if label is not None:
-            kind: Level = "head" if job.is_teach else level
-            taught = self.life.teach(q, label, kind, sample)
-            job.taught, job.correct = job.taught + 1, job.correct + taught.correct
-            job.energy_uj += self._spend(f"lesson-{kind}", learn_cost(self._work, taught.updates, kind))
-            self._norm = taught.norm
-            if not job.is_teach:
-                self._recent.append(taught.correct)
-                self._watch(not taught.correct)
-        if not job.lessons and not job.is_teach:
+        if self._values:
+            self._learn_values(job, job.lessons.popleft(), level)
+        else:
+            self._learn_label(job, job.lessons.popleft(), level)
+        if job.lessons:
+            return
+        if not job.is_teach:
             self._jobs.popleft()
             self.life.commit()
             if job.command is not None:
-                detail = {"lessons": job.taught, "correct_before": job.correct, "energy_uj": round(job.energy_uj, 1)}
-                self._answer(job.command, "done", detail)
-        elif not job.lessons:
+                detail = {"lessons": job.taught, "energy_uj": round(job.energy_uj, 1)}
+                self._answer(job.command, "done", detail | job.what_was_known(values=self._values))
+        elif self._values:
+            self.life.commit()
+            self._settled(job)
+        else:
             self._chores.append(Chore("settle", self._refresh, lambda: self._settle(job)))
 
-    def _watch(self, error: bool) -> None:
-        """Feed the drift detector that needs labels; an alarm is told and closes a task."""
-        if self._drift.update(float(error)):
+    def _learn_label(self, job: Job, lesson: Waiting, level: Level) -> None:
+        """One lesson of a class, which joins where it is taught and new."""
+        if job.is_teach and self.learner.class_index(lesson.label) is None:
+            self.life.change(NewClass(label=lesson.label))
+            self.reporter.event("class-added", {"label": lesson.label, "index": len(self.learner.classes) - 1})
+        label = self.learner.class_index(lesson.label)
+        if label is None:
+            return
+        kind: Level = "head" if job.is_teach else level
+        taught = self.life.teach(lesson.q, label, kind, lesson.sample)
+        self._count(job, taught, kind)
+        job.correct += taught.correct
+        if not job.is_teach:
+            self._recent.append(taught.correct)
+            self._watch(float(not taught.correct))
+
+    def _learn_values(self, job: Job, lesson: Waiting, level: Level) -> None:
+        """One lesson of values."""
+        taught = self.life.teach(lesson.q, 0, level, lesson.sample, lesson.target)
+        self._count(job, taught, level)
+        job.missed += 1 - taught.confidence
+        if not job.is_teach:
+            self._watch(1 - taught.confidence)
+
+    def _count(self, job: Job, taught: Taught, kind: Level) -> None:
+        """Put a lesson to the books."""
+        job.taught += 1
+        job.energy_uj += self._spend(f"lesson-{kind}", learn_cost(self._work, taught.updates, kind))
+        self._norm = taught.norm
+
+    def _watch(self, error: float) -> None:
+        """Feed the drift detector that needs to be told what was right; an alarm is told and closes a task."""
+        if self._drift.update(error):
             self._alarm("page-hinkley")
 
     def _alarm(self, detector: Literal["page-hinkley", "stream"]) -> None:
@@ -383,6 +438,12 @@ class Agent:
         return bool(self._jobs) and bool(self._jobs[0].lessons)
 
     @property
+    def _may_learn(self) -> bool:
+        """Whether the governor's level teaches anything: values have no prototypes, so they wait for a deeper one."""
+        level = self._allowed.learn
+        return level in DEEP if self._values else level is not None
+
+    @property
     def _verdict_due(self) -> bool:
         """A group of lessons is full, or a class was taught: nothing more is learned before the guard has spoken."""
         taught = bool(self._jobs) and self._jobs[0].settled
@@ -399,11 +460,15 @@ class Agent:
         """All examples of a taught class are in: recompute prototypes; a consolidation and the verdict come next."""
         self.life.change(Settle())
         self.life.commit()
+        self._settled(job)
+        return {}
+
+    def _settled(self, job: Job) -> None:
+        """What a job taught is durable; the verdict waits for a consolidation where one is wanted."""
         job.settled = True
         args = job.command.args if job.command else None
         if isinstance(args, commands.Teach) and args.consolidate:
             self._consolidation_due = "taught"
-        return {}
 
     def _end_teaching(self, job: Job) -> None:
         """Judge a taught lesson and answer."""
@@ -411,11 +476,14 @@ class Agent:
         args = job.command.args if job.command else None
         if job.command is None:
             return
-        detail = {
-            "examples": job.taught, "probe_before": round(job.before, 4), "probe_after": round(self.probe, 4),
-            "label": args.label if isinstance(args, commands.Teach) else "", "energy_uj": round(job.energy_uj, 1),
-            "classes": len(self.learner.classes),
-        }  # fmt: skip
+        detail: dict[str, Any] = {"examples": job.taught, "energy_uj": round(job.energy_uj, 1)}
+        if self._values:
+            detail |= job.what_was_known(values=True)
+        else:
+            detail |= {
+                "probe_before": round(job.before, 4), "probe_after": round(self.probe, 4),
+                "label": args.label if isinstance(args, commands.Teach) else "", "classes": len(self.learner.classes),
+            }  # fmt: skip
         if good:
             self.reporter.event("taught", detail, self.samples)
             self._answer(job.command, "done", detail)
@@ -479,16 +547,31 @@ class Agent:
 
     def _queue_teaching(self, command: Command, args: commands.Teach) -> None:
         examples = [self._taken(example.array()) for example in args.examples]
-        self._check_class(args.label)
-        self._check_chore(Chore("settle", self._refresh, dict))
+        targets = [self._target(each) for each in args.targets]
+        label = self._label(args.label)
+        if not self._values:
+            self._check_class(label)
+            self._check_chore(Chore("settle", self._refresh, dict))
         if args.dry_run:
-            lessons = self._work.lesson["head"].times(len(examples))
+            lessons = self._work.lesson["full" if self._values else "head"].times(len(examples))
             ops = Ops.total([lessons, self._refresh, self._work.guard.times(2)])
-            self._put_off(Chore("dry-run", ops, lambda: self._try_teaching(args.label, examples), command))
+            self._put_off(Chore("dry-run", ops, lambda: self._try_teaching(label, examples, targets), command))
             return
         self._room_for(len(examples))
-        self._jobs.append(Job(command, deque((q, args.label, 0) for q in examples), self.probe))
+        answers: list[I16] | list[None] = targets or [None] * len(examples)
+        waiting = (Waiting(q, label, 0, target) for q, target in zip(examples, answers, strict=True))
+        self._jobs.append(Job(command, deque(waiting), self.probe))
         self._answer(command, "accepted", {"examples": len(examples)})
+
+    def _target(self, given: commands.Example) -> I16:
+        """Values of a command as the rule takes them. Raises DataError for what is none, or a bundle without values."""
+        return wire_target(self.life.bundle.manifest, given.array())
+
+    def _label(self, label: str | None) -> str:
+        """The class of a command, "" where values are learned. Raises Refused for a label there."""
+        if label is not None and self._values:
+            raise Refused(f"label {label!r}: the bundle learns values, not classes")
+        return label or ""
 
     def _check_class(self, label: str) -> None:
         """Raises Refused for a class that is new and has no place, those that wait to be taught counted in."""
@@ -496,26 +579,31 @@ class Agent:
             return
         manifest, waiting = self.life.bundle.manifest, {label}
         for job in self._jobs:
-            waiting |= {name for _, name, _ in job.lessons if job.is_teach and self.learner.class_index(name) is None}
+            names = {lesson.label for lesson in job.lessons if job.is_teach}
+            waiting |= {name for name in names if self.learner.class_index(name) is None}
         if not grows(manifest):
             raise Refused(f"class {label!r} cannot join: the bundle's head has no prototypes")
         if len(self.learner.classes) + len(waiting) > manifest.classes.capacity:
             raise Refused(f"class {label!r} is over the capacity of {manifest.classes.capacity} classes")
 
-    def _try_teaching(self, label: str, examples: list[I16]) -> dict[str, Any]:
+    def _try_teaching(self, label: str, examples: list[I16], targets: list[I16]) -> dict[str, Any]:
         """What teaching these would do; the learned state and the journal stay as they are."""
-        tried = self.life.rehearse(label, examples)
-        return {name: round(value, 4) for name, value in tried.items()} | {"dry_run": True, "label": label}
+        tried = self.life.rehearse_values(examples, targets) if targets else self.life.rehearse(label, examples)
+        named = {} if targets else {"label": label}
+        return {name: round(value, 4) for name, value in tried.items()} | {"dry_run": True} | named
 
     def _queue_feedback(self, command: Command, args: commands.Feedback) -> None:
         self._room_for(len(args.items))
-        lessons: deque[tuple[I16, str, int]] = deque()
+        lessons: deque[Waiting] = deque()
         for item in args.items:
             q = self._windows.get(item.sample)
             if q is None:
                 raise Refused(f"feedback sample {item.sample} is not among the last {len(self._windows)} windows")
-            self._known(item.label)
-            lessons.append((q, item.label, item.sample))
+            target = None if item.target is None else self._target(item.target)
+            label = self._label(item.label)
+            if target is None:
+                self._known(label)
+            lessons.append(Waiting(q, label, item.sample, target))
         self._jobs.append(Job(command, lessons, self.probe))
         self._answer(command, "accepted", {"lessons": len(lessons)})
 

@@ -19,10 +19,12 @@ import numpy as np
 
 from edgerun.arrays import I16, Tensors
 from edgerun.bundle import Bundle
+from edgerun.encode.targets import real_answers, real_targets
 from edgerun.errors import StoreError
 from edgerun.graph import plastic_tensors
 from edgerun.learn import records
 from edgerun.learn.learner import Learner, Taught
+from edgerun.learn.profiles import profile_of
 from edgerun.learn.watch import Watch
 from edgerun.network import Network
 from edgerun.ports import Disk
@@ -53,8 +55,8 @@ class Judgement:
 
 
 def new_learner(bundle: Bundle, keeper: Any = None) -> Learner:
-    """A learner on factory weights, with its own writable copies of the plastic tensors."""
-    plastic = plastic_tensors(bundle.manifest)
+    """A learner on factory weights, with its own writable copies of the plastic tensors where it keeps any."""
+    plastic = plastic_tensors(bundle.manifest) if profile_of(bundle.manifest.learning).copies else frozenset()
     tensors: Tensors = {name: array.copy() if name in plastic else array for name, array in bundle.tensors.items()}
     exemplars = None if bundle.exemplars is None else (_rows(bundle.exemplars.x), bundle.exemplars.label)
     return Learner(Network(bundle.manifest, tensors), priors=bundle.priors, exemplars=exemplars, keeper=keeper)
@@ -150,6 +152,22 @@ class Lifetime:
             return before | {"probe_after": self.probe_accuracy(), "examples_after": self._named(label, examples)}
         finally:
             self.learner.load(arrays, meta)
+
+    def rehearse_values(self, examples: list[I16], targets: list[I16]) -> dict[str, float]:
+        """What lessons of these values would do to the answers' mean error, in real units; every bit is put back."""
+        arrays, meta = {name: array.copy() for name, array in self.learner.arrays().items()}, self.learner.meta()
+        before = {"error_before": self._missed(examples, targets)}
+        try:
+            for q, target in zip(examples, targets, strict=True):
+                self.learner.apply(self.learner.plan_lesson(q, 0, "full", target=target))
+            return before | {"error_after": self._missed(examples, targets)}
+        finally:
+            self.learner.load(arrays, meta)
+
+    def _missed(self, x: list[I16], targets: list[I16]) -> float:
+        """Mean of |answer - target| at the end of these windows."""
+        wanted = real_targets(self.bundle.manifest, np.stack(targets))[:, -1]
+        return float(np.abs(real_answers(self.bundle.manifest, self.learner.scores(np.stack(x))) - wanted).mean())
 
     def _named(self, label: str, x: list[I16]) -> float:
         """The share of samples that the device gives this label."""

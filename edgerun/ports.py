@@ -30,10 +30,12 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reading of the sensor. `label` is set only where the recording itself supervises (never at inference)."""
+    """One reading of the sensor. `label` or `target` is set only where the recording itself supervises (never at
+    inference)."""
 
     x: AnyArray
     label: str | None = None
+    target: AnyArray | None = None  # values, as `encode.targets.wire_target` takes them
 
 
 class Sensor(Protocol):

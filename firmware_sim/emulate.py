@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from edgerun.agent import Settings, check_decides
+from edgerun.agent import Settings
 from edgerun.boards import BOARDS, get_board
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.plan import Priced, plan
@@ -131,7 +131,10 @@ def read_scenario(args: argparse.Namespace) -> Scenario:
     if endpoint is None and any(fault.kind == "outage" for fault in faults):
         raise Refused("--fault outage needs --broker: without one there is no network that could fail")
     bundle = open_bundle(args.bundle, device_class=board.device_class)
-    check_decides(bundle)
+    if bundle.manifest.head.kind == "values":
+        raise Refused(
+            "the bundle's head is 'values', which are not right or wrong: use 'edgerun adapt' or 'run'"
+        )
     priced = plan(bundle, work(bundle), board, args.period)
     power_mw = args.power if args.power is not None else HEADROOM * priced.learn_mw
     settings = Settings(

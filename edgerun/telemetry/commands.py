@@ -94,25 +94,32 @@ class Example(Args, frozen=True, kw_only=True):
 
 
 class Teach(Args, frozen=True, kw_only=True):
-    """Learn `label`, new or known, from a few samples. `dry_run` reports what would change and undoes it."""
+    """Learn from a few samples: `label`, new or known, or the values in `targets`, one for each sample in their order.
 
-    label: Label
+    `dry_run` reports what would change and undoes it.
+    """
+
+    label: Label | None = None
     examples: Annotated[tuple[Example, ...], Meta(min_length=1, max_length=16)]
+    targets: Annotated[tuple[Example, ...], Meta(max_length=16)] = ()
     consolidate: bool = True
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        _printable(self.label)
+        _one_answer("teach", self.label, bool(self.targets))
+        if self.targets and len(self.targets) != len(self.examples):
+            raise DataError(f"teach has {len(self.targets)} targets for {len(self.examples)} examples")
 
 
 class Correction(Args, frozen=True, kw_only=True):
-    """What sample number `sample` really was."""
+    """What sample number `sample` really was: a class, or values."""
 
     sample: Number
-    label: Label
+    label: Label | None = None
+    target: Example | None = None
 
     def __post_init__(self) -> None:
-        _printable(self.label)
+        _one_answer(f"sample {self.sample}", self.label, self.target is not None)
 
 
 class Feedback(Args, frozen=True, kw_only=True):
@@ -405,6 +412,14 @@ def _unbase64(field: str, text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as err:
         raise DataError(f"{field} is not base64: {err}") from None
+
+
+def _one_answer(what: str, label: str | None, valued: bool) -> None:
+    """Raises DataError unless there is a label that can be printed, or values, and not both."""
+    if (label is None) != valued:
+        raise DataError(f"{what} has {'both a label and' if valued else 'neither a label nor'} a target: give one")
+    if label is not None:
+        _printable(label)
 
 
 def _printable(label: str) -> None:
