@@ -25,11 +25,11 @@ from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
-from edgerun.graph import feature_width, layer_reaches, score_width
+from edgerun.graph import feature_width, layer_reaches, plastic_tensors, score_width
 from edgerun.layers.base import INPUT
 from edgerun.learn import watch
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
-from edgerun.learn.stages import BLOCK_ROWS
+from edgerun.learn.profiles import profile_of
 from edgerun.network import Network
 from edgerun.plan import Plan, Slot, make_plan
 from edgerun.spec import DType, Layer, Level, Manifest, PhaseRate, Prices
@@ -244,7 +244,7 @@ def update(bundle: Bundle, consolidation: Ops) -> Ops:
             Ops(
                 outer_macs=ticks * rows * width + ticks * ticks * (rows + width),  # the gradient, and its norm
                 plastic_updates=rows * width,
-                array_calls=CALLS_BLOCK * math.ceil(rows / BLOCK_ROWS),
+                array_calls=CALLS_BLOCK * math.ceil(rows / profile_of(plan).block_rows),
             )
         )
     return Ops.total(parts)
@@ -258,7 +258,7 @@ def consolidate(bundle: Bundle) -> Ops:
     shapes = [bundle.tensors[rate.tensor].shape for rate in plan.rule.rates]
     return Ops(
         plastic_updates=sum(math.prod(shape) for shape in shapes),
-        array_calls=sum(CALLS_CONSOLIDATE * math.ceil(shape[0] / BLOCK_ROWS) for shape in shapes),
+        array_calls=sum(CALLS_CONSOLIDATE * math.ceil(shape[0] / profile_of(plan).block_rows) for shape in shapes),
     )
 
 
@@ -353,9 +353,12 @@ def _record_bytes(manifest: Manifest) -> int:
 
 
 def _weights(bundle: Bundle, learned: Mapping[str, Slot]) -> Iterator[tuple[str, Slot]]:
-    """Tensors as they are stored; those of the head that learning owns are listed there."""
+    """Tensors as they are stored, but those that learning's own arrays stand for: the head's sums, and where the
+    network reads the shadows' high bytes, plastic weights, whose factory values stay in flash."""
+    copies = profile_of(bundle.manifest.learning).copies
+    gone = learned.keys() if copies else learned.keys() | plastic_tensors(bundle.manifest)
     for record in bundle.manifest.tensors:
-        if record.name in bundle.tensors and record.name not in learned:
+        if record.name in bundle.tensors and record.name not in gone:
             yield record.name, Slot(record.shape, record.dtype, "weights")
 
 

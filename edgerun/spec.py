@@ -249,6 +249,9 @@ class Drift(Record, frozen=True, kw_only=True):
     threshold: Annotated[int, Meta(ge=1, le=1024)] = 8  # of the sum of what is above that; an alarm costs so many
 
 
+ProfileName: TypeAlias = Literal["standard", "small"]
+
+
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
@@ -258,15 +261,28 @@ class LearningPlan(Record, frozen=True, kw_only=True):
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()
     drift: Drift | UnsetType = UNSET  # watch for a change of the stream that nobody labels
-    profile: Literal["standard"] = "standard"
+    profile: ProfileName = "standard"  # how wide learning's numbers are stored
 
     def __post_init__(self) -> None:
+        if self.profile == "small":
+            self._check_small()
         limited = [rate for rate in self.rule.rates if rate.max_norm] if self.rule else []
         if limited and self.normaliser is not UNSET:
             raise SpecError(
                 f"rate of {limited[0].tensor!r} has max_norm {limited[0].max_norm}, must be 0 behind a normaliser: "
                 f"it would measure the gradient before it"
             )
+
+
+    def _check_small(self) -> None:
+        """Eight bits of a trace are left out: rates and gradient_shift must have as many to give."""
+        if not isinstance(self.rule, EProp) or self.rule.online:
+            raise SpecError("profile 'small' needs a rule that is eprop or eprop-values")
+        if self.normaliser is not UNSET:
+            raise SpecError("profile 'small' has no room for a normaliser")
+        least = min([rate.shift for rate in self.rule.rates] + [self.rule.gradient_shift])
+        if least < 8:
+            raise SpecError(f"profile 'small' needs shifts of at least 8, a rate or gradient_shift has {least}")
 
 
 class ClassTable(Record, frozen=True, kw_only=True):

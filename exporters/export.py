@@ -31,6 +31,7 @@ from edgerun.spec import (
     Manifest,
     OutputSpec,
     PhaseRate,
+    ProfileName,
     Provenance,
     Readout,
     decode_manifest,
@@ -44,7 +45,7 @@ from exporters.float_net import FloatNet
 from exporters.head import Whiten, class_sums, whitening
 from exporters.importance import priors
 from exporters.improve import improve, is_fixed
-from exporters.learning import Inner, feedback, learning_plan
+from exporters.learning import SMALL, Inner, feedback, learning_plan
 from exporters.learning_dense import DENSE, dense_plan, plastic_net
 from exporters.learning_values import VALUES, taught_net, values_plan
 from exporters.nodes import Affine, FloatReadout, Reset
@@ -91,6 +92,7 @@ class Options:
         "il-mq",
         "predictive",
     ] = "none"
+    profile: ProfileName = "standard"
     head: HeadKind | None = None
     features: str | None = None
     classes: tuple[str, ...] | None = None
@@ -377,6 +379,8 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
 
 def with_learning(twin: Twin, manifest: Manifest, samples: Samples, options: Options) -> tuple[Manifest, Tensors]:
     """The manifest with the plan that `--learn` names, and the tensors that its rule brings."""
+    if options.profile == "small" and options.learn not in SMALL:
+        raise ModelError(f"--profile small goes with --learn {' or '.join(SMALL)}, not {options.learn}")
     if options.learn in DENSE:
         plan, own = dense_plan(options.learn, manifest, twin, samples)
         return msgspec.structs.replace(manifest, learning=plan), own
@@ -384,7 +388,7 @@ def with_learning(twin: Twin, manifest: Manifest, samples: Samples, options: Opt
         steps = 1 if samples.target is None else samples.target.shape[1]
         plan = values_plan(manifest, twin.tensors, twin.inputs(samples), steps)
         return msgspec.structs.replace(manifest, learning=plan), {}
-    plan = learning_plan(options.learn, manifest, readout_halvings(twin), inner_rate(twin))
+    plan = learning_plan(options.learn, manifest, readout_halvings(twin), inner_rate(twin), options.profile)
     manifest = msgspec.structs.replace(manifest, learning=plan)
     return manifest, feedback(manifest)
 

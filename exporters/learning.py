@@ -28,6 +28,7 @@ from edgerun.spec import (
     Lif,
     Manifest,
     PlasticRate,
+    ProfileName,
     Readout,
     Replay,
 )
@@ -71,10 +72,16 @@ CHUNK_MAX: Final = 128  # steps that credit reaches back
 
 LEARN: Final = ("none", "prototypes", "eprop", "eprop-layers", "inner-step")
 """What `--learn` takes."""
+SMALL: Final = ("eprop", "eprop-layers")
+"""What of it goes with `--profile small`."""
 
 
 def learning_plan(
-    learn: str, manifest: Manifest, readout_halvings: int = 0, inner: Inner | None = None
+    learn: str,
+    manifest: Manifest,
+    readout_halvings: int = 0,
+    inner: Inner | None = None,
+    profile: ProfileName = "standard",
 ) -> LearningPlan:
     """The plan that `--learn` names, for the layers of this manifest. Raises ModelError where they do not allow it."""
     match learn:
@@ -84,7 +91,9 @@ def learning_plan(
             return LearningPlan(replay=REPLAY_HEAD, guard=GUARD)
         case "eprop" | "eprop-layers":
             rule = eprop(manifest, readout_halvings, layers=learn == "eprop-layers")
-            return LearningPlan(rule=rule, intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD)
+            return LearningPlan(
+                rule=rule, intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD, profile=profile
+            )
         case "inner-step":
             step = inner_step(manifest, readout_halvings, inner)
             return LearningPlan(rule=step, replay=REPLAY_INNER, guard=GUARD)

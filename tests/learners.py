@@ -131,6 +131,15 @@ def eprop() -> tuple[Manifest, Tensors]:
     return spiking(rule, features="high")
 
 
+def eprop_small() -> tuple[Manifest, Tensors]:
+    """The same with its numbers stored narrow, and targets over time."""
+    rule = EProp(
+        layer="high", hidden=("low",), readout="out", chunk_steps=STEPS - 2, target_steps=TARGETS, post_shift=6,
+        rates=rates(500, 22, *ALL_LIF, max_norm=4000, decay_shift=12),
+    )  # fmt: skip
+    return spiking(rule, features="high", profile="small")
+
+
 def eprop_layers() -> tuple[Manifest, Tensors]:
     """Adaptive neurons and feedback, targets over time, firing rates held, decay, updates only where errors are."""
     rule = EProp(
@@ -255,7 +264,8 @@ def predictive() -> tuple[Manifest, Tensors]:
 # ------------------------------------------------------------------ bundles and what teaches them
 
 KINDS: Mapping[str, Callable[[], tuple[Manifest, Tensors]]] = {
-    "eprop": eprop, "eprop-layers": eprop_layers, "eprop-online": eprop_online, "eprop-values": eprop_values,
+    "eprop": eprop, "eprop-small": eprop_small, "eprop-layers": eprop_layers, "eprop-online": eprop_online,
+    "eprop-values": eprop_values,
     "inner-step": inner_step, "superspike": superspike, "backprop": backprop, "il-prox": il_prox,
     "il-mq": sequential_il, "predictive": predictive,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, U8, U16, AnyArray
-from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, leak
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, Whole, leak
 
 TILE: Final = 32
 """Steps of a window, or units of a layer, that are worked on together."""
@@ -31,17 +31,30 @@ def trace_gain(decay: int, reach: int = 1) -> int:
     return max(0, room.bit_length() - 1)
 
 
-def traces(history: I16, pre: AnyArray, decay: int, reach: int = 1, *, late: int = 0, state: I32 | None = None) -> None:
+def traces(
+    history: I8 | I16,
+    pre: AnyArray,
+    decay: int,
+    reach: int = 1,
+    *,
+    late: int = 0,
+    drop: int = 0,
+    state: I32 | None = None,
+) -> None:
     """history <- the presynaptic trace after each of the last S of T steps, from zero at the window's start.
 
-    history  (S, m)  written   int16, cannot saturate where 32767 * (1 - decay / 2**15) >= reach
+    With `drop`, its high bits alone, what is left over going into the next step: w = trace + rest;
+    history = min(w >> drop, 2**(15 - drop) - 1); rest = w mod 2**drop, from 2**(drop - 1). The sum over a window is
+    that of the traces, within one unit.
+
+    history  (S, m)  written   int16, cannot saturate where 32767 * (1 - decay / 2**15) >= reach; int8 for drop 8
     pre      (T, m)  read      integers, |pre| <= reach: zeros and ones of spikes, or values
     late               how many steps late `pre` arrives: 1 for a layer's own spikes
-    state    (3, m)  scratch   int32; its own where not given
+    state    (4, m)  scratch   int32; its own where not given
     """
     (steps, m), first = pre.shape, len(pre) - len(history)
-    x, carry, drive = np.zeros((3, m), np.int32) if state is None else state
-    x[...], carry[...], drive[...] = 0, 0, 0
+    x, carry, drive, rest = np.zeros((4, m), np.int32) if state is None else state
+    x[...], carry[...], drive[...], rest[...] = 0, 0, 0, 1 << drop >> 1
     rate, gain = np.array(decay, np.int32), trace_gain(decay, reach)
     for t in range(steps):
         if t >= late:
@@ -49,7 +62,9 @@ def traces(history: I16, pre: AnyArray, decay: int, reach: int = 1, *, late: int
             drive <<= gain
         leak(x, carry, rate, drive)
         if t >= first:
-            history[t - first] = x
+            rest += x
+            np.minimum(rest >> drop, 32767 >> drop, out=history[t - first], casting="unsafe")
+            rest &= (1 << drop) - 1
 
 
 def learning_signal(signal: I16 | I32, error: I16 | I32, feedback: I8, shift: int) -> None:
@@ -102,7 +117,7 @@ def filter_backwards(filtered: I16 | I32, signal: I16 | I32, kappa: int, state: 
     state     (3, n)  scratch   int32; its own where not given
     """
     steps, n = signal.shape
-    x, carry, drive = np.zeros((3, n), np.int32) if state is None else state
+    x, carry, drive = np.zeros((3, n), np.int32) if state is None else state[:3]
     x[...], carry[...] = 0, 0
     for t in range(steps - 1, -1, -1):  # |x| and |signal| <= 2**15: a convex sum of both fits 31 bits
         np.multiply(signal[t], (1 << 15) - kappa, out=drive, dtype=np.int32)
@@ -160,10 +175,10 @@ def post_factor_adaptive(
         np.clip(after, I32_MIN, I32_MAX, out=lam)
 
 
-def gradient(out: I64, history: I16, post: I16) -> None:
+def gradient(out: Whole, history: I8 | I16, post: I16) -> None:
     """G <- history.T @ post, exactly, in the cheapest carrier that B = max|trace| * max_j sum_t|post_j| allows.
 
-    out  (m, n)  written     history  (T, m)     post  (T, n)
+    out  (m, n)  written, int32 holds what 128 steps of an int8 history come to     history  (T, m)     post  (T, n)
     """
     bound = largest(history) * heaviest(post)
     carrier = np.float32 if bound <= _EXACT_F32 else np.float64 if bound <= _EXACT_F64 else np.int64
@@ -173,7 +188,7 @@ def gradient(out: I64, history: I16, post: I16) -> None:
         np.add(out, part, out=out, casting="unsafe")
 
 
-def largest(history: I16) -> int:
+def largest(history: I8 | I16) -> int:
     """max|trace|, 0 of none."""
     return max(int(history.max(initial=0)), -int(history.min(initial=0)))
 
@@ -186,8 +201,10 @@ def heaviest(post: I16) -> int:
     return int(total.max(initial=0))
 
 
-def squared_norm(history: I16, post: I16) -> int:
-    """|G|**2 / 2**24 of G = history.T @ post without forming G: sum_ts (<h_t, h_s> >> 12) * (<p_t, p_s> >> 12).
+def squared_norm(history: I8 | I16, post: I16, drop: int = 0) -> int:
+    """|G|**2 / 2**24 of G = h.T @ post without forming G: sum_ts (<h_t, h_s> >> 12) * (<p_t, p_s> >> 12).
+
+    h = history * 2**drop.
 
     history  (T, m)     post  (T, n)     T <= 128, m and n <= 2**16
 
@@ -197,15 +214,16 @@ def squared_norm(history: I16, post: I16) -> int:
     total, spans = 0, list(tiles(len(history)))
     for k, rows in enumerate(spans):
         for others in spans[k:]:
-            left, right = _brackets(history, rows, others), _brackets(post, rows, others)
+            left, right = _brackets(history, rows, others, drop), _brackets(post, rows, others)
             high, low = (int((part * right).sum()) for part in (left >> 17, left & 0x1FFFF))
             total += ((high << 17) + low) << (others != rows)  # both sides of the diagonal
     return max(0, total)
 
 
-def _brackets(factor: I16, rows: slice, others: slice) -> I64:
-    """<f_t, f_s> >> 12 of the steps of two tiles."""
+def _brackets(factor: I8 | I16, rows: slice, others: slice, drop: int = 0) -> I64:
+    """<f_t, f_s> 2**(2 drop) >> 12 of the steps of two tiles."""
     found: I64 = (factor[rows].astype(np.float64) @ factor[others].astype(np.float64).T).astype(np.int64)
+    found <<= 2 * drop
     found >>= 12
     return found
 

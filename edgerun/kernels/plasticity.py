@@ -14,10 +14,11 @@ import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, U8, U32
 from edgerun.kernels.noise import stochastic_round
-from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, Whole
 
 SHADOW_MAX = 32512  # 127 * 256
 TOP_CODE = 231
+LARGEST_STEP = 1 << 30
 
 
 def weights_from_shadow(weights: I8, shadow: I16) -> None:
@@ -26,9 +27,9 @@ def weights_from_shadow(weights: I8, shadow: I16) -> None:
     np.copyto(weights, np.clip(wide, -127, 127), casting="unsafe")
 
 
-def small_gradient(small: I32, gradient: I64, shift: int) -> None:
-    """g <- sat16((G + 2**(sg-1)) >> sg): the task gradient as synaptic intelligence and the step limit see it."""
-    np.copyto(small, np.clip(gradient + (1 << (shift - 1)) >> shift, I16_MIN, I16_MAX), casting="unsafe")
+def small_gradient(small: I16 | I32, gradient: Whole, shift: int) -> None:
+    """g <- sat16(half_up(G / 2**sg)): the task gradient as synaptic intelligence sees it.    sg = shift in [0, 30]"""
+    np.copyto(small, np.clip(gradient + (1 << shift >> 1) >> shift, I16_MIN, I16_MAX), casting="unsafe")
 
 
 def limit_shift(squared_norm: int, eta: int, shift: int, max_norm: int) -> int:
@@ -46,20 +47,23 @@ def limit_shift(squared_norm: int, eta: int, shift: int, max_norm: int) -> int:
     return extra
 
 
-def wanted_step(wanted: I64, gradient: I64, eta: int, shift: int, words: U32) -> None:
-    """d <- SR(-G * eta, shift).    All (rows, n)."""
-    np.multiply(gradient, -eta, out=wanted)
-    stochastic_round(wanted, shift, words)
+def wanted_step(wanted: Whole, gradient: Whole, eta: int, shift: int, words: U32) -> None:
+    """d <- SR(-G * eta, shift), cut at +-2**30, which no limit of a step lets through anyway.    All (rows, n)."""
+    wide = np.multiply(gradient, -eta, dtype=np.int64)
+    stochastic_round(wide, shift, words)
+    np.clip(wide, -LARGEST_STEP, LARGEST_STEP, out=wide)
+    np.copyto(wanted, wide, casting="unsafe")
 
 
-def fade(wanted: I64, shadow: I16, shift: int, words: U32) -> None:
+def fade(wanted: Whole, shadow: I16, shift: int, words: U32, middle: int = 0) -> None:
     """d -= SR(shadow, shift): weight decay, the factor 1 - 2**-shift an update in the mean.    All (rows, n)."""
     share = shadow.astype(np.int64)
+    share -= middle
     stochastic_round(share, shift, words)
     wanted -= share
 
 
-def pull(wanted: I64, code: U8, ref: I16, shadow: I16, strength: int, words: U32) -> None:
+def pull(wanted: Whole, code: U8, ref: I8 | I16, shadow: I16, strength: int, words: U32) -> None:
     """d += SR((8 + (c & 7)) * (ref - shadow), max(4, sc - e)) with e = (c >> 3) - 1; c < 8: mantissa c, e = 0.
 
     A shift over 30 gives nothing. The 4 is the stability clamp: no pull overshoots its target.    All (rows, n).
@@ -68,25 +72,29 @@ def pull(wanted: I64, code: U8, ref: I16, shadow: I16, strength: int, words: U32
     mantissa = np.where(small, code, 8 + (code & 7)).astype(np.int64)
     exponent = np.where(small, 0, (code >> 3).astype(np.int64) - 1)
     shift = np.maximum(4, strength - exponent)
-    force = mantissa * (ref.astype(np.int64) - shadow)
+    force = mantissa * (anchor(ref) - shadow)
     force += words & ((np.int64(1) << np.minimum(shift, 30)) - 1)
     wanted += np.where((shift <= 30) & (mantissa > 0), force >> np.minimum(shift, 30), 0)
 
 
-def write(made: I32, shadow: I16, wanted: I64, max_step: int) -> None:
-    """shadow <- clip(shadow + clip(d, +-max_step), +-32512); made <- the change really made.    All (rows, n)."""
-    step = np.clip(wanted, -max_step, max_step)
-    after = np.clip(step + shadow, -SHADOW_MAX, SHADOW_MAX)
+def write(made: I16 | I32, shadow: I16, wanted: Whole, max_step: int, middle: int = 0) -> None:
+    """shadow <- clip(shadow + clip(d, +-max_step), middle +- 32512); made <- the change really made.    All (rows, n).
+
+    middle  what a shadow of weight 0 holds: 128 where its high byte is the weight
+    """
+    step = np.minimum(np.maximum(wanted, -max_step), max_step)
+    after = np.clip(step + shadow, middle - SHADOW_MAX, middle + SHADOW_MAX)
     np.copyto(made, after - shadow, casting="unsafe")
     np.copyto(shadow, after, casting="unsafe")
 
 
-def credit(omega: I32, small: I32, made: I32, words: U32) -> None:
-    """omega <- sat32(omega + SR(-(g * d), 8)).    All (rows, n)."""
+def credit(omega: I16 | I32, small: I16 | I32, made: I16 | I32, words: U32, drop: int = 8) -> None:
+    """omega <- sat(omega + SR(-(g * d), drop)), at the ends of omega's own type.    All (rows, n)."""
     term = -(small.astype(np.int64) * made)
-    stochastic_round(term, 8, words)
+    stochastic_round(term, drop, words)
     term += omega
-    np.copyto(omega, np.clip(term, I32_MIN, I32_MAX), casting="unsafe")
+    ends = np.iinfo(omega.dtype)
+    np.copyto(omega, np.clip(term, ends.min, ends.max), casting="unsafe")
 
 
 def decode_importance(code: U8) -> I64:
@@ -111,18 +119,34 @@ def encode_importance(code: U8, value: I64, words: U32) -> None:
     np.copyto(code, np.minimum(encoded, TOP_CODE), casting="unsafe")
 
 
-def consolidate(code: U8, ref: I16, omega: I32, shadow: I16, damping: int, words: U32) -> None:
-    """Omega <- encode(decode(Omega) + (max(0, omega) << 16) / den); ref <- shadow; omega <- 0.
+def consolidate(
+    code: U8, ref: I8 | I16, omega: I16 | I32, shadow: I16, damping: int, words: U32, drop: int = 8
+) -> None:
+    """Omega <- encode(decode(Omega) + (max(0, omega) << 8 + drop) / den); ref <- shadow; omega <- 0.
 
-    den = ((shadow - ref)**2 >> 8) + xi.    All (rows, n).
+    den = ((shadow - ref)**2 >> 8) + xi; drop as in `credit`.    All (rows, n).
     """
-    moved = shadow.astype(np.int64) - ref
+    moved = shadow - anchor(ref)
     den = (moved * moved >> 8) + damping
-    term = (np.maximum(0, omega).astype(np.uint64) << np.uint64(16)) // den.astype(np.uint64)
+    term = (np.maximum(0, omega).astype(np.uint64) << np.uint64(8 + drop)) // den.astype(np.uint64)
     top = np.uint64(1) << np.uint64(40)
     encode_importance(code, decode_importance(code) + np.minimum(term, top).astype(np.int64), words)
-    np.copyto(ref, shadow)
+    set_anchor(ref, shadow)
     omega[...] = 0
+
+
+def anchor(ref: I8 | I16) -> I64:
+    """The shadow that an anchor stands for: its own 16 bits, or the middle of what has its high byte."""
+    wide: I64 = ref.astype(np.int64)
+    if ref.dtype == np.int8:
+        wide <<= 8
+        wide += 128
+    return wide
+
+
+def set_anchor(ref: I8 | I16, shadow: I16) -> None:
+    """ref <- the shadow, or its high byte.    (rows, n)"""
+    np.copyto(ref, shadow >> 8 if ref.dtype == np.int8 else shadow, casting="unsafe")
 
 
 def _bit_length(value: I64) -> I64:

@@ -50,7 +50,7 @@ def smooth(state: Whole, carry: Whole, decay: int, drive: AnyArray, scratch: Who
 
 def smooth_rows(rows: AnyArray, decay: int, state: I32 | None = None, *, backwards: bool = False) -> None:
     """`smooth` over a whole window, from rest, in place.    rows  (T, n)  int16 values     state  (3, n)  scratch"""
-    x, carry, drive = np.zeros((3, rows.shape[1]), np.int32) if state is None else state
+    x, carry, drive = np.zeros((3, rows.shape[1]), np.int32) if state is None else state[:3]
     x[...], carry[...] = 0, 0
     for row in rows[::-1] if backwards else rows:
         smooth(x, carry, decay, row, drive)
@@ -73,7 +73,7 @@ def learning_signal(rows: AnyArray, rise: int, fall: int, state: I32 | None = No
 def potentials(history: I16, pre: U8, alpha: int, decay: int, state: I32 | None = None) -> None:
     """history[t] <- q, a spike's course through the synaptic current and the membrane, from rest.
 
-    history  (T, m)  written     pre  (T, m)  read, zeros and ones     state  (3, m)  scratch
+    history  (T, m)  written     pre  (T, m)  read, zeros and ones     state  (4, m)  scratch
     """
     eprop.traces(history, pre, alpha, state=state)
     smooth_rows(history, decay, state)

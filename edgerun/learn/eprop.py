@@ -27,6 +27,7 @@ from edgerun.kernels import eprop, softmax, spiking
 from edgerun.kernels.spiking import I16_MAX, I16_MIN, leak
 from edgerun.layers.base import INPUT
 from edgerun.learn import tape
+from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
 from edgerun.network import Network, Recording, Tape
 from edgerun.ops import LifRun
@@ -54,7 +55,7 @@ class TaughtLayer:
         if not isinstance(layer, Lif):
             raise SpecError(f"e-prop needs a lif layer, {name!r} is none")
         self.name, self._plan, self._memory = name, plan, memory
-        self._reach = layer_reaches(manifest)[name][0][0]
+        self._reach, self._drop = layer_reaches(manifest)[name][0][0], profile_of(manifest.learning).trace_drop
         self._decay = uniform(tensors[f"{name}.decay"], f"{name}.decay")
         source = f"{name}.feedback" if name in plan.fed else f"{plan.readout}.input"
         self._feedback = cast(I8, tensors[source])  # a view: what learning writes is what the next lesson reads
@@ -75,13 +76,14 @@ class TaughtLayer:
         post = self._post(tape, errors, kappa)
         for part, pre, reach, late in (("input", tape.pre, self._reach, 0), ("recurrent", tape.spikes, 1, 1)):
             if f"{self.name}.{part}" in self._plan.tensors:
-                yield f"{self.name}.{part}", Factors(self._traces(part, pre, self._decay, reach, late), post)
+                history = self._traces(part, pre, self._decay, reach, late)
+                yield f"{self.name}.{part}", Factors(history, post, self._drop)
 
     def bars(self, tape: Tape, clipped: I16, kappa: int) -> Iterator[tuple[str, Factors]]:
         """Of what learns as a readout of this layer does.    clipped  (S, k)  the errors in 16 bits"""
         wanted = self._plan.bars(self.name)
         if wanted:
-            factors = Factors(self._traces("readout", tape.spikes, kappa), clipped)
+            factors = Factors(self._traces("readout", tape.spikes, kappa), clipped, self._drop)
             yield from ((tensor, factors) for tensor in wanted)
 
     def trace(self, part: str, decay: int, *, spikes: bool = True) -> Trace:
@@ -117,9 +119,9 @@ class TaughtLayer:
             eprop.post_factor_adaptive(post, psi, post, plan.post_shift, plan.gamma, beta, rho, adjoint)
         return post
 
-    def _traces(self, part: str, pre: AnyArray, decay: int, reach: int = 1, late: int = 0) -> I16:
-        history = cast(I16, self.slot("trace", part))
-        eprop.traces(history, pre, decay, reach, late=late, state=self._state(pre.shape[1]))
+    def _traces(self, part: str, pre: AnyArray, decay: int, reach: int = 1, late: int = 0) -> I8 | I16:
+        history = cast(I8 | I16, self.slot("trace", part))
+        eprop.traces(history, pre, decay, reach, late=late, drop=self._drop, state=self._state(pre.shape[1]))
         return history
 
     def _state(self, units: int) -> I32:

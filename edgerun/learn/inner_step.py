@@ -88,4 +88,4 @@ class InnerStepRule:
     def factors(self, heard: Heard, error: I32) -> dict[str, Factors]:
         """The gradient of the readout's weights: one row."""
         np.clip(error, I16_MIN, I16_MAX, out=self._clipped[0], casting="unsafe")
-        return {self.plan.tensor: Factors(self._trace, self._clipped)}
+        return {self.plan.tensor: Factors(heard.trace[None], self._clipped)}

@@ -18,6 +18,7 @@ from edgerun.errors import DataError, SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity
 from edgerun.learn import prototypes, reservoir, stages, tape
+from edgerun.learn.profiles import high_bytes, profile_of
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
 from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
@@ -75,7 +76,7 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
         if normaliser is not None:
             slots |= normaliser.slots(rate.tensor, shape)
         if plan.intelligence:
-            slots |= stages.Consolidation(plan.intelligence).slots(rate.tensor, shape)
+            slots |= stages.Consolidation(plan.intelligence, profile_of(plan)).slots(rate.tensor, shape)
     if plan.replay.capacity:
         slots |= reservoir.slots(manifest)
     if manifest.head.kind == "prototypes":
@@ -99,14 +100,15 @@ def working_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
         **tape.slots(manifest),
         "lesson.error": Slot((classes,), "int32", "traces"),
         "lesson.in_play": Slot((classes,), "bool", "traces"),
-        **stages.scratch_slots(width),
+        **stages.scratch_slots(width, profile_of(manifest.learning)),
     }
 
 
 class Learner:
     """The learned state of one bundle and the only way to change it.
 
-    network    runs the bundle; its plastic weight arrays must be writable, they are changed in place
+    network    runs the bundle. Its plastic weight arrays must be writable, they are changed in place; in profile
+               `small` their places in its `tensors`, a dict, are taken by views of the shadows
     priors     importance codes from offline training, by plastic tensor name
     exemplars  (x, label) that the reservoir starts from
     keeper     where the last good state lives
@@ -126,10 +128,12 @@ class Learner:
         self._learned = learned_slots(self.manifest, self._tensors)
         self.layout = make_plan(self._learned | working_slots(self.manifest, self._tensors))
         self._state = carve(make_arena(self.layout), self.layout)
-        self._rule = rule_of(self.manifest, self._tensors, self._state | tape.laid_out(tape.carriers(self.manifest)))
+        self._profile = profile_of(plan)
         self._rates = plan.rule.rates if plan.rule else ()
+        self._factory = {rate.tensor: self._claim(rate.tensor) for rate in self._rates}
+        self._rule = rule_of(self.manifest, self._tensors, self._state | tape.laid_out(tape.carriers(self.manifest)))
         self._normaliser = stages.normaliser_of(plan.normaliser)
-        self._consolidation = stages.Consolidation(plan.intelligence) if plan.intelligence else None
+        self._consolidation = stages.Consolidation(plan.intelligence, self._profile) if plan.intelligence else None
         self._priors, self._exemplars = priors, exemplars
         self._keeper: Keeper = keeper or MemoryKeeper()
         self._batch: Network | None = None
@@ -149,11 +153,11 @@ class Learner:
         for array in self._state.values():
             array[...] = np.zeros((), array.dtype)
         for rate in self._rates:
-            factory = self._factory_weights(rate.tensor)
-            self._tensors[rate.tensor][...] = factory
-            self._state[f"shadow.{rate.tensor}"][...] = factory.astype(np.int16) * 256
+            shadow = cast(I16, self._state[f"shadow.{rate.tensor}"])
+            shadow[...] = self._factory[rate.tensor].astype(np.int16) * 256 + self._profile.middle
+            self._publish(rate.tensor)
             if self._consolidation:
-                self._state[f"ref.{rate.tensor}"][...] = self._state[f"shadow.{rate.tensor}"]
+                plasticity.set_anchor(self._state[f"ref.{rate.tensor}"], shadow)
                 if rate.tensor in self._priors:
                     self._state[f"importance.{rate.tensor}"][...] = self._priors[rate.tensor]
         self._state["recent"][...] = reservoir.EMPTY
@@ -192,9 +196,7 @@ class Learner:
         self.deep_lessons, self.recent_at = int(meta["deep_lessons"]), int(meta["recent_at"])
         self.threshold = int(meta.get("threshold", self.threshold))
         for rate in self._rates:
-            plasticity.weights_from_shadow(
-                cast(I8, self._tensors[rate.tensor]), cast(I16, self._state[f"shadow.{rate.tensor}"])
-            )
+            self._publish(rate.tensor)
         self._take_over()
 
     def digest(self) -> bytes:
@@ -336,13 +338,14 @@ class Learner:
                 rate,
                 index,
                 factors,
-                cast(I8, self._tensors[rate.tensor]),
+                self._copy(rate.tensor),
                 self._state,
                 chain,
                 gradient_shift=gradient_shift,
                 seed=self.manifest.seed,
                 number=self.updates,
                 normaliser=self._normaliser,
+                profile=self._profile,
             )
             self._load_weights(rate.tensor)
         self.updates += 1
@@ -449,10 +452,11 @@ class Learner:
 
     def _clear_column(self, tensor: str, label: int) -> None:
         """Weights of one class to zero, with all that was noted about them."""
-        for kind in ("shadow", "ref", "omega", "importance"):
+        for kind in ("ref", "omega", "importance"):
             if f"{kind}.{tensor}" in self._state:
                 self._state[f"{kind}.{tensor}"][:, label] = 0
-        self._tensors[tensor][:, label] = 0
+        self._state[f"shadow.{tensor}"][:, label] = self._profile.middle
+        self._publish(tensor)
         self._load_weights(tensor)
 
     def _adopt_prototypes(self) -> None:
@@ -519,10 +523,23 @@ class Learner:
 
     # ------------------------------------------------------------------ keeping arrays and network in step
 
-    def _factory_weights(self, tensor: str) -> I8:
-        if not hasattr(self, "_factory"):
-            self._factory = {rate.tensor: self._tensors[rate.tensor].copy() for rate in self._rates}
-        return cast(I8, self._factory[tensor])
+    def _claim(self, tensor: str) -> I8:
+        """The factory's weights, which a device reads from its bundle; from now on the network's own are learned."""
+        found = cast(I8, self._tensors[tensor])
+        if self._profile.copies:
+            return found.copy()
+        self._tensors[tensor] = high_bytes(cast(I16, self._state[f"shadow.{tensor}"]))
+        return found
+
+    def _copy(self, tensor: str) -> I8 | None:
+        """The int8 weights that follow a shadow; None where they are its high bytes."""
+        return cast(I8, self._tensors[tensor]) if self._profile.copies else None
+
+    def _publish(self, tensor: str) -> None:
+        """Weights <- shadows."""
+        copy = self._copy(tensor)
+        if copy is not None:
+            plasticity.weights_from_shadow(copy, cast(I16, self._state[f"shadow.{tensor}"]))
 
     def _take_over(self) -> None:
         """Make the network run on the state that has just been loaded."""

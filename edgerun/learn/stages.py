@@ -13,40 +13,44 @@ from typing import Protocol
 import numpy as np
 from msgspec import UnsetType
 
-from edgerun.arrays import I8, I16, I32, I64, U32, AnyArray, Tensors
+from edgerun.arrays import I8, I16, I32, U32, AnyArray, Tensors
 from edgerun.kernels import eprop, mq, plasticity, rmaxprop
 from edgerun.kernels.noise import Use, fill_words, key, stream
+from edgerun.learn.profiles import PROFILES, Profile
 from edgerun.plan import Slot
 from edgerun.spec import Intelligence, MeanQuotient, PlasticRate, RMaxProp
-
-BLOCK_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The gradient of one tensor as it is stored: G = history.T @ post.    history (T, m) int16, post (T, n) int16."""
+    """The gradient of one tensor as it is stored: G = 2**drop * history.T @ post.
 
-    history: I16
+    history  (T, m)  int16, or int8 with a drop of 8     post  (T, n)  int16
+    """
+
+    history: I8 | I16
     post: I16
+    drop: int = 0
 
 
 @dataclass(slots=True)
 class Step:
     """One row block of one tensor's update, on its way along the chain.
 
-    gradient  (rows, n)  int64  G, task only         wanted  (rows, n)  int64  the change that the stages agree on
-    small     (rows, n)  int32  sat16(G >> sg)       made    (rows, n)  int32  the change of the shadow really made
+    gradient  (rows, n)  int64 or int32  G / 2**drop, task only     wanted  (rows, n)  int32  what the stages agree on
+    small     (rows, n)  int16  sat16(G >> sg)                      made    (rows, n)  int16  the change really made
+    weights   (rows, n)  int8   None where the network reads the shadow's high bytes
     """
 
     tensor: str
     index: int  # position in the learning plan: names the noise streams
     rows: slice
     shadow: I16
-    weights: I8
-    gradient: I64
-    small: I32
-    wanted: I64
-    made: I32
+    weights: I8 | None
+    gradient: AnyArray
+    small: I16
+    wanted: I32
+    made: I16
     words: U32
     seed: int
     update: int
@@ -71,11 +75,12 @@ class Consolidation:
     """Synaptic intelligence: pull back weights that mattered, credit those that helped (Zenke et al. 2017)."""
 
     spec: Intelligence
+    profile: Profile = PROFILES["standard"]
 
     def slots(self, tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]:
         return {
-            f"ref.{tensor}": Slot(shape, "int16", "si"),
-            f"omega.{tensor}": Slot(shape, "int32", "si"),
+            f"ref.{tensor}": Slot(shape, self.profile.anchor, "si"),
+            f"omega.{tensor}": Slot(shape, self.profile.credit, "si"),
             f"importance.{tensor}": Slot(shape, "uint8", "si"),
         }
 
@@ -84,16 +89,17 @@ class Consolidation:
         plasticity.pull(step.wanted, code, ref, step.shadow, self.spec.strength, step.noise(Use.PULL))
 
     def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
-        plasticity.credit(state[f"omega.{step.tensor}"][step.rows], step.small, step.made, step.noise(Use.OMEGA))
+        omega, words = state[f"omega.{step.tensor}"][step.rows], step.noise(Use.OMEGA)
+        plasticity.credit(omega, step.small, step.made, words, self.profile.credit_drop)
 
     def consolidate(self, tensor: str, index: int, state: Mapping[str, AnyArray], seed: int, update: int) -> None:
         """Turn credit into importance, block by block, and move the anchor here."""
         shadow = state[f"shadow.{tensor}"]
-        for rows in blocks(len(shadow)):
+        for rows in blocks(len(shadow), self.profile.block_rows):
             words = np.empty(shadow[rows].shape, np.uint32)
             fill_words(words, key(seed, update, stream(index, Use.IMPORTANCE)), rows.start * shadow.shape[1])
             code, ref, omega = (state[f"{kind}.{tensor}"][rows] for kind in ("importance", "ref", "omega"))
-            plasticity.consolidate(code, ref, omega, shadow[rows], self.spec.damping, words)
+            plasticity.consolidate(code, ref, omega, shadow[rows], self.spec.damping, words, self.profile.credit_drop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +157,10 @@ def normaliser_of(spec: RMaxProp | MeanQuotient | UnsetType) -> Stage | None:
     return None
 
 
-def blocks(rows: int) -> Iterator[slice]:
+def blocks(rows: int, block: int) -> Iterator[slice]:
     """Row blocks of a tensor, in order."""
-    for first in range(0, rows, BLOCK_ROWS):
-        yield slice(first, min(first + BLOCK_ROWS, rows))
+    for first in range(0, rows, block):
+        yield slice(first, min(first + block, rows))
 
 
 def slots(tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]:
@@ -162,14 +168,14 @@ def slots(tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]:
     return {f"shadow.{tensor}": Slot(shape, "int16", "weights")}
 
 
-def scratch_slots(width: int) -> Mapping[str, Slot]:
+def scratch_slots(width: int, profile: Profile = PROFILES["standard"]) -> Mapping[str, Slot]:
     """Working memory of `update`, shared by all tensors."""
-    shape = (BLOCK_ROWS, width)
+    shape = (profile.block_rows, width)
     return {
-        "block.gradient": Slot(shape, "int64", "scratch"),
-        "block.wanted": Slot(shape, "int64", "scratch"),
-        "block.small": Slot(shape, "int32", "scratch"),
-        "block.made": Slot(shape, "int32", "scratch"),
+        "block.gradient": Slot(shape, profile.gradient, "scratch"),
+        "block.wanted": Slot(shape, "int32", "scratch"),
+        "block.small": Slot(shape, "int16", "scratch"),
+        "block.made": Slot(shape, "int16", "scratch"),
         "block.words": Slot(shape, "uint32", "scratch"),
     }
 
@@ -178,7 +184,7 @@ def update(
     rate: PlasticRate,
     index: int,
     factors: Factors,
-    weights: I8,
+    weights: I8 | None,
     state: Tensors,
     stages: tuple[Stage, ...],
     *,
@@ -186,28 +192,33 @@ def update(
     seed: int,
     number: int,
     normaliser: Stage | None = None,
+    profile: Profile = PROFILES["standard"],
 ) -> int:
     """Apply one update to one tensor; returns the squared norm of the change made, in shadow LSB.
 
     d = SR(-G * eta, shift + e), of G normalised where there is a normaliser, less the decay, then each stage's pull,
     then clip and write, then each stage's credit.
+
+    weights  the int8 copy that follows the shadow; None where the network reads the shadow itself
     """
-    norm = eprop.squared_norm(factors.history, factors.post)
+    norm, drop, middle = eprop.squared_norm(factors.history, factors.post, factors.drop), factors.drop, profile.middle
     shift = rate.shift + plasticity.limit_shift(norm, rate.eta, rate.shift, rate.max_norm)
     whole, changed = state[f"shadow.{rate.tensor}"], 0
-    for rows in blocks(len(whole)):
-        step = _new_step(rate.tensor, index, rows, whole[rows], weights[rows], state, seed, number)
+    for rows in blocks(len(whole), profile.block_rows):
+        copy = None if weights is None else weights[rows]
+        step = _new_step(rate.tensor, index, rows, whole[rows], copy, state, seed, number)
         eprop.gradient(step.gradient, factors.history[:, rows], factors.post)
-        plasticity.small_gradient(step.small, step.gradient, gradient_shift)
+        plasticity.small_gradient(step.small, step.gradient, gradient_shift - drop)
         if normaliser is not None:
             normaliser.apply(step, state)
-        plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift, step.noise(Use.UPDATE))
+        plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift - drop, step.noise(Use.UPDATE))
         if rate.decay_shift:
-            plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY))
+            plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY), middle)
         for stage in stages:
             stage.apply(step, state)
-        plasticity.write(step.made, step.shadow, step.wanted, rate.max_step)
-        plasticity.weights_from_shadow(step.weights, step.shadow)
+        plasticity.write(step.made, step.shadow, step.wanted, rate.max_step, middle)
+        if step.weights is not None:
+            plasticity.weights_from_shadow(step.weights, step.shadow)
         if normaliser is not None:
             normaliser.settle(step, state)
         for stage in stages:
@@ -217,7 +228,7 @@ def update(
 
 
 def _new_step(
-    tensor: str, index: int, rows: slice, shadow: I16, weights: I8, state: Tensors, seed: int, number: int
+    tensor: str, index: int, rows: slice, shadow: I16, weights: I8 | None, state: Tensors, seed: int, number: int
 ) -> Step:
     """A step over the shared working memory, cut to this block's shape."""
     count, width = shadow.shape

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from edgerun.arrays import Tensors
 from edgerun.graph import layer_reaches
 from edgerun.layers.base import State
+from edgerun.learn.profiles import profile_of
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.spec import Manifest
 
@@ -21,7 +22,8 @@ def slots(manifest: Manifest) -> dict[str, Slot]:
     if rule is None:
         return {}
     reaches = {name: max(sources) for name, (sources, _) in layer_reaches(manifest).items()}
-    return dict(map(_slot, rule.tape(manifest.layer, manifest.steps, reaches)))
+    trace = profile_of(manifest.learning).trace
+    return dict(map(_slot, rule.tape(manifest.layer, manifest.steps, reaches, trace)))
 
 
 def carriers(manifest: Manifest) -> dict[str, Slot]:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Final, TypeAlias
 
 from msgspec import Meta
 
-from edgerun.layers.base import LayerRecord, Name, Record, State
+from edgerun.layers.base import DType, LayerRecord, Name, Record, State
 
 ALL: Final = 1 << 15  # of windows, Q0.15
 Reaches: TypeAlias = Mapping[str, int]
@@ -85,8 +85,11 @@ class RuleRecord(Record, frozen=True, kw_only=True):
         """T of the factors of a tensor's gradient: how many outer products it is the sum of."""
 
     @abstractmethod
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
-        """Every array that a recorded window and the factors made of it take: the rule works in these and no others."""
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
+        """Every array that a recorded window and the factors made of it take: the rule works in these and no others.
+
+        trace  the type that e-prop keeps presynaptic traces in: int8 in profile `small`
+        """
 
     def carriers(self, layer: LayerOf) -> Iterator[State]:
         """Weights in the wide form that numpy multiplies; a controller multiplies them as they are stored."""

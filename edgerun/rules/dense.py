@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from edgerun.errors import SpecError
 from edgerun.layers import Dense
-from edgerun.layers.base import Name, Record, State
+from edgerun.layers.base import DType, Name, Record, State
 from edgerun.rules.base import LayerOf, Reaches, RuleRecord
 
 
@@ -56,7 +56,7 @@ class ChainRecord(RuleRecord, frozen=True, kw_only=True):
     def neurons(self, layer: LayerOf) -> int:
         return sum(layer(name).outputs for name in self.layers)
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
         """What each layer read and its error."""
         for name in self.layers:
             yield State(f"tape.{name}.read", "int16", (1, layer(name).widths[0]))
@@ -112,9 +112,9 @@ class SettlingRecord(ChainRecord, frozen=True, kw_only=True):
         if len(self.backs) != len(self.layers) - 1:
             raise SpecError(f"{self.title} has {len(self.backs)} backs for {len(self.layers)} layers")
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
         """Activities, what they should be and how far off they are, of hidden layers; the rest as in any chain."""
-        yield from super().tape(layer, steps, reaches)
+        yield from super().tape(layer, steps, reaches, trace)
         for name in self.layers[:-1]:
             for part in ("activity", "prediction", "pull"):
                 yield State(f"settle.{name}.{part}", "int64", (layer(name).outputs,))

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from edgerun.errors import SpecError
 from edgerun.layers import Lif, Readout
-from edgerun.layers.base import Name, State
+from edgerun.layers.base import DType, Name, State
 from edgerun.rules.base import ALL, LayerOf, Reaches, RuleRecord
 
 
@@ -80,7 +80,7 @@ class EProp(RuleRecord, tag="eprop", frozen=True, kw_only=True):
         within = tensor.endswith((".input", ".recurrent")) and tensor != f"{self.readout}.input"
         return min(steps, self.chunk_steps if within else self.target_steps)
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
         """The window of each layer and its factors, then what belongs to all."""
         chunk, classes = min(steps, self.chunk_steps), layer(self.readout).outputs
         last = min(steps, self.target_steps)
@@ -92,13 +92,13 @@ class EProp(RuleRecord, tag="eprop", frozen=True, kw_only=True):
             yield State(f"trace.{prefix}post", "int16", (chunk, n))
             for part, units in (("input", m), ("recurrent", n)):
                 if f"{name}.{part}" in self.tensors:
-                    yield State(f"trace.{prefix}{part}", "int16", (chunk, units))
+                    yield State(f"trace.{prefix}{part}", trace, (chunk, units))
             if self.bars(name):
-                yield State(f"trace.{prefix}readout", "int16", (last, n))
+                yield State(f"trace.{prefix}readout", trace, (last, n))
             if getattr(layer(name), "adaptive", False):
                 yield State(f"trace.{prefix}adjoint", "int64", (n,))
         widest = max(max(layer(name).widths[0], layer(name).outputs) for name in self.layers)
-        yield State("trace.state", "int32", (3, widest))
+        yield State("trace.state", "int32", (4, widest))
         yield State("trace.error", "int32", (last, classes))
         yield State("trace.clipped", "int16", (last, classes))
         yield State("tape.logits", "int32", (last, classes))
@@ -129,8 +129,8 @@ class EPropValues(EProp, tag="eprop-values", frozen=True, kw_only=True):
     def targets(self, layer: LayerOf) -> int:
         return self.target_steps * layer(self.readout).outputs
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
-        yield from super().tape(layer, steps, reaches)
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
+        yield from super().tape(layer, steps, reaches, trace)
         yield State("tape.target", "int16", (self.target_steps, layer(self.readout).outputs))
 
 
@@ -161,7 +161,7 @@ class EPropOnline(EProp, tag="eprop-online", frozen=True, kw_only=True):
     def rows(self, tensor: str, steps: int) -> int:
         return 1
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
         """Traces that go along with the window, each with what its leak carries, and one step's factors."""
         for name in self.layers:
             m, n, prefix = layer(name).widths[0], layer(name).outputs, self.prefix(name)

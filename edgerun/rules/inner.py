@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from edgerun.errors import SpecError
 from edgerun.layers import Readout
-from edgerun.layers.base import Name, State
+from edgerun.layers.base import DType, Name, State
 from edgerun.rules.base import LayerOf, Reaches, RuleRecord
 
 
@@ -43,7 +43,7 @@ class InnerStep(RuleRecord, tag="inner-step", frozen=True, kw_only=True):
     def rows(self, tensor: str, steps: int) -> int:
         return 1
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
         """No step of the window is kept: traces move on while it runs."""
         readout = layer(self.readout)
         yield State("trace.readout", "int16", (1, readout.widths[0]))

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from edgerun.errors import SpecError
 from edgerun.layers import Cells, DenseSum, Patterns
-from edgerun.layers.base import Name, Record, State
+from edgerun.layers.base import DType, Name, Record, State
 from edgerun.rules.base import LayerOf, Reaches, RuleRecord
 
 LONGEST: Final = 128
@@ -90,7 +90,7 @@ class SuperSpike(RuleRecord, tag="superspike", frozen=True, kw_only=True):
     def rows(self, tensor: str, steps: int) -> int:
         return steps
 
-    def tape(self, layer: LayerOf, steps: int, reaches: Reaches) -> Iterator[State]:
+    def tape(self, layer: LayerOf, steps: int, reaches: Reaches, trace: DType = "int16") -> Iterator[State]:
         """What each population read and felt, and the factors of each; one signal goes down through all of them."""
         for each in self.populations:
             m, n = layer(each.synapses).widths[0], layer(each.neurons).outputs
@@ -102,7 +102,7 @@ class SuperSpike(RuleRecord, tag="superspike", frozen=True, kw_only=True):
         n = max(layer(each.neurons).outputs for each in self.populations)
         yield State("tape.spikes", "uint8", (steps, layer(self.patterns).widths[0]))
         yield State("trace.signal", "int16", (steps, n))
-        yield State("trace.state", "int32", (3, max(m, n)))
+        yield State("trace.state", "int32", (4, max(m, n)))
 
     def neurons(self, layer: LayerOf) -> int:
         """Two filters a presynaptic unit, four a neuron."""

@@ -14,7 +14,7 @@ from edgerun.bundle import Signer
 from edgerun.commands.files import check_output, writing
 from edgerun.errors import DataError, MissingExtra, Refused
 from edgerun.samples import Fit
-from edgerun.spec import LogMel
+from edgerun.spec import LogMel, ProfileName
 from exporters.calibrate import METHODS, Calibration
 from exporters.export import Options, export
 from exporters.head import Whiten
@@ -61,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=(*LEARN, VALUES, *DENSE),
         default="none",
         help="what the device may learn",
+    )
+    model.add_argument(
+        "--profile",
+        choices=get_args(ProfileName),
+        default="standard",
+        help="how wide learning's numbers are stored: small takes about half the memory, for e-prop",
     )
     model.add_argument(
         "--head",

@@ -1,5 +1,6 @@
 """The chain from gradient to weight, with synaptic intelligence in it, against the paper in float."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from reference.intelligence import Path
 from edgerun.arrays import Tensors
 from edgerun.kernels import plasticity
 from edgerun.learn import stages
+from edgerun.learn.profiles import PROFILES, Profile
 from edgerun.plan import carve, make_arena, make_plan
 from edgerun.spec import Intelligence, PlasticRate
 
+STANDARD = PROFILES["standard"]
 SHAPE = (70, 11)
 SHIFT = 12
 SPEC = Intelligence(strength=12, damping=64)
@@ -21,9 +24,12 @@ RATE = PlasticRate(tensor="w", eta=300, shift=20, max_step=400)
 class Chain:
     """One plastic tensor with its state, as a learner holds it."""
 
-    def __init__(self, rate: PlasticRate = RATE, spec: Intelligence = SPEC, seed: int = 3) -> None:
-        self.rate, self.stage, self.seed = rate, stages.Consolidation(spec), seed
-        slots = {**stages.slots("w", SHAPE), **self.stage.slots("w", SHAPE), **stages.scratch_slots(SHAPE[1])}
+    def __init__(
+        self, rate: PlasticRate = RATE, spec: Intelligence = SPEC, seed: int = 3, profile: Profile = STANDARD
+    ) -> None:
+        self.rate, self.stage, self.seed, self.profile = rate, stages.Consolidation(spec, profile), seed, profile
+        scratch = stages.scratch_slots(SHAPE[1], profile)
+        slots = {**stages.slots("w", SHAPE), **self.stage.slots("w", SHAPE), **scratch}
         layout = make_plan(slots)
         self.state: Tensors = carve(make_arena(layout), layout)
         self.weights = np.random.default_rng(0).integers(-120, 121, SHAPE).astype(np.int8)
@@ -34,7 +40,7 @@ class Chain:
     def update(self, factors: stages.Factors) -> int:
         changed = stages.update(
             self.rate, 2, factors, self.weights, self.state, (self.stage,),
-            gradient_shift=SHIFT, seed=self.seed, number=self.updates,
+            gradient_shift=SHIFT, seed=self.seed, number=self.updates, profile=self.profile,
         )  # fmt: skip
         self.updates += 1
         return changed
@@ -111,17 +117,15 @@ def test_importance_holds_weights_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_row_blocks_of_any_size_give_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def path() -> tuple[dict[str, list[Any]], list[int]]:
-        chain = Chain(rate=PlasticRate(tensor="w", eta=300, shift=20, max_norm=500))
+def test_row_blocks_of_any_size_give_the_same_bits(rows: int) -> None:
+    def path(profile: Profile) -> tuple[dict[str, list[Any]], list[int]]:
+        chain = Chain(rate=PlasticRate(tensor="w", eta=300, shift=20, max_norm=500), profile=profile)
         changed = [chain.update(factors(step)) for step in range(5)]
         chain.boundary()
         changed += [chain.update(factors(step)) for step in range(5, 9)]
         return chain.learned(), changed
 
-    usual = path()
-    monkeypatch.setattr(stages, "BLOCK_ROWS", rows)
-    assert path() == usual
+    assert path(replace(STANDARD, block_rows=rows)) == path(STANDARD)
 
 
 def test_the_norm_of_a_step_keeps_its_limit() -> None:

@@ -14,7 +14,7 @@ from edgerun.kernels.eprop import TILE
 from edgerun.layers import Cells, DenseSum, Lookup, Patterns
 from edgerun.learn import tape
 from edgerun.learn.learner import Learner, working_slots
-from edgerun.learn.stages import BLOCK_ROWS
+from edgerun.learn.profiles import PROFILES
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
 from edgerun.plan import align
@@ -127,6 +127,9 @@ IL_PROX: dict[str, Any] = {
 PREDICTIVE: dict[str, Any] = {"up": 8000, "down": 8000}
 RULES: dict[str, Callable[..., Manifest]] = {
     "eprop": lambda **k: spiking(eprop(), intelligence=SI, replay=Replay(capacity=9, passes=1), **k),
+    "eprop-small": lambda **k: spiking(
+        eprop(chunk_steps=19, target_steps=3), intelligence=SI, replay=Replay(capacity=9), profile="small", **k
+    ),
     "eprop-chunk": lambda **k: spiking(eprop(chunk_steps=7, target_steps=3), **k),
     "eprop-readout": lambda **k: spiking(eprop(hidden=(), tensors=("out.input",)), **k),
     "eprop-adaptive": lambda **k: spiking(eprop(feedback="random", spikes_cost=90), adaptive=True, **k),
@@ -190,8 +193,10 @@ def test_the_planners_figure_is_what_network_and_learner_hold_to_the_byte(make: 
         array = learner._state[name]
         assert (array.shape, array.dtype.name) == (placed.slot.shape, placed.slot.dtype)
         assert plan.slots[name].slot == placed.slot
+    arena = learner._state["recent"].base
     for name, array in network.tensors.items():
-        if name not in carved.slots:
+        assert (name in plan.slots) != (name not in learner.arrays() and np.may_share_memory(array, arena)), name
+        if name in plan.slots and name not in carved.slots:
             assert plan.slots[name].bytes == array.nbytes
     mine, parts = carved.bytes_by_part(), plan.bytes_by_part()
     others = {name: placed for name, placed in plan.slots.items() if name not in carved.slots}
@@ -246,7 +251,7 @@ def taken(make: Callable[..., Manifest], **sizes: int) -> int:
 
 @every_rule
 def test_a_lesson_takes_a_few_row_blocks_beside_its_slots(make: Callable[..., Manifest]) -> None:
-    assert taken(make, wide=4) <= 8 * REGISTERS * max(BLOCK_ROWS, TILE) * 4 * LOW + (16 << 10)
+    assert taken(make, wide=4) <= 8 * REGISTERS * max(PROFILES["standard"].block_rows, TILE) * 4 * LOW + (16 << 10)
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if RULES[name]().name != "dense"])
