@@ -8,13 +8,14 @@ Cues come from the left or the right; after a delay a recall signal asks which s
 
 Arms: `none` is the untrained net; `LIF` has no adaptation; `ALIF` has it in every second neuron, with symmetric, random
 or adaptive feedback. The float twin starts from the same weights, sees the same trials and takes the same rates.
+Trials that the net is sure of teach nothing, and steps are short: else accuracy wanders by ten points and more.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ SIGNAL_SHIFT, POST_SHIFT = 7, 6
 GAMMA = 77
 BOARD = "nucleo-f446"
 SCENARIO = "delayed_cue"
+LATE = 5  # tests that an accuracy is the mean of
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Net:
     beta: float = 0.3  # thresholds that a spike adds to an adaptive neuron's own
     feedback: str = "symmetric"
     rate: float = 0.1  # of descent
-    norm: float = 0.2  # the longest step of a tensor
+    norm: float = 0.1  # the longest step of a tensor
+    known: float = 0.9  # p of the right side from which on a trial teaches nothing
     decay_shift: int = 0
 
 
@@ -139,7 +142,7 @@ def plan_of(net: Net) -> EProp:
         units["hidden.feedback"] = units["out.input"]
     return EProp(
         layer="hidden", readout="out", chunk_steps=128, signal_shift=SIGNAL_SHIFT, post_shift=POST_SHIFT, gamma=GAMMA,
-        feedback=net.feedback,
+        feedback=net.feedback, error_threshold=round(net.known * 32768),
         rates=tuple(rate_of(name, net.rate * 2**FRACTION / unit, net) for name, unit in units.items()),
     )  # fmt: skip
 
@@ -207,6 +210,8 @@ class FloatNet:
         """One lesson.    x  (T, inputs)"""
         logits, spikes, psi = (part[0] for part in self.run(x[None]))
         error = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        if error[label] >= self.net.known:
+            return
         error[label] -= 1
         signal, adjoint, post = (self.o if self.b is None else self.b) @ error, 0.0, np.zeros_like(psi)
         for t in range(len(x) - 1, -1, -1):
@@ -254,6 +259,19 @@ def examination(task: Task, seed: int, n: int) -> tuple[I16, I64]:
     return task.draw(np.random.default_rng([seed, 4]), n)
 
 
+def late_accuracy(
+    learn: Callable[[I16, int], object], score: Callable[[], float], task: Task, seed: int, lessons: int
+) -> float:
+    """The mean over `LATE` tests at equal distances in the last two fifths of the stream, its end among them."""
+    at = {lessons - k * lessons // 10 for k in range(LATE)}
+    scores = []
+    for number, (sample, side) in enumerate(stream(task, seed, lessons), start=1):
+        learn(sample, side)
+        if number in at:
+            scores.append(score())
+    return float(np.mean(scores))
+
+
 def integers(net: Net, task: Task, seed: int, lessons: int, tests: int) -> list[Run]:
     """The device's learner, before it has learned ("none") and after."""
     bundle, (x, label) = bundle_of(net, task, seed), examination(task, seed, tests)
@@ -262,11 +280,13 @@ def integers(net: Net, task: Task, seed: int, lessons: int, tests: int) -> list[
     def accuracy() -> float:
         return float((learner.scores(x).argmax(axis=1) == label).mean())
 
-    before = accuracy()
-    for sample, side in stream(task, seed, lessons):
+    def learn(sample: I16, side: int) -> None:
         learner.apply(learner.plan_lesson(sample, side, "full"))
+
+    before = accuracy()
+    after = late_accuracy(learn, accuracy, task, seed, lessons)
     fields = {"scenario": SCENARIO, "seed": seed, "untrained": [before], "tasks": ["evidence"]} | costs(bundle)
-    runs = [Run(arm=arm_of(net), matrix=[[accuracy()]], **fields)]
+    runs = [Run(arm=arm_of(net), matrix=[[after]], figures={"updates": learner.updates}, **fields)]
     return runs + [Run(arm="none", matrix=[[before]], **fields)] * (net == Net())
 
 
@@ -278,12 +298,14 @@ def floats(net: Net, task: Task, seed: int, lessons: int, tests: int) -> list[Ru
     def accuracy() -> float:
         return float((twin.run(x.reshape(shape) / SPIKE)[0].argmax(axis=1) == label).mean())
 
-    before = accuracy()
-    for sample, side in stream(task, seed, lessons):
+    def learn(sample: I16, side: int) -> None:
         twin.learn(sample.reshape(shape)[0] / SPIKE, side)
+
+    before = accuracy()
+    after = late_accuracy(learn, accuracy, task, seed, lessons)
     return [
         Run(
-            scenario=SCENARIO, arm=f"{arm_of(net)} (float)", seed=seed, matrix=[[accuracy()]], untrained=[before],
+            scenario=SCENARIO, arm=f"{arm_of(net)} (float)", seed=seed, matrix=[[after]], untrained=[before],
             tasks=["evidence"],
         )
     ]  # fmt: skip
@@ -321,12 +343,17 @@ TEXT = """## Delayed cue
 ({steps} steps of 10 ms); {lessons} trials, each learned from once; {tests} fresh trials to test on; {neurons} neurons;
 seeds {seeds}. `none` is the untrained ALIF net; an answer by chance is right in 50 %.
 
+Accuracy is the mean of {late} tests in the last two fifths of the stream. Trials whose side the net gives {known:g} and
+more teach nothing (`error_threshold`), and no step is longer than {norm:g} (`max_norm`).
+
 {table}
 
 Integers less their float twin, paired by seed, in points: {paired}.
 
-Learning from single trials at a constant rate leaves accuracy wandering: random feedback of seed 2, in integers, stood
-at 93.5 % after 2000 trials, 71.1 % after 2200 and 95.1 % after 2800. The table shows where each arm stood at the end.
+What did not work: learning from every trial, with steps of up to 0.2. Accuracy wandered: random feedback of seed 2, in
+integers, stood at 93.2, 84.6, 94.2, 93.8, 80.6, 97.0 and 84.4 % after 1500, 1750 to 3000 trials, and integers ended 4.4
+points under their twin (deviation 7.7, three seeds). Without the trials that are known it went from 83.6 to 94.4 %,
+with shorter steps besides from 89.0 to 93.2 %, by a third of the updates.
 
 Energy and memory are those of {board}. Against the paper's task, windows of 2.25 s are cut to {steps} steps, which
 credit can reach back, and learning is from single trials instead of batches of 64 with Adam.
@@ -349,7 +376,8 @@ def write(page: Path, runs: list[Run], task: Task, lessons: int, tests: int) -> 
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     text = TEXT.format(
         table=table(runs).strip(), paired=paired(runs), seeds=seeds,
-        lessons=lessons, tests=tests, board=BOARD, neurons=Net().neurons, cues=task.cues, on=task.on,
+        lessons=lessons, tests=tests, late=LATE, known=Net().known, norm=Net().norm,
+        board=BOARD, neurons=Net().neurons, cues=task.cues, on=task.on,
         delay=task.delay, recall=task.recall, steps=task.steps,
     )  # fmt: skip
     section(page, SCENARIO, text)
@@ -358,15 +386,15 @@ def write(page: Path, runs: list[Run], task: Task, lessons: int, tests: int) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
-    parser.add_argument("--lessons", type=int, default=3000)
-    parser.add_argument("--tests", type=int, default=1000)
+    parser.add_argument("--lessons", type=int, default=2400)
+    parser.add_argument("--tests", type=int, default=500)
     parser.add_argument("--short", action="store_true", help="one seed, a shorter task, symmetric feedback: seconds")
     parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
     parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
     args = parser.parse_args()
     task, arms, seeds, lessons, tests = Task(), ARMS, args.seeds, args.lessons, args.tests
     if args.short:
-        task, arms, seeds, lessons, tests = Task(cues=3, delay=15, recall=10), ARMS[:2], 1, 250, 200
+        task, arms, seeds, lessons, tests = Task(cues=3, delay=15, recall=10), ARMS[:2], 1, 600, 200
     runs: list[Run] = []
     for seed in range(1, seeds + 1):
         for net in arms:
