@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-split-mnist bench-imu-activity data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-split-mnist bench-imu-activity bench-condition data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -99,6 +99,9 @@ bench-split-mnist: data-folder $(VENV)/.dev  ## five pairs of digits in turn, wi
 
 bench-imu-activity: data-folder $(VENV)/.train  ## activity of people a net never met, labels late and seldom, into docs/results.md (half an hour)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/imu_activity.py --markdown docs/results.md
+
+bench-condition: data-folder $(VENV)/.dev  ## a bearing under another load, then a loose sensor: told without labels, learned from few, into docs/results.md (five minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/condition.py --seeds 5 --markdown docs/results.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
