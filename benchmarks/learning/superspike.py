@@ -182,9 +182,16 @@ class Outcome:
     spikes: AnyArray  # (T, outputs) of the first window, after learning
 
 
+def silence_of(target: AnyArray) -> int:
+    """How far silence is from a target (T, outputs)."""
+    missed = ONE * target.astype(np.int32)
+    van_rossum(missed, RISE, FALL)
+    return energy(missed)
+
+
 def integers(task: Task, feedback: str, seed: int, lessons: int) -> Outcome:
     learner = new_learner(bundle_of(task, feedback, seed))
-    silence = [energy(van_rossum(ONE * target.astype(np.int32), RISE, FALL)) for target in task.target]
+    silence = [silence_of(target) for target in task.target]
     q = flat(task.x)
 
     def look() -> tuple[float, float]:
