@@ -107,6 +107,7 @@ class Job:
     lessons: deque[Waiting]
     before: float
     taught: int = 0
+    aside: int = 0  # of them, those whose label was doubted
     correct: int = 0
     missed: float = 0.0  # of values: the sum over lessons of how far the device was off before it was told
     energy_uj: float = 0.0
@@ -163,6 +164,7 @@ class Agent:
         self._best_probe = self.probe = self.life.probe_accuracy()
         self.samples = self._durable.samples
         self.inferences = self.commands = 0
+        self.doubted = 0  # lessons set aside since the start
         self.bad_samples = self.missed_samples = self.stuck_samples = 0
         self._newest: AnyArray | None = None
         self.answer: tuple[int, str] | None = None  # the newest inference: sample number and class
@@ -369,7 +371,7 @@ class Agent:
             self._jobs.popleft()
             self.life.commit()
             if job.command is not None:
-                detail = {"lessons": job.taught, "energy_uj": round(job.energy_uj, 1)}
+                detail = {"lessons": job.taught, "set_aside": job.aside, "energy_uj": round(job.energy_uj, 1)}
                 self._answer(job.command, "done", detail | job.what_was_known(values=self._values))
         elif self._values:
             self.life.commit()
@@ -404,6 +406,8 @@ class Agent:
     def _count(self, job: Job, taught: Taught, kind: Level) -> None:
         """Put a lesson to the books."""
         job.taught += 1
+        job.aside += taught.aside
+        self.doubted += taught.aside
         job.energy_uj += self._spend(f"lesson-{kind}", learn_cost(self._work, taught.updates, kind))
         self._norm = taught.norm
 
@@ -765,6 +769,7 @@ class Agent:
             "level": LEVELS.index(state.level),
             "lessons": self.learner.lessons,
             "updates": self.learner.updates,
+            "doubted": self.doubted,
             "inferences": self.inferences,
             "spike_rate": spike_rate(self.learner.network),
             "update_norm": self._norm,

@@ -252,6 +252,17 @@ class Drift(Record, frozen=True, kw_only=True):
 ProfileName: TypeAlias = Literal["standard", "small"]
 
 
+class Doubt(Record, frozen=True, kw_only=True):
+    """Set feedback aside that contradicts what is known surely: `edgerun/learn/doubt.py` has the rule.
+
+    What is taught on purpose, and classes that joined in the field, are never doubted.
+    """
+
+    margins: Annotated[int, Meta(ge=8, le=256)] = 32  # of the newest answers that their labels agreed with
+    share: Annotated[int, Meta(ge=0, le=32767)] = 1 << 13  # of them that lie under what is sure, Q0.15
+    votes: Annotated[int, Meta(ge=2, le=64)] = 8  # newest labels of what looks surely like a class
+
+
 class LearningPlan(Record, frozen=True, kw_only=True):
     """What may change on the device, how, and what protects the rest."""
 
@@ -261,6 +272,7 @@ class LearningPlan(Record, frozen=True, kw_only=True):
     replay: Replay = Replay(capacity=0)
     guard: Guard = Guard()
     drift: Drift | UnsetType = UNSET  # watch for a change of the stream that nobody labels
+    doubt: Doubt | UnsetType = UNSET  # set labels aside that contradict what is known surely
     profile: ProfileName = "standard"  # how wide learning's numbers are stored
 
     def __post_init__(self) -> None:
@@ -425,8 +437,9 @@ class Manifest(Record, frozen=True, kw_only=True):
         if kind == "values" and (self.output is None or self.classes.capacity):
             fault = "no output map" if self.output is None else f"capacity {self.classes.capacity} for classes"
             raise SpecError(f"a head of kind values has {fault}")
-        if kind == "values" and self.learning.drift is not UNSET:
-            raise SpecError("a head of kind values cannot watch for drift: the detector compares samples of a class")
+        for name in ("drift", "doubt"):
+            if kind == "values" and getattr(self.learning, name) is not UNSET:
+                raise SpecError(f"a head of kind values has learning.{name}: there are no classes to compare")
         if kind == "values" and self.learning.rule is not None and self.learning.rule.classifies:
             raise SpecError("a head of kind values cannot learn from labels: it has no classes")
 

@@ -17,7 +17,7 @@ from edgerun.commands.verify import error_line
 from edgerun.errors import one_line
 from edgerun.graph import grows, score_width
 from edgerun.layers.base import INPUT
-from edgerun.spec import Drift, Layer, Manifest, PhaseRate, RMaxProp, TensorSpec
+from edgerun.spec import Doubt, Drift, Layer, Manifest, PhaseRate, RMaxProp, TensorSpec
 
 WEIGHTS: Final = ("weight", "input", "recurrent")
 """The parts of a layer that inputs are multiplied by; its other int8 arrays are tables and zero points."""
@@ -170,6 +170,8 @@ def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     if isinstance(plan.drift, Drift):
         yield "watch", f"for a stream unlike the first {2 * plan.drift.samples} samples of each class, without labels"
+    if isinstance(plan.doubt, Doubt):
+        yield "doubt", f"feedback that contradicts what is surely known, unless most of {plan.doubt.votes} labels agree"
     yield "profile", plan.profile
     if manifest.budget:
         yield "ceiling", f"{manifest.budget.power_mw:g} mW mean"

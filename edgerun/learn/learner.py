@@ -17,7 +17,8 @@ from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import DataError, SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity
-from edgerun.learn import prototypes, reservoir, stages, tape
+from edgerun.learn import doubt, prototypes, reservoir, stages, tape
+from edgerun.learn.doubt import Doubter
 from edgerun.learn.profiles import high_bytes, profile_of
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
@@ -25,7 +26,7 @@ from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL, RuleRecord
-from edgerun.spec import Level, Manifest
+from edgerun.spec import Doubt, Level, Manifest
 
 BATCH = 32
 DEEP: tuple[Level, ...] = ("full", "light", "sparse")
@@ -43,6 +44,7 @@ class Taught:
     confidence: float  # the readout's p(label) before the lesson; nan where nothing deep ran
     updates: int  # updates applied, replays included
     norm: float  # Euclidean norm of the changes made, in weight LSB
+    aside: bool = False  # its label was doubted, nothing was learned
 
 
 class Keeper(Protocol):
@@ -86,6 +88,7 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
             "head.count": Slot((rows,), "int32", "head"),
             "head.bias": Slot((rows,), "int32", "head"),
         }
+    slots |= doubt.slots(manifest)
     recent = plan.rule.recent_labels if plan.rule else 0
     return slots | {"recent": Slot((max(1, recent),), "int16", "state")}
 
@@ -138,6 +141,7 @@ class Learner:
         self._keeper: Keeper = keeper or MemoryKeeper()
         self._batch: Network | None = None
         self.reservoir = Reservoir(self._state, self.manifest.seed) if plan.replay.capacity else None
+        self._doubter = Doubter(plan.doubt, self._state) if isinstance(plan.doubt, Doubt) else None
         if network.prototypes is not None:
             self._adopt_prototypes()
         self.reset()
@@ -161,6 +165,8 @@ class Learner:
                 if rate.tensor in self._priors:
                     self._state[f"importance.{rate.tensor}"][...] = self._priors[rate.tensor]
         self._state["recent"][...] = reservoir.EMPTY
+        if self._doubter is not None:
+            self._doubter.reset()
         if self.reservoir:
             self.reservoir.fill(*(self._exemplars or (np.zeros((0, self.manifest.input.size)), np.zeros(0))))
         if self.network.prototypes is not None:
@@ -259,7 +265,10 @@ class Learner:
     def _lesson(self, lesson: Lesson) -> Taught:
         q = self._checked_input(lesson)
         self.lessons = lesson.number
-        correct = self.network.infer(q).label == lesson.label
+        found = self.network.infer(q)
+        correct = found.label == lesson.label
+        if self._doubted(lesson, found.scores):
+            return Taught(correct, float("nan"), 0, 0.0, aside=True)
         before, norm, confidence = self.updates, 0.0, float("nan")
         if lesson.deep:
             self.deep_lessons += 1
@@ -276,6 +285,12 @@ class Learner:
                 self.refresh()
         self._consolidate_on_count(before)
         return Taught(correct, confidence, self.updates - before, norm)
+
+    def _doubted(self, lesson: Lesson, scores: I32) -> bool:
+        """Whether feedback on the stream contradicts what is known surely; of the factory's classes alone."""
+        if self._doubter is None or not lesson.sample or lesson.label >= len(self.manifest.classes.names):
+            return False
+        return self._doubter.doubts(scores[: len(self.classes)], lesson.label)
 
     def _checked_input(self, lesson: Lesson) -> I16:
         """The lesson's input. Raises DataError, before anything changes, if the lesson cannot follow on this state."""
@@ -447,6 +462,8 @@ class Learner:
             self.reservoir.forget(label)
         for tensor in self.manifest.learning.rule.by_class if self.manifest.learning.rule else ():
             self._clear_column(tensor, label)
+        if self._doubter is not None:
+            self._doubter.forget(label)
         recent = self._state["recent"]
         recent[recent == label] = reservoir.EMPTY
 

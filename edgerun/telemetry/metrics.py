@@ -24,6 +24,7 @@ METRICS: Final = MappingProxyType(
         "level": Metric(unit="index", help="rung of the shedding ladder, 0 = everything"),
         "lessons": Metric(unit="1", kind="counter", help="lessons committed"),
         "updates": Metric(unit="1", kind="counter", help="weight updates made"),
+        "doubted": Metric(unit="1", kind="counter", help="lessons set aside since the start: surely another class"),
         "inferences": Metric(unit="1", kind="counter", help="samples decided"),
         "spike_rate": Metric(unit="share", help="spikes per neuron and step in the newest window"),
         "update_norm": Metric(unit="shadow LSB", help="root mean square of the newest weight change"),
