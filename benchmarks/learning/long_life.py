@@ -1,6 +1,6 @@
 """A long life: a million samples of a drift that comes round again and again, labels late and seldom, power that goes.
 
-    python benchmarks/learning/long_life.py [--samples 1000000] [--short] [--markdown docs/results.md]
+    python benchmarks/learning/long_life.py [--rounds 50] [--short] [--markdown docs/results.md]
 
 The demo's spiking net knows the straight digits 0 to 7. Its sensor then goes through four conditions (straight, turned
 left, dimmed, turned right), 5000 samples each, over and over. One sample in twenty gets its label, half a minute later.
@@ -64,8 +64,7 @@ PHASES: Final = (
     ("straight", 0.0, 1.0), ("turned left", 25.0, 1.0), ("dimmed", 0.0, 0.45), ("turned right", -25.0, 1.0),
 )  # fmt: skip
 """Name, degrees, gain."""
-PHASE: Final = 5000  # samples of a condition, which is a chapter
-BLEND, STEPS = 1000, 10  # samples in which a condition gives way to the next, in so many steps
+STEPS: Final = 10  # in which a condition gives way to the next, over a fifth of it
 BLOCK: Final = 20  # samples of which one gets its label
 LATE: Final = 6  # blocks until it comes
 QUEUE: Final = 512  # labels that may wait
@@ -74,10 +73,22 @@ PERIOD_S: Final = 0.25
 DAY_S: Final = 86400
 BOARD: Final = "pico2"
 POWER_MW: Final = (11.0, 20.0)  # at night, by day
-WRITES: Final = 250  # flash writes from one power cut to the next, in the mean
 PAGES: Final = 4096  # of 4 KiB
-SHORT_SEEDS: Final = 3
 ROUNDS: Final = (1, 2, 5, 10, 25, 50)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How long everything is."""
+
+    rounds: int  # of the long life
+    arm_rounds: int = 5  # of a learner in memory
+    seeds: int = 3
+    phase: int = 5000  # samples of a condition, which is a chapter
+    writes: int = 250  # to the flash from one power cut to the next, in the mean
+
+
+SHORT: Final = Form(rounds=1, arm_rounds=1, seeds=1, phase=500, writes=30)
 
 
 # ------------------------------------------------------------------ the stream
@@ -92,6 +103,7 @@ class Stream:
     """
 
     seed: int
+    phase: int
     x: U8
     y: I64
     held: U8
@@ -99,12 +111,17 @@ class Stream:
 
     def block(self, number: int) -> tuple[U8, I64]:
         """Samples of one block and what they are."""
-        phase, into = divmod(number * BLOCK, PHASE)
-        step = min(STEPS - 1, into * STEPS // BLEND)
+        phase, into = divmod(number * BLOCK, self.phase)
+        step = min(STEPS - 1, into * STEPS * 5 // self.phase)
         rng = np.random.default_rng([self.seed, number])
         rows, noise = rng.integers(len(self.y), size=BLOCK), rng.integers(-1, 2, (BLOCK, self.x.shape[2]))
         seen = self.x[phase % len(PHASES) * STEPS + step, rows] + noise
         return np.clip(seen, 0, 255).astype(np.uint8), self.y[rows]
+
+    def blocks(self, chapter: int) -> range:
+        """Those of one condition."""
+        count = self.phase // BLOCK
+        return range(chapter * count, (chapter + 1) * count)
 
     def labelled(self, number: int) -> tuple[int, AnyArray, int]:
         """The one sample of a block that gets its label: its number, its values, its label."""
@@ -113,7 +130,7 @@ class Stream:
         return number * BLOCK + place, x[place].astype(np.int16), int(y[place])
 
 
-def make_stream(seed: int, field_images: Digits) -> Stream:
+def make_stream(seed: int, field_images: Digits, phase: int) -> Stream:
     parts = digits.split(field_images, seed)
     met = Digits(np.concatenate([parts.warm_up.x, parts.stream.x]), np.concatenate([parts.warm_up.y, parts.stream.y]))
     ways = []
@@ -122,7 +139,7 @@ def make_stream(seed: int, field_images: Digits) -> Stream:
             part = step / STEPS
             ways.append(seen(met.x, from_deg + part * (to_deg - from_deg), from_gain + part * (to_gain - from_gain)))
     held = np.stack([seen(parts.test.x, degrees, gain) for _, degrees, gain in PHASES])
-    return Stream(seed, np.stack(ways), met.y, held, parts.test.y)
+    return Stream(seed, phase, np.stack(ways), met.y, held, parts.test.y)
 
 
 def seen(x: U8, degrees: float, gain: float) -> U8:
@@ -211,8 +228,10 @@ class Tally:
 class Device:
     """One chapter of the long life, from a start on what `before` holds."""
 
-    def __init__(self, bundle: Bundle, stream: Stream, number: int, before: Disk | None, today: int) -> None:
-        self.bundle, self.stream, self.number = bundle, stream, number
+    def __init__(
+        self, bundle: Bundle, stream: Stream, number: int, before: Disk | None, today: int, writes: int
+    ) -> None:
+        self.bundle, self.stream, self.number, self._writes = bundle, stream, number, writes
         self._work, self._board = work(bundle), get_board(BOARD)
         self._prices = block_prices(prices(self._board, self._work))
         self._rng = np.random.default_rng([stream.seed, number, 2])
@@ -233,7 +252,7 @@ class Device:
         """
         told = self._entries
         while True:
-            self.flash.cut_power_after(int(self._rng.integers(1, 2 * WRITES)))
+            self.flash.cut_power_after(int(self._rng.integers(1, 2 * self._writes)))
             self._entries = []
             try:
                 self.life = Lifetime(self.bundle, self.flash, self._entries.append)
@@ -273,8 +292,7 @@ class Device:
 
     def live(self) -> Chapter:
         began = time.monotonic()
-        blocks = PHASE // BLOCK
-        for number in range(self.number * blocks, (self.number + 1) * blocks):
+        for number in self.stream.blocks(self.number):
             x, y = self.stream.block(number)
             self.tally.right += int((self.life.learner.scores(x).argmax(axis=1) == y).sum())
             for turn in range(TURNS):
@@ -282,13 +300,13 @@ class Device:
         self._lay_down()
         learner, counts, written = self.life.learner, self.tally.counts, self.written
         return Chapter(
-            number=self.number, right=self.tally.right / PHASE, levels=dict(sorted(self.tally.levels.items())),
-            held=held_out(self.stream, learner), unheard=counts["unheard"],
+            number=self.number, right=self.tally.right / self.stream.phase, held=held_out(self.stream, learner),
+            levels=dict(sorted(self.tally.levels.items())), unheard=counts["unheard"],
             updates=counts["updates"], verdicts=counts["verdicts"], rolled_back=counts["rolled_back"],
             boundaries=counts["boundaries"], cuts=counts["cuts"], replayed=counts["replayed"], lost=counts["lost"],
             compared=counts["compared"], flash_bytes=written, flash_pages=self._pages + sum(self.flash.wear),
             record_bytes=counts["record_bytes"], today_bytes=self._today + written,
-            energy_j=(self.tally.energy_uj + self._prices.sleep_mw * PHASE * PERIOD_S * 1e3) / 1e6,
+            energy_j=(self.tally.energy_uj + self._prices.sleep_mw * self.stream.phase * PERIOD_S * 1e3) / 1e6,
             rss_bytes=rss_bytes(), digest=self.life.digest(),
             seconds=time.monotonic() - began,
         )  # fmt: skip
@@ -410,14 +428,14 @@ def budget(now_s: float) -> Budget:
     return Budget(power_mw=POWER_MW[21600 <= now_s % DAY_S < 64800])
 
 
-def long_life(bundle: Bundle, stream: Stream, folder: Path, chapters: int) -> list[Chapter]:
+def long_life(bundle: Bundle, stream: Stream, folder: Path, chapters: int, writes: int) -> list[Chapter]:
     """All chapters, those that the folder holds already and the others."""
     rows = folder / "chapters.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     told = msgspec.json.decode_lines(rows.read_bytes(), type=Chapter) if rows.exists() else []
     for number in range(len(told), chapters):
         before = RealDisk(folder / f"flash-{(number - 1) % 2}") if number else None
-        device = Device(bundle, stream, number, before, told[-1].today_bytes if told else 0)
+        device = Device(bundle, stream, number, before, told[-1].today_bytes if told else 0, writes)
         told.append(device.live())
         after = folder / f"flash-{number % 2}"
         shutil.rmtree(after, ignore_errors=True)
@@ -425,13 +443,13 @@ def long_life(bundle: Bundle, stream: Stream, folder: Path, chapters: int) -> li
         with rows.open("ab") as file:
             file.write(msgspec.json.encode(told[-1]) + b"\n")
         if number % 10 == 9 or number + 1 == chapters:
-            print(progress(told), file=sys.stderr, flush=True)
+            print(progress(told, stream.phase), file=sys.stderr, flush=True)
     return told[:chapters]
 
 
-def progress(told: list[Chapter]) -> str:
+def progress(told: list[Chapter], phase: int) -> str:
     last, cuts = told[-1], sum(each.cuts for each in told)
-    return f"{len(told) * PHASE:,} samples, {cuts} cuts, held out {np.round(last.held, 3)}, {last.seconds:.1f} s"
+    return f"{len(told) * phase:,} samples, {cuts} cuts, held out {np.round(last.held, 3)}, {last.seconds:.1f} s"
 
 
 # ------------------------------------------------------------------ learners in memory
@@ -441,17 +459,17 @@ def in_memory(bundle: Bundle, stream: Stream, path: Path, chapters: int) -> list
     """The same stream through a learner, every label taught at level full when it comes; kept in a file when done."""
     if path.exists():
         return msgspec.json.decode_lines(path.read_bytes(), type=Chapter)
-    learner, told, blocks = new_learner(bundle), list[Chapter](), PHASE // BLOCK
+    learner, told = new_learner(bundle), list[Chapter]()
     for number in range(chapters):
         right = 0
-        for block in range(number * blocks, (number + 1) * blocks):
+        for block in stream.blocks(number):
             x, y = stream.block(block)
             right += int((learner.scores(x).argmax(axis=1) == y).sum())
             if block >= LATE and bundle.manifest.learning.rule:
                 sample, q, label = stream.labelled(block - LATE)
                 learner.apply(learner.plan_lesson(q, label, "full", sample))
-        told.append(Chapter(number=number, right=right / PHASE, held=held_out(stream, learner)))
-    path.write_bytes(msgspec.json.encode_lines(told))
+        told.append(Chapter(number=number, right=right / stream.phase, held=held_out(stream, learner)))
+    path.write_bytes(msgspec.json.Encoder().encode_lines(told))
     return told
 
 
@@ -483,7 +501,7 @@ def returning(told: list[Chapter], factory: list[float], number: int) -> float:
 
 
 def rounds_table(told: list[Chapter], factory: list[float]) -> str:
-    """Each condition over the rounds: what was known of it on coming back, and after its 5000 samples."""
+    """Each condition over the rounds: what was known of it on coming back, and after it."""
     held, rows = [factory, *(each.held for each in told)], []
     for number in ROUNDS:
         first = (number - 1) * len(PHASES)
@@ -493,9 +511,9 @@ def rounds_table(told: list[Chapter], factory: list[float]) -> str:
     return Table("", ("round", *(name for name, _, _ in PHASES), "all samples, when they came"), rows).markdown()
 
 
-def facts(told: list[Chapter], arena_bytes: int) -> Iterator[tuple[str, str]]:
+def facts(told: list[Chapter], phase: int, arena_bytes: int) -> Iterator[tuple[str, str]]:
     """What the long life has cost and withstood."""
-    samples, days = len(told) * PHASE, len(told) * PHASE * PERIOD_S / DAY_S
+    samples, days = len(told) * phase, len(told) * phase * PERIOD_S / DAY_S
     total = {name: sum(getattr(each, name) for each in told) for name in SUMS}
     lessons = Counter[str]()
     for each in told:
@@ -549,13 +567,13 @@ n": held-out accuracy just before a condition comes for the n-th time, mean over
 {arms_table}"""
 
 
-def page(bundle: Bundle, told: list[Chapter], factory: list[float], runs: list[Run], short: int, seeds: int) -> str:
-    arena_bytes = new_learner(bundle).layout.total_bytes
+def page(bundle: Bundle, form: Form, told: list[Chapter], factory: list[float], runs: list[Run]) -> str:
+    table = Table("", ("long life", ""), list(facts(told, form.phase, new_learner(bundle).layout.total_bytes)))
     return TEXT.format(
-        samples=len(told) * PHASE, cuts=sum(each.cuts for each in told), phase=PHASE, rounds=len(told) // len(PHASES),
-        block=BLOCK, late=LATE * BLOCK * PERIOD_S, night=POWER_MW[0], day=POWER_MW[1], short=short * PHASE, seeds=seeds,
-        rounds_table=rounds_table(told, factory), arms_table=scenario.table(runs),
-        facts_table=Table("", ("long life", ""), list(facts(told, arena_bytes))).markdown(),
+        samples=len(told) * form.phase, cuts=sum(each.cuts for each in told), phase=form.phase, rounds=form.rounds,
+        block=BLOCK, late=LATE * BLOCK * PERIOD_S, night=POWER_MW[0], day=POWER_MW[1], seeds=form.seeds,
+        short=form.arm_rounds * len(PHASES) * form.phase, rounds_table=rounds_table(told, factory),
+        arms_table=scenario.table(runs), facts_table=table.markdown(),
     )  # fmt: skip
 
 
@@ -566,9 +584,9 @@ LEFT, WIDE, HIGH, GAP = 64, 720, 120, 46
 Lines = dict[str, list[float]]
 
 
-def picture(told: list[Chapter]) -> str:
+def picture(told: list[Chapter], phase: int) -> str:
     """SVG: four panels over the samples of the whole life."""
-    days = PHASE * PERIOD_S / DAY_S
+    days = phase * PERIOD_S / DAY_S
     panels: list[tuple[str, Lines]] = [
         (
             "held-out accuracy, %",
@@ -578,7 +596,8 @@ def picture(told: list[Chapter]) -> str:
         ("memory of the whole simulation, MB", {"resident": [each.rss_bytes / 1e6 for each in told]}),
         ("power cuts so far", {"cuts": np.cumsum([each.cuts for each in told]).tolist()}),
     ]
-    parts = [part for k, panel in enumerate(panels) for part in panel_marks(*panel, 24 + k * (HIGH + GAP), len(told))]
+    tops, samples = range(24, 24 + len(panels) * (HIGH + GAP), HIGH + GAP), len(told) * phase
+    parts = [part for top, panel in zip(tops, panels, strict=True) for part in panel_marks(*panel, top, samples)]
     size = f'width="{LEFT + WIDE + 150}" height="{24 + len(panels) * (HIGH + GAP)}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
@@ -586,7 +605,7 @@ def picture(told: list[Chapter]) -> str:
     )
 
 
-def panel_marks(title: str, lines: Lines, top: int, chapters: int) -> Iterator[str]:
+def panel_marks(title: str, lines: Lines, top: int, samples: int) -> Iterator[str]:
     """One panel: its frame, bounds, lines and what they are."""
     values = [value for line in lines.values() for value in line]
     low, high = (0.0, max(values) or 1.0) if min(values) < max(values) / 2 else (np.floor(min(values)), max(values))
@@ -595,10 +614,10 @@ def panel_marks(title: str, lines: Lines, top: int, chapters: int) -> Iterator[s
     yield f'<rect x="{LEFT}" y="{top}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#999"/>'
     for value, y in ((high, top + 10), (low, top + HIGH)):
         yield f'<text x="{LEFT - 6}" y="{y}" text-anchor="end">{value:.4g}</text>'
-    yield f'<text x="{LEFT + WIDE}" y="{top + HIGH + 16}" text-anchor="end">{chapters * PHASE:,} samples</text>'
+    yield f'<text x="{LEFT + WIDE}" y="{top + HIGH + 16}" text-anchor="end">{samples:,} samples</text>'
     for k, (name, line) in enumerate(lines.items()):
         points = " ".join(
-            f"{LEFT + (i + 1) * WIDE / chapters:.1f},{top + HIGH - (value - low) * scale:.1f}"
+            f"{LEFT + (i + 1) * WIDE / len(line):.1f},{top + HIGH - (value - low) * scale:.1f}"
             for i, value in enumerate(line)
         )
         yield f'<polyline points="{points}" fill="none" stroke="{COLOURS[k]}"/>'
@@ -607,33 +626,31 @@ def panel_marks(title: str, lines: Lines, top: int, chapters: int) -> Iterator[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=1_000_000, help="of the long life, in whole rounds of 20000")
-    parser.add_argument("--short", action="store_true", help="one round, one seed: seconds")
+    parser.add_argument("--rounds", type=int, default=50, help="of the long life, 20000 samples each")
+    parser.add_argument("--short", action="store_true", help="one round of 2000 samples, one seed: seconds")
     parser.add_argument("--state", type=Path, default=Path("build/long_life"), help="where the long life is kept")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs")
     parser.add_argument("--markdown", type=Path, help="rewrite this page's section, and images/long_life.svg beside it")
     args = parser.parse_args()
-    count = len(PHASES)
-    whole = count if args.short else args.samples // (PHASE * count) * count
-    short, seeds = (count, 1) if args.short else (max(count, whole // 10 // count * count), SHORT_SEEDS)
+    form, folder = (SHORT, args.state / "short") if args.short else (Form(rounds=args.rounds), args.state)
     factory_images, field_images = digits.load()
     bundle = factory_bundle(factory_images)
-    streams = [make_stream(seed, field_images) for seed in range(1, seeds + 1)]
+    streams = [make_stream(seed, field_images, form.phase) for seed in range(1, form.seeds + 1)]
     factory = [held_out(stream, new_learner(bundle)) for stream in streams]
-    told = long_life(bundle, streams[0], args.state, whole)
-    runs = [run_of("long", streams[0], factory[0], told, bundle)]
+    told = long_life(bundle, streams[0], folder, form.rounds * len(PHASES), form.writes)
+    runs, count = [run_of("long", streams[0], factory[0], told, bundle)], form.arm_rounds * len(PHASES)
     for stream, untaught in zip(streams, factory, strict=True):
         for arm in ARMS:
             mine = planned(bundle, arm)
-            chapters = in_memory(mine, stream, args.state / f"{arm}-{stream.seed}-{short}.jsonl", short)
+            chapters = in_memory(mine, stream, folder / f"{arm}-{stream.seed}-{count}.jsonl", count)
             runs.append(run_of(arm, stream, untaught, chapters, mine))
             print(f"seed {stream.seed} {arm} done", file=sys.stderr, flush=True)
-    text = page(bundle, told, factory[0], runs, short, seeds)
+    text = page(bundle, form, told, factory[0], runs)
     scenario.save(args.output, runs)
     print(text)
     if args.markdown:
         scenario.section(args.markdown, SCENARIO, text)
-        (args.markdown.parent / "images" / "long_life.svg").write_text(picture(told), encoding="utf-8")
+        (args.markdown.parent / "images" / "long_life.svg").write_text(picture(told, form.phase), encoding="utf-8")
     return 0
 
 
