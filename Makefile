@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-split-mnist bench-imu-activity bench-condition data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-split-mnist bench-imu-activity bench-condition bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -73,6 +73,9 @@ bench-bits: data-folder $(VENV)/.train  ## what fewer bits cost: uniform widths 
 bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % density beside chance and magnitude, into docs/compression-results.md (hours)
 	$(BIN)/python benchmarks/export/ntt.py -o build/ntt.json --markdown docs/compression-results.md
 
+bench-profiles: $(VENV)/.dev  ## profile small beside standard on digits in blocks, seed by seed, into docs/results.md (ten minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/profiles.py --seeds 10 --markdown docs/results.md
+
 bench-braille: data-folder $(VENV)/.train  ## seven Braille letters taught with five touches each, into docs/results.md (ten minutes; nets kept in build/braille)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/braille.py --markdown docs/results.md
 
@@ -102,6 +105,9 @@ bench-imu-activity: data-folder $(VENV)/.train  ## activity of people a net neve
 
 bench-condition: data-folder $(VENV)/.dev  ## a bearing under another load, then a loose sensor: told without labels, learned from few, into docs/results.md (five minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/condition.py --seeds 5 --markdown docs/results.md
+
+bench-long-life: $(VENV)/.dev  ## a million samples of recurring drift on a device whose power is cut hundreds of times, into docs/results.md (half an hour; kept in build/long_life)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/long_life.py --markdown docs/results.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
