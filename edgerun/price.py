@@ -267,8 +267,8 @@ def refresh(manifest: Manifest, window: Ops) -> Ops:
     replay = manifest.learning.replay
     if not replay.capacity or manifest.head.kind != "prototypes":
         return Ops()
-    leave_one_out = 2 * replay.capacity * _means(manifest)
-    return _every(Ops.total([_batch(window, replay.capacity), Ops(dense_macs=leave_one_out)]), replay.refresh_every)
+    scatter = replay.capacity * feature_width(manifest)
+    return _every(Ops.total([_batch(window, replay.capacity), Ops(dense_macs=scatter)]), replay.refresh_every)
 
 
 def prototype(manifest: Manifest, window: Ops) -> Ops:

@@ -411,9 +411,9 @@ class Learner:
         row = label + head.taught * (self.reservoir.field[filled] != 0)
         if self.deep_lessons or not head.taught:  # else every mean is still the sum of all that was ever taught
             prototypes.recompute(head, z, row)
-        old = np.zeros(len(self.classes), np.bool_)
-        old[: len(self.manifest.classes.names)] = self._factory_head["count"] > 0
-        prototypes.calibrate(head, z, label, row, old)
+        joined = np.ones(len(self.classes), np.bool_)
+        joined[: len(self.manifest.classes.names)] = self._factory_head["count"] == 0
+        prototypes.calibrate(head, z, label, joined)
 
     def features(self, x: AnyArray) -> I64:
         """z (m, d) of quantised samples x (m, size), in batches."""

@@ -1,10 +1,10 @@
 """Keeping the prototype head true: means recomputed from the reservoir, and a fair bias for classes that are new.
 
-A class taught with few examples has a noisy mean and loses ties to well-known classes. What old samples can bear is
-one budget for all classes that joined: their bias is a quarter of the margin, leave-one-out, by which four in five old
-samples lie nearer to an old class than to any new one. It is one number, so it moves no border between new classes. A
-budget for each class of its own gave seven Braille letters so much together that every sixth old touch was lost; a rule
-that asked the new classes' few examples lost more over seeds than it saved, their margins are too noisy.
+The mean c of n samples lies off the true one mu, on average by s / n in squared distance, s = E |z - mu|^2. Scores
+2 z.c - c.c are as much too low, so a class taught with few examples loses ties to well-known ones. The bias of a class
+that joined gives that back: its score is then, on average, the true mean's, and with more samples the bias goes by
+itself. A bias from what old samples can bear took more from them than it should where several classes joined, or where
+e-prop had moved the features: margins of samples that replay has learned from say too much.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Final
 import numpy as np
 
 from edgerun.arrays import I64, AnyArray, Bool
-from edgerun.kernels import head
 from edgerun.network import Prototypes
-
 
 MOST: Final = (1 << 31) - 1
 
@@ -42,47 +40,32 @@ def recompute(prototypes: Prototypes, z: I64, row: AnyArray) -> None:
     prototypes.refresh()
 
 
-def leave_one_out(prototypes: Prototypes, z: I64, row: AnyArray, known: int) -> I64:
-    """Scores (m, known) without bias in which a sample's own mean is that of the others it was made of.
+def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, joined: Bool) -> None:
+    """bias <- s / n of each class that joined and has a mean, s from all held samples of such classes.
 
-    A mean of more samples than these stands as it is: one more or less hardly moves it.
+    z  (m, d)      label  (m,)  the class of each sample      joined  (known,)
+
+    Where each such class has one sample only, s is that of all classes; where those do too, biases stay.
     """
-    means = prototypes.means
-    scores: I64 = 2 * (z @ means.T) - (means * means).sum(axis=1)
-    sums, counts = np.zeros_like(means), np.bincount(row, minlength=len(means))
-    np.add.at(sums, row, z)
-    rest = np.maximum(counts[row] - 1, 1)[:, None]
-    own = np.floor_divide(2 * (sums[row] - z) + rest, 2 * rest)
-    whole = np.flatnonzero(counts[row] == prototypes.counts[row])
-    scores[whole, row[whole]] = (2 * (z * own).sum(axis=1) - (own * own).sum(axis=1))[whole]
-    scores[:, prototypes.counts == 0] = head.NEVER
-    first, taught = scores[:, :known], scores[:, prototypes.taught : prototypes.taught + known]
-    nearer: I64 = np.maximum(first, taught)
-    return nearer
+    bias, counts = (part[prototypes.taught :][: len(joined)] for part in (prototypes.bias, prototypes.counts))
+    new = joined & (counts > 0)
+    squares, degrees = scatter(z, label, np.flatnonzero(new))
+    if not degrees:
+        squares, degrees = scatter(z, label, np.arange(len(joined)))
+    if degrees:
+        bias[new] = np.minimum(squares // (degrees * counts[new].astype(np.int64)), MOST)
 
 
-def calibrate(prototypes: Prototypes, z: I64, label: AnyArray, row: AnyArray, old: Bool) -> None:
-    """Set the one bias of all classes that joined and have a mean.
+def scatter(z: I64, label: AnyArray, classes: AnyArray) -> tuple[int, int]:
+    """Squared distances of the samples of some classes to their class's mean, added up, and degrees of freedom.
 
-        margin = max over old of score - max over new of score     below the bias, a sample goes to a new class
-
-    z  (m, d)      label  (m,)  the class of each sample      row  (m,)  the mean that it is part of
-    old  (known,)  whether the factory gave the class its mean
-
-    Leaves biases as they are where there is no old sample that the old classes alone have right, or no new mean.
+    sum over classes of (m sum z.z - S.S) // m, and of m - 1; m samples of a class, S their sum
     """
-    known = len(old)
-    bias, counts = (part[prototypes.taught :][:known] for part in (prototypes.bias, prototypes.counts))
-    new = ~old & (counts > 0)
-    if not (old.any() and new.any() and len(z)):
-        return
-    scores = leave_one_out(prototypes, z, row, known) + np.where(old, bias, 0)
-    margin = scores[:, old].max(axis=1) - scores[:, new].max(axis=1)
-    right = np.flatnonzero(old)[scores[:, old].argmax(axis=1)] == label
-    if right.any():
-        bias[new] = bearable_bias(margin[right])
-
-
-def bearable_bias(margins: I64) -> int:
-    """A quarter of the margin that four in five old samples exceed."""
-    return int(np.sort(margins)[len(margins) // 5]) >> 2
+    squares = degrees = 0
+    for k in classes:
+        mine = z[label == k]
+        total, m = mine.sum(axis=0), len(mine)
+        if m > 1:
+            squares += (m * int((mine * mine).sum()) - int((total * total).sum())) // m
+            degrees += m - 1
+    return squares, degrees
