@@ -109,6 +109,9 @@ bench-condition: data-folder $(VENV)/.dev  ## a bearing under another load, then
 bench-long-life: $(VENV)/.dev  ## a million samples of recurring drift on a device whose power is cut hundreds of times, into docs/results.md (half an hour; kept in build/long_life)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/long_life.py --markdown docs/results.md
 
+bench-semg-sessions: data-folder $(VENV)/.train  ## sEMG: the armband put on again, labels late and seldom, into docs/results.md (ten minutes; nets kept in build/semg)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/semg_sessions.py --markdown docs/results.md
+
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
 
