@@ -40,6 +40,7 @@ from edgerun.store.files import replace
 from edgerun.store.outbox import Outbox
 from edgerun.telemetry import commands
 from edgerun.telemetry.commands import Command, Gate
+from edgerun.telemetry.flood import Bucket
 from edgerun.telemetry.link import Link
 from edgerun.telemetry.reporter import Identity, Pace, Reporter, gap_event
 from edgerun.telemetry.topics import Topics
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 WINDOWS: Final = 256  # past windows that feedback may still name
 QUEUE: Final = 512  # lessons that may wait
 CHORES: Final = 16  # chores that may wait
+COMMANDS: Final = 256  # commands taken at once; each is a write to the flash
+COMMANDS_PER_S: Final = 4.0  # of device time, after that
 ACCURACY_WINDOW: Final = 50
 SAMPLE_BLOCK: Final = 4096  # sample numbers reserved at once
 METRICS_EVERY: Final = 4  # cycles between two rows of telemetry
@@ -176,7 +179,8 @@ class Agent:
         topics = Topics(settings.group, settings.node)
         wall = ports.clock.wall_ms
         self._outbox = Outbox(ports.outbox_path, gap_topic=topics.event, make_gap=gap_event(wall))
-        gate = Gate(topics, settings.keys, self._durable.counters, self._save_counters, wall)
+        room = Bucket(COMMANDS, COMMANDS_PER_S, ports.clock.device_s)
+        gate = Gate(topics, settings.keys, self._durable.counters, self._save_counters, wall, room.take)
         self.reporter = Reporter(
             ports.link, self._outbox, topics, self._identity(), gate,
             sid=self._durable.sid, save_sid=self._save_sid, wall_ms=wall, pace=settings.pace,
@@ -775,6 +779,7 @@ class Agent:
             "update_norm": self._norm,
             "importance_p50": float(np.percentile(importance, 50)) if len(importance) else nan,
             "importance_p99": float(np.percentile(importance, 99)) if len(importance) else nan,
+            "refused": self.reporter.refused,
             "outbox_depth": self._outbox.depth,
             "flash_mb_today": readings.flash_mb_today,
             "temperature_c": heat.value if heat else nan,

@@ -36,6 +36,7 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "resumed": ("Learning resumed", ": {reason}"),
         "self-test": ("Self-test", " {result}", " on {samples} samples"),
         "thinned": ("The outbox thinned its oldest rows", ": {rows} merged"),
+        "flood": ("Too many commands", ": {dropped} dropped unread", ", {unanswered} left without an answer"),
         "command": ("Command {verb}: {status}", ", {reason}"),
     }
 )

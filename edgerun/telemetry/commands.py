@@ -35,6 +35,7 @@ CLOCK_UNSET_MS = (
 REMEMBERED = 256  # command ids kept for repeated deliveries
 _T = TypeVar("_T", Envelope, Inner)
 _PREFIX = b"edgerun-cmd-v1"
+TOO_MANY = "too many commands: send fewer, or several corrections and examples in one"
 _FINAL = ("done", "failed", "expired", "rejected")
 
 # ------------------------------------------------------------------ arguments
@@ -268,6 +269,7 @@ class Gate:
     counters  key id -> highest counter taken so far, as loaded from disk
     save      writes the counters durably; raises StoreError where it cannot, and the command is refused
     now_ms    wall clock
+    room      whether one more command may be taken now; asked last, before anything is written
     """
 
     def __init__(
@@ -277,6 +279,7 @@ class Gate:
         counters: Mapping[str, int],
         save: Callable[[dict[str, int]], None],
         now_ms: Callable[[], int],
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
         for kid, key in keys.items():
             if not kid or len(key) != 32:
@@ -288,6 +291,7 @@ class Gate:
         self._counters = dict(counters)
         self._save = save
         self._now_ms = now_ms
+        self._room = room
         self._seen: OrderedDict[str, tuple[bytes, Result | None]] = OrderedDict()
 
     @property
@@ -338,6 +342,8 @@ class Gate:
             args = msgspec.convert(inner.args, VERBS[verb])
         except msgspec.ValidationError as err:
             raise _No(f"args: {err}", id=inner.id) from None
+        if not self._room():
+            raise _No(TOO_MANY, id=inner.id)
         self._take(envelope.kid, inner)
         self._remember(inner.id, digest)
         return Command(verb, inner.id, args, envelope.kid)

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 QOS = 1
 INBOX_LIMIT = 4096  # messages waiting to be drained; more are dropped, so a flood cannot fill the memory
+INBOX_BYTES = 4 << 20  # of their payloads
+BREATH_S = 0.002  # rest at each message dropped: the socket fills, and it is the broker that has to hold the flood
 WELCOME_S = 5.0  # some brokers choke on a CONNECT of MQTT 5 and say nothing: break off, try the other protocol
 _NOT_THIS_PROTOCOL = (1, 132)  # "unsupported protocol version" in the words of MQTT 3.1.1 and of MQTT 5
 _OTHER = {
@@ -123,6 +125,11 @@ class Link(Protocol):
         """Whether the newest drained event about the connection was Connected."""
         ...
 
+    @property
+    def dropped(self) -> int:
+        """Messages dropped since the start because too many waited to be drained."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
@@ -163,12 +170,22 @@ class _Outcome(Enum):
     SERVED = "we were connected"
 
 
+@dataclass(slots=True)
+class _Traffic:
+    """Payload bytes put and taken, messages dropped. One thread writes each figure, so none needs a lock."""
+
+    put: int = 0  # by the link's thread
+    taken: int = 0  # by the caller's
+    dropped: int = 0  # by the link's thread
+
+
 @dataclass(frozen=True, slots=True)
 class _Callbacks:
     """paho's callbacks put records into a queue and no more. They refer to no client, so none is kept alive."""
 
     events: queue.SimpleQueue[LinkEvent]
     session: int
+    traffic: _Traffic
     refused: list[ReasonCode] = field(default_factory=list)  # why the broker would not have us
     dropped: list[ReasonCode] = field(default_factory=list)  # why the connection ended
     welcomed: threading.Event = field(default_factory=threading.Event)
@@ -191,9 +208,13 @@ class _Callbacks:
         self.events.put(Connected(self.session, getattr(properties, "ReceiveMaximum", 65535)))
 
     def on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
-        if self.events.qsize() < INBOX_LIMIT:
-            payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
-            self.events.put(Incoming(message.topic, payload, bool(message.retain)))
+        payload, traffic = bytes(message.payload[: MAX_MESSAGE_BYTES + 1]), self.traffic
+        if self.events.qsize() >= INBOX_LIMIT or traffic.put - traffic.taken + len(payload) > INBOX_BYTES:
+            traffic.dropped += 1
+            time.sleep(BREATH_S)
+            return
+        traffic.put += len(payload)
+        self.events.put(Incoming(message.topic, payload, bool(message.retain)))
 
     def on_publish(self, client: Client, _: Any, mid: int, reason: ReasonCode, properties: Properties | None) -> None:
         self.events.put(Published(mid))
@@ -247,6 +268,7 @@ class MqttLink:
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._tls = endpoint.context()
         self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        self._traffic = _Traffic()
         self._live: tuple[int, Client] | None = None  # what the thread serves now
         self._drained = 0  # session number of the connection that the caller knows of, 0 = none
         self._ending = threading.Event()
@@ -291,7 +313,9 @@ class MqttLink:
         for _ in range(self._events.qsize()):
             event = self._events.get()
             events.append(event)
-            if isinstance(event, Connected):
+            if isinstance(event, Incoming):
+                self._traffic.taken += len(event.payload)
+            elif isinstance(event, Connected):
                 self._drained = event.session
             elif isinstance(event, Disconnected):
                 self._drained = 0
@@ -300,6 +324,10 @@ class MqttLink:
     @property
     def connected(self) -> bool:
         return self._drained != 0
+
+    @property
+    def dropped(self) -> int:
+        return self._traffic.dropped
 
     @property
     def protocol(self) -> str:
@@ -343,7 +371,7 @@ class MqttLink:
 
     def _attempt(self, will: MakeWill | None, session: int) -> _Outcome:
         """One connection from its beginning to its end."""
-        callbacks = _Callbacks(self._events, session)
+        callbacks = _Callbacks(self._events, session, self._traffic)
         client = self._client(will, session)
         callbacks.attach(client)
         try:
@@ -415,6 +443,7 @@ class MemoryLink:
         self.sent: list[tuple[str, bytes, bool]] = []
         self.filters: list[str] = []
         self.acknowledge = acknowledge
+        self.dropped = 0
         self._events: list[LinkEvent] = []
         self._will: MakeWill | None = None
         self._session = 0

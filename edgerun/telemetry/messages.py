@@ -82,6 +82,7 @@ class Event(Message, frozen=True, kw_only=True):
 EVENT_KINDS = (
     "started", "stopped", "lesson", "taught", "drift", "consolidated", "rolled-back", "level", "budget",
     "budget-refused", "checkpoint", "restored", "gap", "class-added", "paused", "resumed", "self-test", "thinned",
+    "flood",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ METRICS: Final = MappingProxyType(
         "importance_p99": Metric(unit="u8", help="99th percentile of importance"),
         "consolidated_share": Metric(unit="share", help="plastic weights with importance above zero"),
         "saturations": Metric(unit="1", kind="counter", help="values clipped by the learner's arithmetic"),
+        "refused": Metric(unit="1", kind="counter", help="commands refused or dropped since the start"),
         "outbox_depth": Metric(unit="1", help="messages not yet acknowledged by the collector"),
         "flash_mb_today": Metric(unit="MB", help="bytes handed to the flash since midnight of device time"),
         "temperature_c": Metric(unit="degC", help="hottest sensor of the board"),

@@ -22,6 +22,7 @@ import numpy as np
 from edgerun.errors import DataError
 from edgerun.store.outbox import Gap, Outbox, Row
 from edgerun.telemetry.commands import VERBS, Command, Gate, Rejection, Repeat
+from edgerun.telemetry.flood import Bucket, Inbox
 from edgerun.telemetry.link import Connected, Disconnected, Incoming, Link, Published, Subscribed, Will
 from edgerun.telemetry.messages import EVENT_KINDS, MAX_MESSAGE_BYTES, Ack, Birth, Data, Event, Result, State
 from edgerun.telemetry.metrics import METRICS
@@ -33,7 +34,8 @@ Mode: TypeAlias = Literal["learning", "paused", "inference", "stopped"]
 Status: TypeAlias = Literal["accepted", "running", "done", "failed", "expired", "rejected"]
 
 SID_BLOCK: Final = 64  # session numbers are reserved ahead, so that a kill cannot make one come twice
-ANSWERS: Final = 20  # rejections answered at once; then one a second, so that a flood cannot wear out the flash
+ANSWERS: Final = 20  # rejections and repeats answered at once; then one a second: a flood must not wear out the flash
+FLOOD_S: Final = 60.0  # seconds of the network's clock between two events that tell what was left unanswered
 _HISTORIC: Final[Mapping[str, type[Data] | type[Event]]] = {"data": Data, "event": Event}
 
 
@@ -245,9 +247,12 @@ class Reporter:
         self._receive_max = 0
         self._batch = _Batch()
         self._last_data_s = math.inf  # no poll yet, so no device time yet
-        self._answers = float(ANSWERS)
-        self._answers_since = network_s()
-        self.refused = 0  # commands rejected since the start, answered or not
+        self._answers = Bucket(ANSWERS, 1.0, network_s)
+        self._inbox = Inbox()
+        self._unanswered = self._told_unanswered = 0
+        self._told_dropped = 0
+        self._tell_after_s = -math.inf
+        self._rejected = 0
 
     # ------------------------------------------------------------ what the agent calls
 
@@ -264,18 +269,23 @@ class Reporter:
         heard: list[Command | Rejection] = []
         for event in self._link.drain():
             match event:
+                case Incoming(topic, payload) if topic == self._topics.ack:
+                    self._ack(payload)
+                case Incoming():
+                    self._inbox.add(event)
                 case Connected():
                     self._connected(event)
                 case Published(mid):
                     self._sender.published(mid)
-                case Incoming():
-                    heard += self._incoming(event)
                 case Subscribed():
                     self._announce()
                 case Disconnected(reason):
                     self._online = False
                     self._sender.end()
                     log.info("disconnected", extra={"reason": reason})
+        for message in self._inbox.take():
+            heard += self._incoming(message)
+        self._tell_flood()
         self._beat(now_s)
         self._sender.pump()
         return heard
@@ -358,6 +368,16 @@ class Reporter:
     def sid(self) -> int:
         return self._sid
 
+    @property
+    def dropped(self) -> int:
+        """Messages dropped unread since the start, because too many came."""
+        return self._link.dropped + self._inbox.dropped
+
+    @property
+    def refused(self) -> int:
+        """Commands rejected or dropped since the start, answered or not."""
+        return self._rejected + self.dropped
+
     # ------------------------------------------------------------ connection
 
     def _connected(self, event: Connected) -> None:
@@ -419,9 +439,6 @@ class Reporter:
     # ------------------------------------------------------------ in
 
     def _incoming(self, message: Incoming) -> list[Command | Rejection]:
-        if message.topic == self._topics.ack:
-            self._ack(message.payload)
-            return []
         match self._gate.admit(message.topic, message.payload, message.retain):
             case Command(verb="rebirth") as command:
                 self._publish_birth()
@@ -431,7 +448,7 @@ class Reporter:
             case Command() as command:
                 return [command]
             case Repeat(result=result):
-                if result is not None:
+                if result is not None and self._may_answer():
                     self._answer(result)
                 return []
             case Rejection() as rejection:
@@ -448,13 +465,24 @@ class Reporter:
             self._sender.acknowledged(ack.upto)
 
     def _refuse(self, rejection: Rejection) -> None:
-        self.refused += 1
-        now = self._network_s()
-        self._answers = min(ANSWERS, self._answers + now - self._answers_since)
-        self._answers_since = now
-        if rejection.verb and self._answers >= 1:
-            self._answers -= 1
+        self._rejected += 1
+        if rejection.verb and self._may_answer():
             self.result(rejection, rejection.status, {"reason": rejection.reason})
+
+    def _may_answer(self) -> bool:
+        answered = self._answers.take()
+        self._unanswered += not answered
+        return answered
+
+    def _tell_flood(self) -> None:
+        """Say, once in a while, how much was dropped unread and how much was read and left without an answer."""
+        dropped, now_s = self.dropped, self._network_s()
+        if (dropped, self._unanswered) == (self._told_dropped, self._told_unanswered) or now_s < self._tell_after_s:
+            return
+        detail = {"dropped": dropped - self._told_dropped, "unanswered": self._unanswered - self._told_unanswered}
+        self._told_dropped, self._told_unanswered = dropped, self._unanswered
+        self._tell_after_s = now_s + FLOOD_S
+        self.event("flood", detail)
 
     # ------------------------------------------------------------ out
 

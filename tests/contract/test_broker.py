@@ -28,7 +28,17 @@ from edgerun.cli import main
 from edgerun.errors import CommandError, EdgeRunError, Refused
 from edgerun.store.outbox import Outbox
 from edgerun.telemetry.commands import Command, Gate, Rejection, Teach, seal
-from edgerun.telemetry.link import INBOX_LIMIT, Connected, Disconnected, Endpoint, Incoming, LinkEvent, MqttLink, Will
+from edgerun.telemetry.link import (
+    INBOX_BYTES,
+    INBOX_LIMIT,
+    Connected,
+    Disconnected,
+    Endpoint,
+    Incoming,
+    LinkEvent,
+    MqttLink,
+    Will,
+)
 from edgerun.telemetry.messages import Ack, Birth, Event, Inner, Result, State
 from edgerun.telemetry.reporter import Identity, Pace, Reporter, gap_event
 from edgerun.telemetry.topics import ALL, Topics, parse
@@ -623,8 +633,23 @@ def test_a_server_that_speaks_nonsense_does_not_end_the_link(impostor: Impostor,
 
 def test_a_flood_does_not_fill_the_memory(impostor: Impostor) -> None:
     impostor.answer(WELCOME + b"\x30\x04\x00\x01a\x00" * (INBOX_LIMIT + 1000))
-    time.sleep(0.5)
+    wait_until(lambda: impostor.probe.link.dropped > 0)
     assert INBOX_LIMIT - 10 <= len(impostor.probe.wait_for(Incoming)) <= INBOX_LIMIT
+
+
+def test_a_flood_of_large_messages_is_bounded_in_bytes(impostor: Impostor) -> None:
+    size = 60_000
+    message = b"\x30" + bytes([(size + 4) % 128 + 128, (size + 4) // 128 % 128 + 128, (size + 4) // 16384])
+    impostor.answer(WELCOME + (message + b"\x00\x01a\x00" + b"x" * size) * (INBOX_BYTES // size + 20))
+    wait_until(lambda: impostor.probe.link.dropped > 0)
+    assert len(impostor.probe.wait_for(Incoming)) <= INBOX_BYTES // size
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_command_prints_where_it_is_and_ends_on_ctrl_c(tmp_path: Path) -> None:

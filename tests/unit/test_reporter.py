@@ -15,10 +15,11 @@ import pytest
 from edgerun.errors import DataError
 from edgerun.store.outbox import Outbox
 from edgerun.telemetry.commands import VERBS, Command, Gate, Rejection, seal
+from edgerun.telemetry.flood import TURNS, WAITING, WAITING_BYTES, Bucket
 from edgerun.telemetry.link import MemoryLink
 from edgerun.telemetry.messages import Ack, Birth, Data, Event, Inner, Result, State
 from edgerun.telemetry.metrics import METRICS
-from edgerun.telemetry.reporter import ANSWERS, Identity, Pace, Reporter, Status, gap_event
+from edgerun.telemetry.reporter import ANSWERS, FLOOD_S, Identity, Pace, Reporter, Status, gap_event
 from edgerun.telemetry.topics import Topics, broadcast
 
 NOW = 1_800_000_000_000
@@ -83,6 +84,11 @@ class Bench:
 
     def seqs(self) -> list[int]:
         return [message.seq for message in self.sent() if hasattr(message, "seq")]
+
+
+def floods(outbox: Outbox) -> list[dict[str, Any]]:
+    rows = [row.payload for row in outbox.pending(0, 1000) if row.topic == NODE.event]
+    return [event.detail for row in rows if (event := msgspec.json.decode(row, type=Event)).kind == "flood"]
 
 
 @pytest.fixture
@@ -432,14 +438,49 @@ class TestCommands:
     def test_a_flood_is_counted_but_not_answered_for_ever(self, bench: Bench, outbox: Outbox) -> None:
         for _ in range(500):
             bench.link.deliver(NODE.cmd("probe"), b"{}")
-        assert len(bench.poll()) == bench.reporter.refused == 500
-        assert outbox.depth == ANSWERS
+        assert len(bench.poll()) == TURNS, "a poll stays short"
+        for _ in range(WAITING // TURNS):
+            bench.poll()
+        assert bench.reporter.refused == 500
+        assert bench.reporter.dropped == 500 - WAITING
+        assert floods(outbox) == [{"dropped": 500 - WAITING, "unanswered": 0}]
+        assert outbox.depth == ANSWERS + 1
         bench.link.deliver(NODE.cmd("probe"), b"{}")
         bench.poll(after_s=1)
-        assert outbox.depth == ANSWERS + 1
+        assert outbox.depth == ANSWERS + 2
+        bench.poll(after_s=FLOOD_S)
+        assert floods(outbox)[1:] == [{"dropped": 0, "unanswered": WAITING - ANSWERS}]
+
+    def test_a_flood_of_large_messages_fills_no_memory(self, bench: Bench) -> None:
+        for _ in range(100):
+            bench.link.deliver(NODE.cmd("teach"), b"x" * 60_000)
+        bench.poll()
+        assert bench.reporter.dropped == 100 - WAITING_BYTES // 60_021
+
+    def test_a_command_that_comes_again_and_again_is_not_answered_for_ever(self, bench: Bench, outbox: Outbox) -> None:
+        command = bench.order("probe")
+        (heard,) = bench.poll()
+        assert isinstance(heard, Command)
+        bench.reporter.result(heard, "done")
+        before = outbox.depth
+        for _ in range(100):
+            bench.link.deliver(NODE.cmd("probe"), command)
+        for _ in range(100 // TURNS + 1):
+            assert bench.poll() == []
+        assert outbox.depth == before + ANSWERS + 1, "and one event that says so"
 
     @pytest.mark.parametrize("topic", ["", "x", "edgerun/v1/farm/pi-7/cmd/", NODE.cmd("nonsense"), NODE.res("probe")])
     def test_no_message_raises(self, bench: Bench, topic: str) -> None:
         for payload in (b"", b"\x00\xff", b"[" * 65_000, b"9" * 65_000):
             bench.link.deliver(topic, payload)
         assert all(isinstance(answer, Rejection) for answer in bench.poll())
+
+
+def test_a_bucket_holds_so_many_and_gains_so_many_a_second() -> None:
+    now = [0.0]
+    bucket = Bucket(3, 2.0, lambda: now[0])
+    assert [bucket.take() for _ in range(5)] == [True] * 3 + [False] * 2
+    now[0] = 1.0
+    assert [bucket.take() for _ in range(4)] == [True] * 2 + [False] * 2
+    now[0] = 1000.0
+    assert sum(bucket.take() for _ in range(10)) == 3

@@ -33,7 +33,7 @@ const VITALS = [
 ];
 const TONES = {
   started: "good", restored: "good", consolidated: "good", resumed: "good", taught: "good", "class-added": "good",
-  drift: "warn", level: "warn", budget: "warn", paused: "warn", thinned: "warn",
+  drift: "warn", level: "warn", budget: "warn", paused: "warn", thinned: "warn", flood: "warn",
   "rolled-back": "bad", "budget-refused": "bad", gap: "bad", stopped: "bad",
 };
 const tone = (kind) => TONES[kind] ?? "plain";
