@@ -28,6 +28,7 @@ from edgerun.errors import BudgetError, DataError, Refused
 from edgerun.governor import WINDOW_S, Decision, Demand, GovernorState, capacity_uj, charge, check_budget, decide
 from edgerun.graph import grows
 from edgerun.layers.spiking import SPIKING
+from edgerun.learn.contradiction import Told, check_examples
 from edgerun.learn.drift import PageHinkley
 from edgerun.learn.learner import DEEP, Taught
 from edgerun.learn.records import Boundary, NewClass, Reason, Settle
@@ -159,6 +160,7 @@ class Agent:
         self._paused = self._durable.paused
         self._until_s: float | None = None  # device time at which a pause or its opposite ends by itself
         self._windows: OrderedDict[int, I16] = OrderedDict()
+        self._told = Told(WINDOWS)
         self._jobs: deque[Job] = deque()
         self._chores: deque[Chore] = deque()
         self._recent: deque[bool] = deque(maxlen=ACCURACY_WINDOW)
@@ -559,6 +561,7 @@ class Agent:
         label = self._label(args.label)
         if not self._values:
             self._check_class(label)
+            check_examples(self.learner.reservoir, examples, self.learner.class_index(label), self.learner.classes)
             self._check_chore(Chore("settle", self._refresh, dict))
         if args.dry_run:
             lessons = self._work.lesson["full" if self._values else "head"].times(len(examples))
@@ -612,6 +615,7 @@ class Agent:
             if target is None:
                 self._known(label)
             lessons.append(Waiting(q, label, item.sample, target))
+        self._told.take((item.sample, item.label) for item in args.items if item.label is not None)
         self._jobs.append(Job(command, lessons, self.probe))
         self._answer(command, "accepted", {"lessons": len(lessons)})
 
@@ -733,6 +737,7 @@ class Agent:
         self._jobs.clear()
         self._chores.clear()
         self._windows.clear()
+        self._told.clear()
         self._recent.clear()
         self._drift, self._consolidation_due = PageHinkley(), None
         self.life.wipe()

@@ -33,6 +33,7 @@ from edgerun.encode.targets import learns_values
 from edgerun.errors import DataError, Refused
 from edgerun.graph import grows, learns
 from edgerun.learn import records
+from edgerun.learn.contradiction import same_under_two_names
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
 from edgerun.price import work
@@ -131,7 +132,9 @@ def run(args: argparse.Namespace) -> int:
     drawn = []
     for k in range(count):
         rng = None if args.draws is None else np.random.default_rng((args.seed, k))
-        drawn.append(adapt(bundle, new, shots(new.label, args.shots, rng), probe, RULES[args.rule]))
+        taught = shots(new.label, args.shots, rng)
+        check_lessons(new, taught)
+        drawn.append(adapt(bundle, new, taught, probe, RULES[args.rule]))
         tell(k + 1, count)
     told = as_json(bundle, new, probe, drawn) | {"shots": args.shots, "energy": energy(bundle, board, drawn)}
     print(json.dumps(told, indent=2) if args.json else "\n".join(page(told)))
@@ -160,6 +163,17 @@ def check_classes(bundle: Bundle, new: Labelled) -> None:
     if len(unknown) > room:
         raise DataError(
             f"{new.name}: {len(unknown)} classes are new ({', '.join(unknown[:5])}), the bundle has room for {room}"
+        )
+
+
+def check_lessons(new: Labelled, taught: I64) -> None:
+    """Raises DataError where two lessons are the same sample under different names."""
+    pair = same_under_two_names(new.q[taught], [new.label[k] for k in taught])
+    if pair is not None:
+        first, second = (int(taught[k]) for k in pair)
+        raise DataError(
+            f"{new.name}: labelled samples {first} and {second} are the same, called {new.label[first]!r} and "
+            f"{new.label[second]!r}"
         )
 
 

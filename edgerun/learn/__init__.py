@@ -3,6 +3,7 @@
 eprop        what the window says: factors of the gradient            reservoir    a bounded, class-balanced memory
 stages       the chain from gradient to weight                        prototypes   classes taught by example
 learner      lessons, boundaries, snapshots and the digest            drift        when errors have become more
+contradiction one sample under two names
 doubt        labels that cannot be right
 watch        when samples have changed, told without labels
 """

@@ -219,8 +219,8 @@ def test_what_is_refused_leaves_everything_as_it_was(
 
 
 def test_a_class_over_the_capacity_is_refused(bench: Bench) -> None:
-    for label in "ef":
-        assert bench.do("teach", label=label, examples=examples(4)).status == "done"
+    for label, first in (("e", 0), ("f", 10)):
+        assert bench.do("teach", label=label, examples=examples(4, first=first)).status == "done"
     before = bench.learned()
     refused = bench.do("teach", label="g", examples=examples(5))
     assert (refused.status, bench.learned()) == ("rejected", before)
