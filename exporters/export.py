@@ -115,6 +115,10 @@ class Options:
     beside: bool = False
     whiten: Whiten = "shared"
 
+    def __post_init__(self) -> None:
+        if self.profile == "small" and self.learn not in SMALL:
+            raise ModelError(f"--profile small goes with --learn {' or '.join(SMALL)}, not {self.learn}")
+
     @property
     def head_kind(self) -> HeadKind:
         """Where prototypes learn they decide; elsewhere the model's own outputs, to which the inner step adds rows."""
@@ -379,8 +383,6 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
 
 def with_learning(twin: Twin, manifest: Manifest, samples: Samples, options: Options) -> tuple[Manifest, Tensors]:
     """The manifest with the plan that `--learn` names, and the tensors that its rule brings."""
-    if options.profile == "small" and options.learn not in SMALL:
-        raise ModelError(f"--profile small goes with --learn {' or '.join(SMALL)}, not {options.learn}")
     if options.learn in DENSE:
         plan, own = dense_plan(options.learn, manifest, twin, samples)
         return msgspec.structs.replace(manifest, learning=plan), own

@@ -15,7 +15,7 @@ import msgspec
 from edgerun.boards import BOARDS, KINDS, Board, Ops, get_board, price, uncertainty
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
-from edgerun.errors import BudgetError, Refused
+from edgerun.errors import BudgetError, Refused, SpecError
 from edgerun.governor import Demand, check_budget, floor_mw
 from edgerun.graph import learns
 from edgerun.price import LESSONS, Work, flash_parts, memory_plan, prices, work
@@ -189,7 +189,16 @@ def _same(plan: LearningPlan) -> LearningPlan:
     return plan
 
 
+def _narrow(plan: LearningPlan) -> LearningPlan:
+    """The same plan in profile small, where its rule can be stored so."""
+    try:
+        return msgspec.structs.replace(plan, profile="small")
+    except SpecError:
+        return plan
+
+
 SMALLER: Final[tuple[tuple[str, Callable[[LearningPlan], LearningPlan]], ...]] = (
+    ("exported with --profile small", _narrow),
     ("without synaptic intelligence", lambda plan: msgspec.structs.replace(plan, intelligence=None)),
     ("without its rule", lambda plan: msgspec.structs.replace(plan, rule=None, intelligence=None)),
 )
@@ -214,6 +223,7 @@ def as_json(priced: Priced) -> dict[str, Any]:
         "verdict": priced.verdict,
         "problems": list(priced.problems),
         "remedies": list(priced.remedies),
+        "profile": priced.bundle.manifest.learning.profile,
         "ram": {"parts": priced.ram, "needed": sum(priced.ram.values()), "present": board.ram_bytes},
         "flash": {"parts": priced.flash, "needed": sum(priced.flash.values()), "present": board.flash_bytes},
         "acts": {
@@ -247,7 +257,7 @@ def page(priced: Priced) -> Iterator[str]:
     manifest, board = priced.bundle.manifest, priced.board
     clock = f"{board.clock_hz / 1e6:,.0f} MHz"
     yield f"{manifest.name} on {board.name}, {board.cpu} at {clock}; every figure is an estimate"
-    yield "\nMEMORY"
+    yield "\nMEMORY" if manifest.learning.profile == "standard" else f"\nMEMORY, profile {manifest.learning.profile}"
     yield from columns([("part", "bytes"), *_shares(priced.ram, board.ram_bytes)])
     yield "\nFLASH"
     yield from columns([("part", "bytes"), *_shares(priced.flash, board.flash_bytes)])

@@ -103,7 +103,7 @@ class SlowLesson:
         assert plan.intelligence is not None
         assert plan.rule is not None
         for index, rate in enumerate(plan.rule.rates):
-            slow.boundary(plan.intelligence, self.manifest.seed, self.updates, index, rate.tensor, self.state)
+            slow.boundary(plan, self.manifest.seed, self.updates, index, rate.tensor, self.state)
 
     def _dense(self, window: Window) -> Iterator[Moment]:
         chain = slow.Chain(self.manifest, self.tensors, window.label, window.in_play)
@@ -128,7 +128,7 @@ class SlowLesson:
     def _update(self, moment: Moment) -> None:
         for index, (tensor, factors) in enumerate(moment.factors.items()):
             slow.update(self.manifest.learning, self.manifest.seed, self.updates, index, factors, self.state)
-            self.tensors[tensor][...] = slow.weights(self.state[f"shadow.{tensor}"])
+            self.tensors[tensor][...] = slow.weights(self.manifest.learning, self.state[f"shadow.{tensor}"])
             self.network.load_weights(tensor)
         self.updates += 1
 

@@ -257,11 +257,45 @@ def rmaxprop_case(rng: np.random.Generator) -> Tensors:
     return found | {"normal": normal, "codes": codes}
 
 
+def narrow_case(rng: np.random.Generator) -> Tensors:
+    """Profile small: traces in 8 bits, their gradient in 32, and one update with pull and credit, then a boundary."""
+    pre, post = rng.integers(0, 2, (STEPS, 5)).astype(np.uint8), rng.integers(-9000, 9000, (9, 4)).astype(np.int16)
+    late = integers.traces(pre.tolist(), 31111, 9, late=1, drop=8)
+    history = np.array(integers.traces(pre.tolist(), 31111, 9, drop=8), np.int8)
+    gradient, shape = np.zeros((5, 4), np.int32), (5, 4)
+    eprop.gradient(gradient, history, post)
+    shadow, random = rng.integers(-32384, 32641, shape).astype(np.int16), np.zeros(shape, np.uint32)
+    shadow[0, :2] = -32384, 32640
+    ref, code = rng.integers(-127, 128, shape).astype(np.int8), rng.integers(0, 232, shape).astype(np.uint8)
+    omega = rng.integers(-32768, 32768, shape).astype(np.int16)
+    before = {"shadow": shadow, "ref": ref, "code": code, "omega": omega}
+    found = {f"{name}_before": array.copy() for name, array in before.items()}
+    small, made, wanted = np.zeros(shape, np.int16), np.zeros(shape, np.int16), np.zeros(shape, np.int32)
+
+    def noise_for(use: noise.Use) -> AnyArray:
+        noise.fill_words(random, noise.key(SEED, 9, noise.stream(2, use)))
+        return random
+
+    plasticity.small_gradient(small, gradient, 6)
+    plasticity.wanted_step(wanted, gradient, 321, 17, noise_for(noise.Use.UPDATE))
+    plasticity.fade(wanted, shadow, 10, noise_for(noise.Use.DECAY), 128)
+    plasticity.pull(wanted, code, ref, shadow, 20, noise_for(noise.Use.PULL))
+    found["wanted"] = wanted.copy()
+    plasticity.write(made, shadow, wanted, 5000, 128)
+    plasticity.credit(omega, small, made, noise_for(noise.Use.OMEGA), 18)
+    found |= {"small": small, "made": made, "omega_credited": omega.copy()}
+    plasticity.consolidate(code, ref, omega, shadow, 50, noise_for(noise.Use.IMPORTANCE), 18)
+    return found | {f"{name}_after": array for name, array in before.items()} | {
+        "pre": pre, "history": history, "late": np.array(late, np.int8), "post": post, "gradient": gradient,
+        "squared_norm": np.array(eprop.squared_norm(history, post, 8)),
+    }  # fmt: skip
+
+
 KERNELS = {
     "phase-rate.rate": phase_rate, "noise.words": words, "eprop.window": eprop_case,
     "plasticity.update": plasticity_case, "softmax.error": softmax_case, "head.prototypes": head_case,
     "log-mel.tone": log_mel, "superspike.window": superspike_case, "rmaxprop.update": rmaxprop_case,
-    "eprop.signals": signals_case,
+    "eprop.signals": signals_case, "small.update": narrow_case,
 }  # fmt: skip
 
 

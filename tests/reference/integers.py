@@ -54,6 +54,20 @@ def leak(x: int, carry: int, decay: int, drive: int) -> tuple[int, int]:
     return sat16((t >> 15) + drive), t & 0x7FFF
 
 
+def traces(pre: Sequence[Sequence[int]], decay: int, last: int, *, late: int = 0, drop: int = 0) -> list[list[int]]:
+    """Traces of spikes (T, m) after each of the last steps; with `drop`, their high bits, what is left going along."""
+    gain = max(0, (32767 * (32768 - decay) >> 15).bit_length() - 1)
+    found: list[list[int]] = [[] for _ in range(last)]
+    for unit in zip(*pre, strict=True):
+        x, carry, rest = 0, 0, 1 << drop >> 1
+        for t in range(len(pre)):
+            x, carry = leak(x, carry, decay, unit[t - late] << gain if t >= late else 0)
+            if t >= len(pre) - last:
+                found[t - len(pre) + last].append(min(x + rest >> drop, 32767 >> drop))
+                rest = x + rest & (1 << drop) - 1
+    return found
+
+
 def phase_rate(u: int, steps: int, full: int) -> list[int]:
     """phase <- phase + u; spike where phase >= full; phase <- phase - full * spike."""
     u, phase, spikes = clip(u, 0, full), full // 2, []
@@ -206,7 +220,7 @@ def pull(code: int, distance: int, strength: int, random: int) -> int:
     return 0 if shift > 30 else stochastic(mantissa * distance, shift, random)
 
 
-def importance(code: int, omega: int, moved: int, damping: int, random: int) -> int:
-    """The code of Omega after a boundary."""
+def importance(code: int, omega: int, moved: int, damping: int, random: int, drop: int = 8) -> int:
+    """The code of Omega after a boundary; a credit counts 2**drop."""
     den = (moved * moved >> 8) + damping
-    return encode(decode(code) + (max(0, omega) << 16) // den, random)
+    return encode(decode(code) + (max(0, omega) << 8 + drop) // den, random)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from reference.integers import clip, importance, pull, requantise, sat16, sat32, stochastic, word
+from reference.integers import clip, importance, pull, requantise, sat16, stochastic, word
 
 from edgerun.arrays import AnyArray
 from edgerun.rules import (
@@ -23,7 +23,7 @@ from edgerun.rules import (
     RMaxProp,
     SequentialIl,
 )
-from edgerun.spec import Intelligence, LearningPlan, Manifest
+from edgerun.spec import LearningPlan, Manifest
 
 Vector = list[int]
 Matrix = list[list[int]]
@@ -230,17 +230,37 @@ class Chain:
 # ------------------------------------------------------------------ from factors to weights
 
 
+class Widths(NamedTuple):
+    """What a profile stores less of: bits of a trace and of a credit; what a shadow of weight 0 holds."""
+
+    trace_drop: int
+    credit_drop: int
+    credit_bits: int
+    middle: int
+
+    def anchor(self, ref: int) -> int:
+        """The shadow that an anchor stands for."""
+        return (ref << 8) + self.middle if self.middle else ref
+
+    def credited(self, omega: int) -> int:
+        most = 1 << self.credit_bits - 1
+        return clip(omega, -most, most - 1)
+
+
+WIDTHS = {"standard": Widths(0, 8, 32, 0), "small": Widths(8, 18, 16, 128)}
+
+
 def update(
     plan: LearningPlan, seed: int, number: int, index: int, factors: Factors, state: dict[str, AnyArray]
 ) -> None:
     """One update of the index-th plastic tensor, in place: `state` has arrays by the names of a checkpoint."""
     rule = plan.rule
     assert rule is not None
-    rate, (history, post) = rule.rates[index], factors
+    rate, (history, post), drop = rule.rates[index], factors, WIDTHS[plan.profile].trace_drop
     shape = len(history[0]), len(post[0])
     pairs = [*zip(history, post, strict=True)]
     gradient = [[sum(h[i] * p[j] for h, p in pairs) for j in range(shape[1])] for i in range(shape[0])]
-    shift = rate.shift + halvings(rate, squared_norm(history, post))
+    shift = rate.shift + halvings(rate, squared_norm([[h << drop for h in row] for row in history], post)) - drop
     for at, place in enumerate(np.ndindex(*shape)):
         words = {use: word(seed, number, 16 * index + use, at) for use in (UPDATE, PULL, OMEGA, DECAY, NORMALISE)}
         change(plan, rate, shift, gradient[place[0]][place[1]], state, place, words)
@@ -253,24 +273,28 @@ def change(
     place: tuple[int, ...], words: Mapping[int, int],
 ) -> None:  # fmt: skip
     """One weight's share of an update, in place."""
-    shadow, before = state[f"shadow.{rate.tensor}"], int(state[f"shadow.{rate.tensor}"][place])
+    widths, shadow = WIDTHS[plan.profile], state[f"shadow.{rate.tensor}"]
+    before = int(shadow[place])
     n = normalised(plan, rate, gradient, state, place, words[NORMALISE])
     d = stochastic(-n * rate.eta, shift, words[UPDATE])
     if rate.decay_shift:
-        d -= stochastic(before, rate.decay_shift, words[DECAY])
+        d -= stochastic(before - widths.middle, rate.decay_shift, words[DECAY])
     if plan.intelligence:
         code, ref = int(state[f"importance.{rate.tensor}"][place]), int(state[f"ref.{rate.tensor}"][place])
-        d += pull(code, ref - before, plan.intelligence.strength, words[PULL])
-    shadow[place] = clip(before + clip(d, -rate.max_step, rate.max_step), -32512, 32512)
+        d += pull(code, widths.anchor(ref) - before, plan.intelligence.strength, words[PULL])
+    most = widths.middle + 32512
+    shadow[place] = clip(before + clip(d, -rate.max_step, rate.max_step), 2 * widths.middle - most, most)
     if plan.intelligence and plan.rule:
-        g, omega = sat16(half(gradient, plan.rule.gradient_shift)), state[f"omega.{rate.tensor}"]
-        made = int(shadow[place]) - before
-        omega[place] = sat32(int(omega[place]) + stochastic(-g * made, 8, words[OMEGA]))
+        g = sat16(half(gradient, plan.rule.gradient_shift - widths.trace_drop))
+        omega, made = state[f"omega.{rate.tensor}"], int(shadow[place]) - before
+        credit = stochastic(-g * made, widths.credit_drop, words[OMEGA])
+        omega[place] = widths.credited(int(omega[place]) + credit)
 
 
-def weights(shadow: AnyArray) -> AnyArray:
+def weights(plan: LearningPlan, shadow: AnyArray) -> AnyArray:
     """int8 weights of a shadow."""
-    rows = [[clip(int(s) + 128 >> 8, -127, 127) for s in row] for row in shadow]
+    half_up = 128 - WIDTHS[plan.profile].middle
+    rows = [[clip(int(s) + half_up >> 8, -127, 127) for s in row] for row in shadow]
     return np.array(rows, np.int8)
 
 
@@ -329,10 +353,12 @@ def follow(mean: AnyArray, gradients: Matrix, number: int, memory: int) -> None:
     mean[0] = int(mean[0]) + ((sum(sizes) << 8) // len(sizes) - int(mean[0])) // min(number + 1, 1 << memory)
 
 
-def boundary(plan: Intelligence, seed: int, number: int, index: int, tensor: str, state: dict[str, AnyArray]) -> None:
+def boundary(plan: LearningPlan, seed: int, number: int, index: int, tensor: str, state: dict[str, AnyArray]) -> None:
     """Credit becomes importance and the anchor moves, in place."""
+    widths, damping = WIDTHS[plan.profile], plan.intelligence.damping if plan.intelligence else 0
     code, ref, omega, shadow = (state[f"{part}.{tensor}"] for part in ("importance", "ref", "omega", "shadow"))
     for at, place in enumerate(np.ndindex(*shadow.shape)):
-        moved, random = int(shadow[place]) - int(ref[place]), word(seed, number, 16 * index + BOUNDARY, at)
-        code[place] = importance(int(code[place]), int(omega[place]), moved, plan.damping, random)
-        ref[place], omega[place] = shadow[place], 0
+        moved = int(shadow[place]) - widths.anchor(int(ref[place]))
+        random = word(seed, number, 16 * index + BOUNDARY, at)
+        code[place] = importance(int(code[place]), int(omega[place]), moved, damping, random, widths.credit_drop)
+        ref[place], omega[place] = int(shadow[place]) >> 8 if widths.middle else shadow[place], 0

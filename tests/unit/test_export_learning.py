@@ -9,10 +9,13 @@ import pytest
 pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
-from edgerun.bundle import open_bundle
+from edgerun.bundle import open_bundle, read_bundle
+from edgerun.errors import ModelError
 from edgerun.lifetime import new_learner
+from edgerun.price import memory_plan
 from exporters import export as exporting
 from exporters import learning
+from exporters.calibrate import MINMAX
 from exporters.nodes import Affine, FloatReadout, Range
 
 
@@ -44,3 +47,24 @@ def test_priors_are_what_a_pass_over_the_factory_found_and_weights_stay_the_fact
         assert len(np.unique(codes)) > 20
         np.testing.assert_array_equal(learner.arrays()[f"importance.{name}"], codes)
         np.testing.assert_array_equal(learner.arrays()[f"shadow.{name}"], bundle.tensors[name].astype(np.int16) * 256)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_profile_is_the_plans_and_its_priors_are_its_own(tmp_path: Path) -> None:
+    made = {}
+    for profile in ("standard", "small"):
+        options = exporting.Options(learn="eprop", profile=profile, capacity=12, calibration=MINMAX)
+        made[profile] = read_bundle(exporting.export(GOLDEN / "digits_rsnn.nir", GOLDEN / "digits.npz", options).data)
+        assert made[profile].manifest.learning.profile == profile
+    priors = [made[profile].priors["lif.input"].astype(int) for profile in made]
+    assert (priors[0] != priors[1]).any()
+    assert np.corrcoef(*(each.ravel() for each in priors))[0, 1] > 0.9
+    assert memory_plan(made["small"]).total_bytes < 0.6 * memory_plan(made["standard"]).total_bytes
+
+
+@pytest.mark.parametrize("learn", ["none", "prototypes", "inner-step", "backprop"])
+def test_profile_small_is_refused_where_nothing_is_stored_so(learn: str) -> None:
+    with pytest.raises(ModelError, match=f"--profile small goes with --learn eprop or eprop-layers, not {learn}"):
+        exporting.Options(learn=learn, profile="small")

@@ -177,6 +177,36 @@ def test_a_weight_update_gives_the_stored_bits() -> None:
     assert (a["code_after"] != a["code_before"]).any()
 
 
+def test_profile_small_gives_the_stored_bits() -> None:
+    a = case_of("small.update")
+    history, late, gradient = (np.zeros_like(a[name]) for name in ("history", "late", "gradient"))
+    eprop.traces(history, a["pre"], 31111, drop=8)
+    eprop.traces(late, a["pre"], 31111, late=1, drop=8)
+    eprop.gradient(gradient, history, a["post"])
+    shadow, ref, code, omega = (a[f"{name}_before"].copy() for name in ("shadow", "ref", "code", "omega"))
+    small, made, wanted = (np.zeros_like(a[name]) for name in ("small", "made", "wanted"))
+    words = np.zeros(shadow.shape, np.uint32)
+
+    def random(use: noise.Use) -> np.ndarray:
+        noise.fill_words(words, noise.key(ABOUT["seed"], 9, noise.stream(2, use)))
+        return words
+
+    plasticity.small_gradient(small, gradient, 6)
+    plasticity.wanted_step(wanted, gradient, 321, 17, random(noise.Use.UPDATE))
+    plasticity.fade(wanted, shadow, 10, random(noise.Use.DECAY), 128)
+    plasticity.pull(wanted, code, ref, shadow, 20, random(noise.Use.PULL))
+    moved = wanted.copy()
+    plasticity.write(made, shadow, wanted, 5000, 128)
+    plasticity.credit(omega, small, made, random(noise.Use.OMEGA), 18)
+    found = {"history": history, "late": late, "gradient": gradient, "small": small, "wanted": moved, "made": made}
+    for name, got in (found | {"omega_credited": omega}).items():
+        assert got.tolist() == a[name].tolist(), name
+    assert eprop.squared_norm(history, a["post"], 8) == int(a["squared_norm"]) > 0
+    plasticity.consolidate(code, ref, omega, shadow, 50, random(noise.Use.IMPORTANCE), 18)
+    for name, got in {"shadow": shadow, "ref": ref, "code": code, "omega": omega}.items():
+        assert got.tolist() == a[f"{name}_after"].tolist(), name
+
+
 def test_softmax_and_head_give_the_stored_bits() -> None:
     a = case_of("softmax.error")
     for k, want in enumerate(a["error"].tolist()):

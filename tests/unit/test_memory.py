@@ -3,18 +3,25 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import integers
 from runs import peak_of
 
 from edgerun.arrays import Tensors
 from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
+from edgerun.errors import SpecError
 from edgerun.graph import wanted_tensors
+from edgerun.kernels import eprop as kernel
 from edgerun.kernels.eprop import TILE
 from edgerun.layers import Cells, DenseSum, Lookup, Patterns
 from edgerun.learn import tape
 from edgerun.learn.learner import Learner, working_slots
 from edgerun.learn.profiles import PROFILES
+from edgerun.learn.rules import rule_of
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
 from edgerun.plan import align
@@ -260,3 +267,103 @@ def test_what_it_takes_does_not_grow_with_the_window(name: str) -> None:
     short, long = (taken(RULES[name], steps=steps) for steps in (2 * TILE, 4 * TILE))
     sample = 2 * INPUTS * 2 * TILE if name.startswith("superspike") else 0
     assert long - short <= 6 * sample + 2048
+
+
+# ------------------------------------------------------------------ profile small
+
+
+def small(**fields: Any) -> LearningPlan:
+    return LearningPlan(rule=eprop(**fields), intelligence=SI, profile="small")
+
+
+def test_everything_that_learns_on_a_recurrent_net_fits_224_kb_in_profile_small() -> None:
+    """64-128-10 with whitening, replay of 160, synaptic intelligence and prototypes."""
+    plan = LearningPlan(
+        rule=EProp(
+            layer="lif", readout="out", chunk_steps=16, recent_labels=40,
+            rates=rates("lif.input", "lif.recurrent", "out.input"),
+        ),
+        intelligence=SI, replay=Replay(capacity=160),
+    )  # fmt: skip
+    manifest = Manifest(
+        name="digits", input=InputSpec(shape=(8, 8), dtype="uint8"), encoder=PhaseRate(steps=16, full_scale=16),
+        layers=(
+            Lif(name="lif", inputs=64, outputs=128, weight_exponent=8),
+            Readout(name="out", inputs=128, outputs=10, weight_exponent=8),
+        ),
+        head=Head(kind="prototypes", features="lif", whiten=Dense(name="white", inputs=128, outputs=128)),
+        classes=ClassTable(names=tuple("abcdefgh"), capacity=10), learning=plan,
+    )  # fmt: skip
+    standard = bundle_of(manifest)
+    narrow = bundle_of(msgspec.structs.replace(manifest, learning=msgspec.structs.replace(plan, profile="small")))
+    assert memory_plan(narrow).total_bytes <= 224_000 < 0.56 * memory_plan(standard).total_bytes
+    learner = new_learner(narrow)
+    for k in range(3):
+        lesson(learner, narrow, k)
+    assert learner.updates
+
+
+def test_weights_of_profile_small_are_the_high_bytes_of_their_shadows() -> None:
+    bundle = bundle_of(RULES["eprop-small"]())
+    learner = new_learner(bundle)
+    for k in range(6):
+        lesson(learner, bundle, k)
+    for name in RECURRENT:
+        shadow, weights = learner.arrays()[f"shadow.{name}"], learner.network.tensors[name]
+        assert (weights == shadow >> 8).all()
+    assert (learner.network.tensors["out.input"] != bundle.tensors["out.input"]).any()
+    learner.reset()
+    assert learner.digest() == new_learner(bundle).digest()
+    for name in RECURRENT:
+        assert (learner.network.tensors[name] == bundle.tensors[name]).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_narrow_gradient_points_where_the_wide_one_does(seed: int) -> None:
+    q = np.random.default_rng(seed).integers(0, 5, INPUTS).astype(np.int16)
+    found = []
+    for profile in ("standard", "small"):
+        manifest = spiking(eprop(target_steps=3), intelligence=SI, profile=profile)
+        tensors = tensors_of(manifest)
+        network, error = Network(manifest, tensors), np.zeros(CLASSES, np.int32)
+        rule: Any = rule_of(manifest, tensors)
+        window = rule.record(network, q)
+        rule.error(error, window, 1, np.ones(CLASSES, np.bool_))
+        factors = rule.factors(window, error)
+        found.append({name: each.history.T.astype(float) @ each.post * 2**each.drop for name, each in factors.items()})
+    for name, wide in found[0].items():
+        narrow = found[1][name]
+        assert (wide * narrow).sum() / np.linalg.norm(wide) / np.linalg.norm(narrow) > 0.999, name
+        assert 0.98 < np.linalg.norm(narrow) / np.linalg.norm(wide) < 1.02
+
+
+@given(decay=st.integers(0, 32768), seed=st.integers(0, 999), late=st.integers(0, 1), last=st.integers(1, 20))
+def test_narrow_traces_sum_to_the_wide_ones(decay: int, seed: int, late: int, last: int) -> None:
+    pre = (np.random.default_rng(seed).random((20, 6)) < 0.3).astype(np.uint8)
+    wide, narrow = np.zeros((last, 6), np.int16), np.zeros((last, 6), np.int8)
+    kernel.traces(wide, pre, decay, late=late)
+    kernel.traces(narrow, pre, decay, late=late, drop=8)
+    assert narrow.tolist() == integers.traces(pre.tolist(), decay, last, late=late, drop=8)
+    if wide.max() < 32512:
+        assert (np.abs(wide.sum(axis=0, dtype=int) - 256 * narrow.sum(axis=0, dtype=int)) <= 256).all()
+
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "rule": (lambda: LearningPlan(rule=chain(Backprop), profile="small"), "needs a rule that is eprop or eprop-values"),
+    "no-rule": (lambda: LearningPlan(profile="small"), "needs a rule that is eprop or eprop-values"),
+    "online": (lambda: small(kind=EPropOnline), "needs a rule that is eprop or eprop-values"),
+    "normaliser": (
+        lambda: LearningPlan(
+            rule=EProp(layer="high", readout="out", chunk_steps=9, rates=rates("out.input", max_norm=0)),
+            normaliser=RMaxProp(fade=25), profile="small",
+        ),
+        "has no room for a normaliser",
+    ),
+    "shift": (lambda: small(gradient_shift=7), "needs shifts of at least 8, a rate or gradient_shift has 7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_stored_narrow_is_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make()

@@ -174,14 +174,22 @@ def test_the_replay_capacity_it_names_is_the_largest_that_fits(tmp_path: Path, c
 
 
 def test_a_plan_without_protection_or_e_prop_is_named_where_it_would_fit(tmp_path: Path, capsys: Capture) -> None:
-    wide = 90
+    wide = 100
     layers = (
         Lif(name="hidden", inputs=40, outputs=wide, weight_exponent=6),
         Readout(name="out", inputs=wide, outputs=5, weight_exponent=7),
     )
     model = manifest(replay=0, layers=layers)
     code, found = planned(capsys, write(tmp_path, model), "--board", "nucleo-f446")
-    assert (code, found["remedies"]) == (1, ["without synaptic intelligence", "without its rule", "on pico2"])
+    assert (code, found["remedies"]) == (
+        1,
+        ["exported with --profile small", "without synaptic intelligence", "without its rule", "on pico2"],
+    )
+    narrow = msgspec.structs.replace(model.learning, profile="small")
+    code, found = planned(
+        capsys, write(tmp_path, msgspec.structs.replace(model, learning=narrow)), "--board", "nucleo-f446"
+    )
+    assert (code, found["profile"]) == (0, "small")
     plain = msgspec.structs.replace(model.learning, intelligence=None)
     slim = write(tmp_path, msgspec.structs.replace(model, learning=plain))
     assert planned(capsys, slim, "--board", "nucleo-f446")[0] == 0
