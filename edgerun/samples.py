@@ -2,7 +2,7 @@
 
 dense    x (N, ...) numbers, y (N,) labels (may be absent), class_names (C,) text (may be absent)
 ragged   samples (S, ...), offsets (N + 1,), label (N,) (may be absent), class_names (may be absent)
-         recording i is samples[offsets[i]:offsets[i + 1]]
+         recording i is samples[offsets[i]:offsets[i + 1]]; recordings of one length need no offsets: samples (N, S)
 
 A recording that is shorter or longer than the model's window is filled up with silence at its end, or cut there.
 """
@@ -144,8 +144,7 @@ def windows(name: str, arrays: Tensors, spec: InputSpec, fit: Fit = "fit") -> Wi
             )
         return found
     if "samples" not in arrays:
-        instead = f"only {', '.join(sorted(arrays))}" if arrays else "it is empty"
-        raise DataError(f"{name}: has neither 'x' nor 'samples', {instead}")
+        raise DataError(_nothing_in(name, arrays))
     values = _numbers(name, "samples", arrays["samples"], 1)
     quantised = values.dtype == np.dtype(spec.dtype)
     found = Windows(values, _starts(name, arrays), shape, spec.zero_point if quantised else 0)
@@ -165,9 +164,16 @@ def recordings(name: str, arrays: Tensors) -> Iterator[AnyArray]:
     if "x" in arrays:
         return iter(_numbers(name, "x", arrays["x"], 2))
     if "samples" not in arrays:
-        raise DataError(f"{name}: has neither 'x' nor 'samples'")
-    values, starts = _numbers(name, "samples", arrays["samples"], 1), _starts(name, arrays)
-    return (values[first:last] for first, last in itertools.pairwise(starts))
+        raise DataError(_nothing_in(name, arrays))
+    values = _numbers(name, "samples", arrays["samples"], 1)
+    if "offsets" not in arrays and values.ndim > 1:
+        return iter(values)
+    return (values[first:last] for first, last in itertools.pairwise(_starts(name, arrays)))
+
+
+def _nothing_in(name: str, arrays: Tensors) -> str:
+    instead = f"only {', '.join(sorted(arrays))}" if arrays else "it is empty"
+    return f"{name}: has neither 'x' nor 'samples', {instead}"
 
 
 def _numbers(name: str, key: str, array: AnyArray, least: int) -> AnyArray:
@@ -227,10 +233,10 @@ def labels(name: str, arrays: Tensors, count: int, classes: Sequence[str]) -> li
     Labels are text, or indices into the file's `class_names` or else into `classes`; -1 or "" = not known.
     Raises DataError for what is no class.
     """
-    key = "label" if "samples" in arrays and "x" not in arrays else "y"
-    y = arrays.get(key)
-    if y is None:
+    key = label_key(arrays)
+    if key is None:
         return [None] * count
+    y = arrays[key]
     if y.shape != (count,):
         raise DataError(f"{name}: {key} has shape {y.shape}, there are {count} samples")
     if y.dtype.kind == "U":
@@ -238,6 +244,12 @@ def labels(name: str, arrays: Tensors, count: int, classes: Sequence[str]) -> li
     names = class_names(name, arrays) or tuple(classes)
     _check_indices(name, key, y, len(names))
     return [None if k == UNKNOWN else names[int(k)] for k in y]
+
+
+def label_key(arrays: Tensors) -> str | None:
+    """The array that holds the labels: `y` beside `x`, `label` beside `samples`; where there is none, the other one."""
+    keys = ("y", "label", "labels") if "x" in arrays else ("label", "y", "labels")
+    return next((key for key in keys if key in arrays), None)
 
 
 def class_names(name: str, arrays: Tensors) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ The level of the recording falls out with the mean, and its length with the spre
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from edgerun.arrays import F64, I16, I64, AnyArray
 from edgerun.errors import DataError
 from edgerun.kernels import sound
 from edgerun.spec import InputSpec, LogMel
+
+CHANNELS: Final = 8
+"""The most channels of a file's recording."""
+FAR: Final = 4
+"""Real numbers this far beyond [-1, 1] are in another unit."""
 
 
 def log_mel(front: LogMel, spec: InputSpec, x: AnyArray) -> I16:
@@ -32,6 +38,33 @@ def log_mel(front: LogMel, spec: InputSpec, x: AnyArray) -> I16:
     fourier, bank = _tables(front.window, front.sample_rate, bands, front.low_hz, front.high_hz)
     energy = (sound.spectra(windows, fourier).astype(np.float64) @ bank).astype(np.int64)
     return levels(front, sound.log2_steps(energy + 1))
+
+
+def heard_at(front: LogMel, x: AnyArray, rate: int) -> I16:
+    """A file's recording as the front's microphone would have given it, int16 (samples,).
+
+    x     whole or real numbers of any unit, since the level falls out; uint8 as in WAV files, about 128. (samples,), or
+          with a second axis of at most 8 channels, whose mean counts
+    rate  its samples a second, at least the front's
+
+    What is int16 at the front's own rate stays as it is. Raises DataError on what is no recording.
+    """
+    if x.ndim == 2 and min(x.shape) <= CHANNELS:
+        x = x.mean(axis=int(np.argmin(x.shape))) if min(x.shape) > 1 else x.reshape(-1)
+    if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu":
+        raise DataError(f"a recording has {x.dtype} {x.shape}, must be numbers of shape (samples,)")
+    wave = x if x.dtype == np.int16 else _loud(x.astype(np.float64) - (128 if x.dtype == np.uint8 else 0))
+    return wave if rate == front.sample_rate else sound.resampled(wave, rate, front.sample_rate)
+
+
+def _loud(real: F64) -> I16:
+    """Real numbers as int16 whose loudest fills 16 bits, as far as that is a power of two; at most 14 doublings."""
+    if not np.isfinite(real).all():
+        raise DataError(f"a recording has {int((~np.isfinite(real)).sum())} values that are not finite")
+    doublings = -int(np.frexp(np.abs(real).max())[1])
+    scaled = np.ldexp(real, 15 + min(doublings, 14))
+    wave: I16 = np.clip(np.floor(scaled + 0.5), -sound.FULL_SCALE, sound.FULL_SCALE - 1).astype(np.int16)
+    return wave
 
 
 def levels(front: LogMel, log_energy: I64) -> I16:
@@ -64,6 +97,8 @@ def _wave(x: AnyArray, longest: int) -> I16:
     real = x.astype(np.float64)
     if not np.isfinite(real).all():
         raise DataError(f"a recording has {int((~np.isfinite(real)).sum())} values that are not finite")
+    if np.abs(real).max() > FAR:
+        raise DataError(f"a recording reaches {np.abs(real).max():g}, real numbers must be in [-1, 1]")
     wave: I16 = np.clip(np.floor(real * sound.FULL_SCALE + 0.5), -sound.FULL_SCALE, sound.FULL_SCALE - 1).astype(
         np.int16
     )

@@ -16,6 +16,9 @@ BLOCK = 64  # samples whose energy is judged together
 TABLE_BITS = 14
 SPECTRUM_SHIFT = 15
 POWER_SHIFT = 8
+CROSSINGS = 16  # of zero on each side of a tap of `resampled`
+CUTOFF = 0.95
+AT_ONCE = 4096  # samples that `resampled` makes together
 OCTAVE = 32  # steps of a logarithm in which the energy doubles
 
 
@@ -44,6 +47,30 @@ def frame_starts(first: int, last: int, window: int, frames: int) -> I64:
     """Starts of `frames` windows spread evenly over [first, last): start_t = first + t * room // (frames - 1)."""
     room = max(0, last - first - window)
     found: I64 = first + np.arange(frames, dtype=np.int64) * room // max(1, frames - 1)
+    return found
+
+
+def resampled(x: I16, rate: int, wanted: int) -> I16:
+    """x at `rate` Hz as it would be at `wanted` <= rate, without what is over 0.95 of half of that.
+
+        y[n] = floor(sum_k x[k] h[n * rate / wanted - k] / 2**15 + 1/2)
+
+    h is a sinc under a squared cosine in whole numbers that add up to about 2**15, so sums are exact.
+    """
+    common = math.gcd(rate, wanted)
+    up, down = wanted // common, rate // common
+    half = math.ceil(CROSSINGS * rate / (CUTOFF * wanted))
+    place = np.arange(1 - half, half + 1)[None, :] - np.arange(up)[:, None] / up
+    width = CUTOFF * wanted / rate
+    taps = np.sinc(width * place) * np.cos(np.pi * place / (2 * half + 2)) ** 2
+    taps = np.floor(FULL_SCALE * taps / taps.sum(axis=1, keepdims=True) + 0.5)
+    padded = np.pad(x, half).astype(np.float64)
+    found = np.empty(-(-len(x) * up // down), np.int16)
+    for start in range(0, len(found), AT_ONCE):
+        at = np.arange(start, min(start + AT_ONCE, len(found)), dtype=np.int64) * down
+        around = padded[(at // up + 1)[:, None] + np.arange(2 * half)]
+        sums = np.floor((around * taps[at % up]).sum(axis=1) / FULL_SCALE + 0.5)
+        found[start : start + AT_ONCE] = np.clip(sums, -FULL_SCALE, FULL_SCALE - 1)
     return found
 
 

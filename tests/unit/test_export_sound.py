@@ -138,11 +138,13 @@ def test_a_new_voice_is_taught_from_recordings(folder: Path, capsys: Capture) ->
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        ({"sample_rate": np.int32(16000)}, "sample_rate is 16000, the bundle takes 8000"),
+        ({"sample_rate": np.int32(4000)}, "sample_rate is 4000, the bundle takes 8000 to 192000"),
+        ({"sample_rate": np.array("8 kHz")}, "sample_rate is 8 kHz, the bundle takes 8000"),
+        ({"sample_rate": np.array([8000, 16000])}, "sample_rate is [8000, 16000], the bundle takes 8000"),
         ({"offsets": np.array([0, 5])}, "'offsets' must rise"),
         (
-            {"samples": np.zeros(4000, np.int32), "offsets": np.array([0, 4000])},
-            "sample 0: a recording has dtype int32",
+            {"samples": np.zeros((400, 10)), "offsets": np.array([0, 400])},
+            "sample 0: a recording has float64 (400, 10), must be numbers of shape (samples,)",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference.sound import slow_log_mel
 
-from edgerun.encode.sound import levels, log_mel, step_of
+from edgerun.encode.sound import heard_at, levels, log_mel, step_of
 from edgerun.errors import DataError, SpecError
 from edgerun.kernels import sound
 from edgerun.spec import InputSpec, LogMel
@@ -104,6 +104,7 @@ def test_steps_of_energy() -> None:
         (np.zeros(9, np.int32), "dtype int32"),
         (np.zeros(9, np.uint8), "dtype uint8"),
         (np.array([0.0, np.nan]), "1 values that are not finite"),
+        (np.array([0.0, 9000.0]), r"reaches 9000, real numbers must be in \[-1, 1\]"),
         (np.zeros((1 << 15) + 1, np.int16), "must be .* of 1 to 32768 samples"),
     ],
 )
@@ -128,3 +129,86 @@ def test_the_loudest_sample_fills_sixteen_bits(peak: int) -> None:
     assert 1 << 14 <= abs(int(louder[1])) <= 1 << 15
     assert int(louder[1]) % peak == 0
     assert not sound.amplified(np.zeros(3, np.int16)).any()
+
+
+# ------------------------------------------------------------------ what files hold
+
+
+def waves_of(x: np.ndarray) -> dict[str, np.ndarray]:
+    """The same sound as other programs save it."""
+    return {
+        "float32": (x / 32768).astype(np.float32),
+        "real numbers of another unit": x.astype(np.float64),
+        "faint real numbers": x / 32768 / 1024,
+        "int32": x.astype(np.int32) << 16,
+        "big endian": x.astype(">i2"),
+        "one channel": x[:, None],
+        "two channels": np.stack([x, x], axis=1),
+        "two channels first": np.stack([x, x]).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("kind", waves_of(chirp(64)))
+def test_width_unit_and_channels_fall_out(kind: str) -> None:
+    x = chirp(3000)
+    heard = heard_at(FRONT, waves_of(x)[kind], 8000)
+    assert heard.dtype == np.int16
+    assert (log_mel(FRONT, INPUT, heard) == log_mel(FRONT, INPUT, x)).all()
+
+
+def test_eight_bits_lie_about_128_as_in_wav_files() -> None:
+    x = chirp(3000, loudness=30000.0) >> 8
+    assert (heard_at(FRONT, (x + 128).astype(np.uint8), 8000) == x * 256).all()
+    assert (heard_at(FRONT, x.astype(np.int8), 8000) == x * 256).all()
+
+
+def test_channels_are_averaged() -> None:
+    left, right = chirp(2000), chirp(2000, low=900.0)
+    both = heard_at(FRONT, np.stack([left, right], axis=1), 8000).astype(np.float64)
+    mean = (left / 2 + right / 2) * 2 ** np.round(np.log2(np.abs(both).max() / np.abs(left / 2 + right / 2).max()))
+    assert np.abs(both - mean).max() <= 0.5
+
+
+def test_silence_stays_silence_and_noise_beyond_16_bits_is_not_blown_up() -> None:
+    assert not heard_at(FRONT, np.zeros(100), 8000).any()
+    assert np.abs(heard_at(FRONT, np.full(100, 1e-10), 8000)).max() == 0
+
+
+@pytest.mark.parametrize("rate", [8001, 11025, 16000, 22050, 44100, 48000, 96000])
+def test_a_faster_rate_is_brought_to_the_front_s(rate: int) -> None:
+    """A tone comes out as itself, one above half the rate not at all."""
+    t, at = np.arange(rate // 2) / rate, np.arange(4000) / 8000
+    for hertz in (150.0, 1000.0, 3000.0):
+        x = np.round(12000 * np.sin(2 * np.pi * hertz * t)).astype(np.int16)
+        heard = heard_at(FRONT, x, rate)
+        assert len(heard) == -(-len(x) * 8000 // rate)
+        inner = slice(300, 3600)
+        assert np.abs(heard[inner] - 12000 * np.sin(2 * np.pi * hertz * at[inner])).max() < 200
+    if rate > 10000:
+        x = np.round(12000 * np.sin(2 * np.pi * 5000.0 * t)).astype(np.int16)
+        assert np.abs(heard_at(FRONT, x, rate)[300:3600]).max() < 30
+
+
+def test_resampling_is_whole_numbers_in_any_block() -> None:
+    x = np.random.default_rng(1).integers(-32768, 32768, 20000).astype(np.int16)
+    whole = sound.resampled(x, 11025, 8000)
+    assert (sound.resampled(x[:7000], 11025, 8000)[:4900] == whole[:4900]).all()
+    loud = sound.resampled(np.where(x > 0, 32767, -32768).astype(np.int16), 16000, 8000)
+    assert loud.max() == 32767  # what overshoots ends at the bound
+    assert loud.min() == -32768
+
+
+@pytest.mark.parametrize(
+    ("x", "fault"),
+    [
+        (np.zeros((100, 9, 2)), r"float64 \(100, 9, 2\)"),
+        (np.zeros((100, 9)), r"float64 \(100, 9\)"),
+        (np.zeros(0), r"float64 \(0,\)"),
+        (np.zeros(9, np.bool_), "has bool"),
+        (np.zeros(9, np.complex64), "has complex64"),
+        (np.array([1.0, np.inf]), "1 values that are not finite"),
+    ],
+)
+def test_what_is_no_recording_of_a_file_is_refused(x: np.ndarray, fault: str) -> None:
+    with pytest.raises(DataError, match=fault):
+        heard_at(FRONT, x, 8000)
