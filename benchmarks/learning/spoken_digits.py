@@ -108,7 +108,7 @@ def tried(bundle: Bundle, new: Labelled, probe: Labelled, count: int, draws: int
 def figures(drawn: list[Drawn]) -> dict[str, float]:
     """Means over the draws, in percent."""
     found = {name: 100 * float(np.mean([getattr(draw, name) for draw in drawn])) for name in KEYS}
-    return found | {"rolled_back": float(np.mean([draw.rolled_back for draw in drawn]))}
+    return found | {"rolled_back": float(np.mean([draw.rolled_back for draw in drawn])), "draws": len(drawn)}
 
 
 # ------------------------------------------------------------------ the float twin
@@ -137,7 +137,7 @@ def float_prototypes(case: Case, known: Recordings, count: int, draws: int) -> d
             )
         )
     found = 100 * np.mean(rows, axis=0)
-    return dict(zip(KEYS, found.tolist(), strict=True))
+    return dict(zip(KEYS, found.tolist(), strict=True)) | {"draws": draws}
 
 
 def features(net: RecurrentLif, data: Recordings) -> Any:
@@ -232,12 +232,11 @@ speakers. Mean ± standard deviation over 25 pairs of net and speaker, {draws} d
 """
 
 
-def page(found: dict[str, list[dict[str, Any]]], draws: int) -> str:
+def page(found: dict[str, list[dict[str, Any]]]) -> str:
     parts = []
-    if "voices" in found:
-        parts.append(Table("A voice never heard", HEADS, means(found["voices"])).markdown(VOICES.format(draws=draws)))
-    if "words" in found:
-        parts.append(Table("Two words never heard", HEADS, means(found["words"])).markdown(WORDS.format(draws=draws)))
+    for kind, title, text in (("voices", "A voice never heard", VOICES), ("words", "Two words never heard", WORDS)):
+        if rows := found.get(kind):
+            parts.append(Table(title, HEADS, means(rows)).markdown(text.format(draws=rows[0]["draws"])))
     return "\n".join(parts)
 
 
@@ -259,11 +258,11 @@ def main() -> int:
             found[kind] = list(run(data, args.nets, args.epochs, args.draws))
             if args.output:
                 args.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(page(found, args.draws))
+    print(page(found))
     if "voices" in found:
         scenario.save(Path("build/learning"), runs(found["voices"]))
     if args.markdown:
-        scenario.section(args.markdown, "spoken_digits", page(found, args.draws))
+        scenario.section(args.markdown, "spoken_digits", page(found))
     return 0
 
 
