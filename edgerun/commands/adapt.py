@@ -162,7 +162,8 @@ def check_classes(bundle: Bundle, new: Labelled) -> None:
     room = classes.capacity - len(classes.names) if grows(bundle.manifest) else 0
     if len(unknown) > room:
         raise DataError(
-            f"{new.name}: {len(unknown)} classes are new ({', '.join(unknown[:5])}), the bundle has room for {room}"
+            f"{new.name}: {len(unknown)} classes are new ({', '.join(unknown[:5])}), the bundle has room for {room} "
+            f"beside {', '.join(classes.names[:5])}"
         )
 
 
