@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,13 +63,13 @@ def mnist(size: Size) -> Iterator[Task]:
 
 
 def device(arm: str, seed: int, tasks: list[Task], size: Size) -> Run:
-    chain = integers(start(seed, size.hidden), REACHES, TOPS)
-    rule = learning_dense.backprop(*chain, size.rate)
+    layers = integers(start(seed, size.hidden), REACHES, TOPS)
+    rule = learning_dense.backprop(*layers, size.rate)
     guarded = arm in ("full", "uniform", "both")
-    intelligence = learning_dense.intelligence(rule, *chain, size.strength, size.damping) if guarded else None
+    intelligence = learning_dense.intelligence(rule, *layers, size.strength, size.damping) if guarded else None
     replay = Replay(capacity=size.stored, passes=1) if arm in ("replay", "both") else None
     few = quantised(tasks[0].x[:8]), tasks[0].label[:8]
-    bundle = bundle_of(chain, rule, *few, seed=seed, intelligence=intelligence, replay=replay)
+    bundle = bundle_of(layers, rule, *few, seed=seed, intelligence=intelligence, replay=replay)
     learner = new_learner(bundle)
 
     def examine() -> list[float]:
@@ -148,9 +149,8 @@ def main() -> int:
     size = SHORT if args.short else Size(*(getattr(args, name) for name in Size._fields))
     tasks, runs = list(mnist(size)), list[Run]()
     for seed in range(1, (1 if args.short else args.seeds) + 1):
-        for run in (
-            *(device(arm, seed, tasks, size) for arm in args.arms),
-            *(twin(arm, seed, tasks, size) for arm in FLOATS),
+        for run in chain(
+            (device(arm, seed, tasks, size) for arm in args.arms), (twin(arm, seed, tasks, size) for arm in FLOATS)
         ):
             runs.append(run)
             print(f"seed {seed}: {run.arm} {np.mean(run.matrix[-1]):.3f}", file=sys.stderr, flush=True)
