@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-split-mnist bench-imu-activity bench-condition bench-long-life data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-condition bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -94,8 +94,14 @@ bench-superspike: $(VENV)/.dev  ## spike trains taught by SuperSpike: temporal X
 bench-dense-rules: $(VENV)/.dev  ## rules of dense stacks over their rates, MQ beside Adam, one-way feedback, integers and floats, into docs/results.md (half an hour)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/dense_rules.py --seeds 3 --markdown docs/results.md
 
-bench-permuted-mnist: data-folder $(VENV)/.dev  ## shuffled pixels task by task, one head, reduced: integers beside floats, into docs/results.md (ten minutes)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/permuted_mnist.py --seeds 2 --markdown docs/results.md
+bench-permuted-mnist: data-folder $(VENV)/.dev  ## shuffled pixels task by task, one head: integers with and without protection, beside floats, into docs/results.md (hours)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/permuted_mnist.py --seeds 1 --markdown docs/results.md
+
+bench-permuted-paper: data-folder $(VENV)/.train  ## the same at the size of the paper, floats alone, into docs/results.md (an hour; goes on where it was stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/learning/permuted_mnist_paper.py --markdown docs/results.md
+
+bench-consolidation: $(VENV)/.dev  ## what keeps old skills, one protection at a time, integers beside floats, into docs/results.md (half an hour)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/consolidation.py --seeds 10 --markdown docs/results.md
 
 bench-split-mnist: data-folder $(VENV)/.dev  ## five pairs of digits in turn, with synaptic intelligence and its controls, into docs/results.md (an hour)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/split_mnist.py --seeds 2 --paper 2 --markdown docs/results.md

@@ -338,7 +338,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--short", action="store_true", help="one seed, two arms, 40 lessons: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
     parser.add_argument("--markdown", type=Path, help="rewrite its section of this page")
     args = parser.parse_args()
     if args.short:
