@@ -432,7 +432,7 @@ def long_life(bundle: Bundle, stream: Stream, folder: Path, chapters: int, write
     """All chapters, those that the folder holds already and the others."""
     rows = folder / "chapters.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    told = msgspec.json.decode_lines(rows.read_bytes(), type=Chapter) if rows.exists() else []
+    told = msgspec.json.Decoder(Chapter).decode_lines(rows.read_bytes()) if rows.exists() else []
     for number in range(len(told), chapters):
         before = RealDisk(folder / f"flash-{(number - 1) % 2}") if number else None
         device = Device(bundle, stream, number, before, told[-1].today_bytes if told else 0, writes)
@@ -458,7 +458,7 @@ def progress(told: list[Chapter], phase: int) -> str:
 def in_memory(bundle: Bundle, stream: Stream, path: Path, chapters: int) -> list[Chapter]:
     """The same stream through a learner, every label taught at level full when it comes; kept in a file when done."""
     if path.exists():
-        return msgspec.json.decode_lines(path.read_bytes(), type=Chapter)
+        return msgspec.json.Decoder(Chapter).decode_lines(path.read_bytes())
     learner, told = new_learner(bundle), list[Chapter]()
     for number in range(chapters):
         right = 0
