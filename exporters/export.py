@@ -18,6 +18,7 @@ import numpy as np
 from edgerun.arrays import I64, Tensors
 from edgerun.bundle import Bundle, Probe, Selftest, Signer, no_probe, pack, read_bundle
 from edgerun.encode.sound import step_of
+from edgerun.encode.targets import wire_target
 from edgerun.errors import DataError, ModelError
 from edgerun.graph import is_reserved
 from edgerun.learn.rules import rule_of
@@ -414,18 +415,21 @@ def readout_halvings(twin: Twin) -> int:
 
 
 def inner_rate(twin: Twin) -> Inner | None:
-    """The readout's inner rate and sharpness, for what it reads in integers; None where the file has no rate."""
+    """The readout's inner rate and sharpness, for what it reads in integers; None where there is no rate or readout."""
     last, sources = twin.net.wiring()[-1]
-    if not isinstance(last, FloatReadout) or last.inner_rate is None:
+    if not isinstance(last, FloatReadout) or last.inner_rate is None or twin.parts[-1].layer.name != last.name:
         return None
     kappa = int(twin.tensors[f"{last.name}.kappa"][0])
     return Inner(last.inner_rate * twin.maps[sources[0]].scale ** 2, kappa, last.inner_sharpness)
 
 
 def offline_importance(twin: Twin, manifest: Manifest, tensors: Tensors, samples: Samples) -> Tensors:
-    """Importance codes of the plastic tensors, from the labelled calibration samples."""
-    if manifest.learning.rule is None or not manifest.learning.rule.classifies:
+    """Importance codes of the plastic tensors, from the calibration samples with labels or targets."""
+    if manifest.learning.rule is None:
         return {}
+    if samples.target is not None:
+        targets = np.stack([wire_target(manifest, target) for target in samples.target])
+        return priors(manifest, tensors, twin.inputs(samples), np.zeros(len(samples), np.int64), targets)
     labelled_ones = samples.take(np.flatnonzero(samples.y >= 0))
     return priors(manifest, tensors, twin.inputs(labelled_ones), labelled_ones.y)
 

@@ -1,8 +1,8 @@
 """What must not be forgotten, measured before the device leaves: synaptic intelligence over the factory's own samples.
 
-The integer learner itself takes one pass over labelled calibration samples with the bundle's own rates, with the pull
-switched off; what each weight did for the loss becomes its importance code. The weights then stay the factory's: only
-the codes travel in the bundle, as priors (Zenke et al. 2017).
+The integer learner itself takes one pass over the calibration samples that have labels or targets, with the bundle's
+own rates and with the pull switched off; what each weight did for the loss becomes its importance code. The weights
+then stay the factory's: only the codes travel in the bundle, as priors (Zenke et al. 2017).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ALWAYS: Final = 32768  # error threshold: no sample is skipped
 NO_PULL: Final = 30  # strength at which no importance pulls
 
 
-def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64) -> Tensors:
+def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64, targets: I16 | None = None) -> Tensors:
     """Importance codes (uint8, shape of the tensor) by plastic tensor; none without e-prop and intelligence.
 
-    x  (n, size)  quantised samples     y  (n,)  labels
+    x  (n, size)  quantised samples     y  (n,)  labels, 0 where values are learned     targets  (n, m)  those values
     """
     plan = manifest.learning
     if plan.rule is None or plan.intelligence is None:
@@ -40,7 +40,8 @@ def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64) -> Tensors:
     own = {name: array.copy() for name, array in tensors.items()}
     learner = Learner(Network(msgspec.structs.replace(manifest, learning=silent), own), priors={})
     for i in np.random.default_rng(ORDER_SEED).permutation(len(x)):
-        learner.apply(learner.plan_lesson(x[i], int(y[i]), "full"))
+        target = None if targets is None else targets[i]
+        learner.apply(learner.plan_lesson(x[i], int(y[i]), "full", target=target))
     learner.apply(Boundary(reason="command"))
     state = learner.arrays()
     return {rate.tensor: state[f"importance.{rate.tensor}"].copy() for rate in plan.rule.rates}

@@ -27,8 +27,10 @@ from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.files import check_output, writing
 from edgerun.commands.text import columns
 from edgerun.encode.files import heard
+from edgerun.encode.targets import real_answers, wanted_answers
 from edgerun.errors import DataError
 from edgerun.graph import score_width
+from edgerun.metrics import r_squared, relative_error
 from edgerun.network import Network
 from edgerun.samples import Fit, Windows, labels, read_arrays, unit_notes, windows
 from edgerun.spec import InputSpec, Manifest, OutputSpec
@@ -60,6 +62,8 @@ class Told:
     samples: int
     labelled: int
     accuracy: float | None  # of the labelled samples
+    r2: float | None  # of values, where the file has targets
+    nrmse: float | None
     seconds: float
     notes: tuple[str, ...]
 
@@ -96,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     with writing(args.output) as file:
         np.savez(file, **cast(dict[str, Any], as_arrays(bundle, answers)))
     share, labelled = accuracy(bundle, answers, truth)
+    r2, nrmse = closeness(bundle.manifest, args.data.name, arrays, answers)
     told = Told(
         bundle=bundle.id,
         name=bundle.manifest.name,
@@ -103,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
         samples=len(found),
         labelled=labelled,
         accuracy=share,
+        r2=r2,
+        nrmse=nrmse,
         seconds=round(seconds, 4),
         notes=(*found.notes(), *units, *unknown_notes(truth, classes), *answer_notes(bundle.manifest)),
     )
@@ -152,6 +159,15 @@ def accuracy(bundle: Bundle, answers: Answers, truth: list[str | None]) -> tuple
     names = bundle.manifest.classes.names
     right = sum(names[answers.label[k]] == truth[k] for k in known)
     return right / len(known), len(known)
+
+
+def closeness(manifest: Manifest, name: str, arrays: Tensors, answers: Answers) -> tuple[float | None, float | None]:
+    """(R^2, nRMSE) of answers that are values, where the file has `targets`. Raises DataError for such as are none."""
+    if manifest.head.kind != "values" or "targets" not in arrays:
+        return None, None
+    wanted = wanted_answers(manifest, name, arrays, len(answers.y))
+    values = real_answers(manifest, answers.y.reshape(len(wanted), -1))
+    return r_squared(values, wanted), relative_error(values, wanted)
 
 
 def unknown_notes(truth: Sequence[str | None], classes: Sequence[str]) -> tuple[str, ...]:
@@ -215,6 +231,8 @@ def page(told: Told) -> Iterator[str]:
     """The lines for a person."""
     yield f"{told.output}: {told.samples:,} answers of {told.name} in {told.seconds:.3g} s"
     rows = [("note", note) for note in told.notes]
+    if told.r2 is not None and told.nrmse is not None:
+        rows.append(("values", f"R2 {told.r2:.3f}, nRMSE {told.nrmse:.3f} of {told.samples:,} targets"))
     if told.accuracy is not None:
         rows.append(("accuracy", f"{told.accuracy:.2%} of {told.labelled:,} labelled samples right"))
     if rows:

@@ -73,6 +73,23 @@ def real_targets(manifest: Manifest, wire: I16) -> F64:
     return real.reshape(*wire.shape[:-1], steps, k)
 
 
+def wanted_answers(manifest: Manifest, name: str, arrays: Tensors, count: int) -> F64:
+    """What a data file's samples should give at their end, (N, k) in real units, also of a bundle that learns nothing.
+
+    Raises DataError naming the file for targets that are none.
+    """
+    if learns_values(manifest):
+        return real_targets(manifest, wire_targets(manifest, name, arrays, count))[:, -1]
+    found, k = arrays["targets"], _output(manifest).size
+    if found.dtype.kind not in "fiu" or found.ndim not in (2, 3) or len(found) != count or found.shape[-1] != k:
+        wanted = f"({count}, {k}) or ({count}, steps, {k})"
+        raise DataError(f"{name}: targets are {found.dtype} {found.shape}, must be numbers of shape {wanted}")
+    last: F64 = found.reshape(count, -1, k)[:, -1].astype(np.float64)
+    if not np.isfinite(last).all():
+        raise DataError(f"{name}: the target of sample {(~np.isfinite(last)).any(axis=1).argmax()} is not finite")
+    return last
+
+
 def real_answers(manifest: Manifest, y: AnyArray) -> F64:
     """What the last layer's integers mean."""
     output = _output(manifest)

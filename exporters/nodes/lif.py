@@ -18,6 +18,7 @@ from exporters.nodes.fixed import DRIVE_LIMIT, Q12, Q24, decays, fixed, power_of
 from exporters.nodes.spiking import READOUT_REACH, Reset, above_zero, after_input, after_spikes, note_reach
 
 LIFT_MAX = 12  # what a layer record holds
+TAUGHT_ROOM = 2.0  # times as large as now, what weights of such a readout may become
 TAUGHT_REACH = 2.0  # of values that are taught, where Q3.12 ends at 8 and an error at 1
 
 
@@ -178,7 +179,8 @@ class FloatReadout(StatefulLayer):
         while np.any((np.abs(weight).sum(axis=1) + np.abs(bias)) * 2.0**-halvings * Q24 >= 0.99 * DRIVE_LIMIT):
             halvings += 1
         shrink = 2.0**-halvings
-        exponent, (integers,), clipped = power_of_two([weight * shrink], self.bits)
+        room = TAUGHT_ROOM if self.taught else 1.0
+        exponent, (integers, _), clipped = power_of_two([weight * shrink, room * weight * shrink], self.bits)
         name = self.name
         offset = x.zero_point * 2.0**-exponent * integers.sum(axis=1)
         layer = Readout(
