@@ -286,6 +286,10 @@ def test_from_meta_training_to_lessons_on_a_device(tmp_path: Path, capsys: pytes
     assert told["new"]["before"] == 0
     assert told["new"]["after"] > 0.9
     assert told["probe"]["after"] > 0.9
+    assert main([*call, "--learn", "prototypes", "--whiten", "none", "--capacity", "6"]) == 0  # the readout is left out
+    capsys.readouterr()
+    assert main([*adapt_call, "--shots", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["new"]["after"] > 0.9
 
 
 def test_sharpness_is_the_temperature_of_the_error_s_softmax(tmp_path: Path) -> None:
