@@ -28,7 +28,7 @@ from deploy.demo.arms import plain_plan
 from edgerun import encode
 from edgerun.agent import WINDOWS
 from edgerun.arrays import F64, I16, I64, AnyArray, Bool
-from edgerun.bundle import Bundle, read_bundle
+from edgerun.bundle import Bundle, Probe, read_bundle
 from edgerun.errors import DataError
 from edgerun.graph import layer_reaches
 from edgerun.kernels.eprop import trace_gain
@@ -38,8 +38,9 @@ from edgerun.learn.records import Settle
 from edgerun.learn.reservoir import Reservoir
 from edgerun.lifetime import Lifetime
 from edgerun.network import Network
-from edgerun.spec import Head, LearningPlan, Level
-from exporters.export import Options, export
+from edgerun.rules import RuleRecord
+from edgerun.spec import Head, LearningPlan, Level, Replay
+from exporters.export import Options, exemplar_rows, export
 from exporters.head import inverse_root
 from exporters.runs import Run, by_arm
 from exporters.training.surrogate import LIMIT, RecurrentLif, Shape, write_nir
@@ -47,6 +48,9 @@ from firmware_sim.flash import SimFlash
 
 BATCH: Final = 128
 RATE: Final = 3e-3
+PACE: Final = 0.1  # of the exporter's longest step: a stream comes in blocks of one class
+PASSES: Final = 4  # replayed samples a lesson
+REFRESH: Final = 4  # lessons between two recomputations of the means
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,31 @@ def train(
     return net
 
 
-def exported(net: RecurrentLif, known: Windows, names: Sequence[str]) -> Bundle:
-    """The net as a bundle that learns by e-prop, means of what the field teaches beside the factory's."""
+def exported(net: RecurrentLif, known: Windows, names: Sequence[str], capacity: int) -> Bundle:
+    """The net as a bundle that learns by e-prop, means of what the field teaches beside the factory's.
+
+    capacity  samples that it can remember; it starts with as many known ones, of each class in turn
+    """
     with tempfile.TemporaryDirectory() as folder:
         model, data = Path(folder, "net.nir"), Path(folder, "known.npz")
         write_nir(net, model, {"encoder": "frames", "steps": known.x.shape[1]})
         np.savez(data, x=known.x, y=known.y, class_names=np.array(names))
-        return read_bundle(export(model, data, Options(learn="eprop", beside=True, capacity=len(names))).data)
+        bundle = read_bundle(export(model, data, Options(learn="eprop", beside=True, capacity=len(names))).data)
+    plan, shape = bundle.manifest.learning, bundle.manifest.input.shape
+    x = quantised(bundle, known.x).astype(bundle.manifest.input.dtype).reshape(-1, *shape)
+    probed = {row.tobytes() for row in bundle.probe.x}
+    free = np.array([k for k, row in enumerate(x) if row.tobytes() not in probed])
+    rows = exemplar_rows(known.y, free, capacity)
+    replay = Replay(capacity=capacity, passes=PASSES, refresh_every=REFRESH)
+    plan = msgspec.structs.replace(plan, rule=slower(plan.rule), replay=replay)
+    manifest = msgspec.structs.replace(bundle.manifest, learning=plan)
+    return replace(bundle, manifest=manifest, exemplars=Probe(x[rows], known.y[rows].astype(np.int32)))
+
+
+def slower(rule: RuleRecord) -> RuleRecord:
+    """The rule with steps of at most `PACE` of their length."""
+    rates = [msgspec.structs.replace(rate, max_norm=max(1, round(PACE * rate.max_norm))) for rate in rule.rates]
+    return msgspec.structs.replace(rule, rates=tuple(rates))
 
 
 def quantised(bundle: Bundle, x: AnyArray) -> I16:
@@ -170,9 +192,9 @@ TWINS: Final = ("none", "prototypes", "full")
 ABOUT_ARMS: Final = """- `none`: nothing is taught. `prototypes`: the field's mean of each class beside the
   factory's, no weight moves.
 - `plain`: e-prop on every weight and label, no replay, no consolidation, no threshold; the readout that it trains
-  decides. `full`: the bundle's plan: e-prop where p(label) < 0.9, two replayed samples a lesson, the factory's
-  importance of each weight, prototypes. Controls: `replay` is `full` without importance, `uniform` has the same
-  importance spread evenly over each tensor.
+  decides. `full`: the plan: e-prop where p(label) < 0.9, four replayed samples a lesson, the factory's importance of
+  each weight, prototypes. Steps of both are a tenth of the exporter's. Controls: `replay` is `full` without
+  importance; `uniform`, where it was run, has the same importance spread evenly over each tensor.
 - `(float)`: the float net, the same lessons and replayed samples, e-prop in float64 with the plan's rates in real
   units. Memory is the planner's, energy is estimated for a Pico 2."""
 
@@ -217,9 +239,9 @@ class Device:
                 if which < part.stop - WINDOWS:
                     raise DataError(f"feedback sample {which} is not among the last {WINDOWS} at {part.stop - 1}")
                 self._teach(q[which], int(y[which]), level or "head", which)
-        if level:
-            self.life.change(Settle())
-            self.life.commit()
+            if part.stop - 1 == last_label(stream) and level:
+                self.life.change(Settle())
+                self.life.commit()
         return right
 
     def _named(self, q: I16) -> I64:
@@ -235,6 +257,11 @@ class Device:
     def share_right(self, windows: Windows) -> float:
         """The share of windows that it names rightly now."""
         return float((self._named(quantised(self.bundle, windows.x)) == windows.y).mean())
+
+
+def last_label(stream: Stream) -> int:
+    """The window at which the last label comes: then the means settle, as they do when a command's lessons end."""
+    return max((when for when, _ in stream.told), default=-1)
 
 
 def pieces(stream: Stream, *, heard: bool) -> Iterator[tuple[slice, list[int]]]:
@@ -331,8 +358,8 @@ class Twin:
             right[part] = self.answers(x[part]) == y[part]
             for which in names:
                 self.teach(x[which], int(y[which]), level or "head")
-        if level not in (None, "head"):
-            self.refresh()
+            if part.stop - 1 == last_label(stream) and level not in (None, "head"):
+                self.refresh()
         return right
 
     def teach(self, x: AnyArray, label: int, level: Level) -> None:
@@ -499,6 +526,12 @@ def picture(title: str, right: Mapping[str, Sequence[Sequence[bool]]], smooth: i
         parts.append(f'<text x="{x + 22}" y="{y}">{arm}</text>')
     parts.append(f'<text x="{LEFT}" y="{TOP + HEIGHT + 18}">0 to {last} windows</text>')
     return "\n".join([*parts, "</svg>\n"])
+
+
+def draw(page: Path, name: str, svg: str) -> None:
+    """Put a figure into the folder `images` beside a page."""
+    (page.parent / "images").mkdir(exist_ok=True)
+    (page.parent / "images" / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def smoothed(rows: Sequence[Sequence[bool]], smooth: int) -> F64:
