@@ -27,9 +27,9 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from edgerun.errors import CommandError, ConfigError, DataError, EdgeRunError, MissingExtra
+from edgerun.errors import CommandError, ConfigError, DataError, EdgeRunError, MissingExtra, Refused
 from edgerun.keys import PRIVATE, PUBLIC, RAW_BYTES, key_id, read_private_key
-from edgerun.samples import recordings
+from edgerun.samples import read_arrays, recordings
 from edgerun.telemetry.address import FORM, parse_broker
 from edgerun.telemetry.commands import MAX_VALIDITY_MS, VERBS, BudgetSet, Example, seal
 from edgerun.telemetry.link import Connected, Disconnected, Endpoint, Incoming, MqttLink, Published, Subscribed
@@ -297,6 +297,17 @@ def load_examples(path: Path, of: str | None, shots: int) -> list[dict[str, Any]
     return [msgspec.to_builtins(Example.of(sample)) for sample in taken]
 
 
+def load_targets(path: Path, shots: int) -> dict[str, Any]:
+    """The first `shots` targets of a data file, ready for `teach`. Raises DataError where it has none."""
+    found = read_arrays(path).get("targets")
+    if found is None or found.ndim < 2 or found.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path} has no array 'targets' of numbers with a row for each sample: give --label for a class"
+        )
+    rows = found[:shots] if found.dtype == np.int16 else found[:shots].astype(np.float32)
+    return {"targets": [msgspec.to_builtins(Example.of(row)) for row in rows]}
+
+
 def _number(text: str) -> float | None:
     if text == "none":
         return None
@@ -313,8 +324,10 @@ def _generation(text: str) -> str | int:
 
 
 def _add_teach(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--label", required=True, help="name of the class, new or known")
-    parser.add_argument("--data", required=True, type=Path, metavar="X.npz", help="file of samples")
+    parser.add_argument("--label", help="name of the class, new or known; values need none")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="X.npz", help="file of samples; values: its targets"
+    )
     parser.add_argument("--of", metavar="CLASS", help="take only samples whose y is this")
     parser.add_argument("--shots", type=int, default=10, choices=range(1, TAKEN_SHOTS + 1), metavar="N", help="at most")
     parser.add_argument("--no-consolidate", action="store_true", help="do not protect the lesson at once")
@@ -322,8 +335,11 @@ def _add_teach(parser: argparse.ArgumentParser) -> None:
 
 
 def _teach(args: argparse.Namespace) -> dict[str, Any]:
+    if args.label is None and args.of is not None:
+        raise Refused(f"--of {args.of} goes with --label")
+    answer = load_targets(args.data, args.shots) if args.label is None else {"label": args.label}
     return {
-        "label": args.label,
+        **answer,
         "examples": load_examples(args.data, args.of, args.shots),
         "consolidate": not args.no_consolidate,
         "dry_run": args.dry_run,

@@ -18,6 +18,7 @@ from edgerun.arrays import I16, I64, U8
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.commands.replay import Replayed, replay
+from edgerun.encode.targets import learns_values
 from edgerun.errors import Refused, StoreError
 from edgerun.learn import records
 from edgerun.learn.learner import Learner, Taught
@@ -92,6 +93,11 @@ class Life:
     counts: Mapping[str, int]  # of the acts of ACTS
     energy_uj: Mapping[str, float]  # of all acts of a kind together
 
+    @property
+    def values(self) -> bool:
+        """Whether lessons brought values, which are near or far, not right or wrong."""
+        return learns_values(self.bundle.manifest)
+
 
 def relive(bundle: Bundle, disk: Disk, board: Board, tell: Callable[[int, int], None]) -> Life:
     """Replay a device's journal and keep what it shows. Raises Refused where the journal is damaged."""
@@ -148,7 +154,8 @@ class _Watcher:
         )
 
     def _lesson(self, learner: Learner, lesson: records.Lesson, taught: Taught) -> None:
-        self._lessons.append(LessonNote(learner.classes[lesson.label], lesson.level, taught))
+        label = "values" if lesson.target else learner.classes[lesson.label]
+        self._lessons.append(LessonNote(label, lesson.level, taught))
         self._spend(lesson.level, learn_cost(self._work, taught.updates, lesson.level))
         plan = self._bundle.manifest.learning.intelligence
         self._counted += bool(plan and plan.every and learner.updates // plan.every != self._updates // plan.every)

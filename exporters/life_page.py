@@ -33,7 +33,7 @@ def page(life: Life) -> str:
         *header(life),
         *(answers_section(life) if life.lessons else ()),
         *probe_section(life),
-        *(classes_section(life) if life.lessons else ()),
+        *(classes_section(life) if life.lessons and not life.values else ()),
         *norm_section(life),
         *importance_section(life),
         *energy_section(life),
@@ -65,10 +65,11 @@ def headline(life: Life) -> Iterator[tuple[str, str]]:
     if life.lessons:
         right = correct(life)
         window = min(smooth(len(right)), len(right))
-        yield (
-            f"{right[-window:].mean():.0%}",
-            f"of the last {window} right before being told; {right[:window].mean():.0%} of the first {window}",
-        )
+        first, last = (f"{part.mean():.0%}" for part in (right[:window], right[-window:]))
+        if life.values:
+            yield last, f"near before being told, mean of the last {window}; {first} in the first {window}"
+        else:
+            yield last, f"of the last {window} right before being told; {first} of the first {window}"
     if life.probes:
         first, last = life.probes[0].share, life.probes[-1].share
         yield f"{last:.1%}", f"of the probe right at the end, {first:.1%} at the start"
@@ -77,6 +78,9 @@ def headline(life: Life) -> Iterator[tuple[str, str]]:
 
 
 def correct(life: Life) -> F64:
+    """By lesson: 1 where the device was right before it was told; of values, how near it was, 1 for no error at all."""
+    if life.values:
+        return np.nan_to_num(np.array([note.taught.confidence for note in life.lessons], np.float64))
     return np.array([note.taught.correct for note in life.lessons], np.float64)
 
 
@@ -92,12 +96,14 @@ def answers_section(life: Life) -> Iterator[str]:
     right = correct(life)
     window = smooth(len(right))
     x, shares = trailing(right, window)
+    what = "Share right" if not life.values else "1 less the mean error in the readout's own unit, in percent,"
     yield charts.section(
         "What it answered before it was told",
-        f"Share right of the last {window} lessons. Upright lines are what happened between them: point at one.",
+        f"{what} of the last {window} lessons. Upright lines are what happened between them: point at one.",
     )
     yield mark_key(life.events)
-    yield over_lessons(life, x, [100 * share for share in shares], "right before being told", "%", (0, 100))
+    name = f"{'near' if life.values else 'right'} before being told"
+    yield over_lessons(life, x, [100 * share for share in shares], name, "%", (0, 100))
 
 
 def over_lessons(

@@ -394,7 +394,7 @@ def main() -> int:
     args = parser.parse_args()
     task, arms, seeds, lessons, tests = Task(), ARMS, args.seeds, args.lessons, args.tests
     if args.short:
-        task, arms, seeds, lessons, tests = Task(cues=3, delay=15, recall=10), ARMS[:2], 1, 600, 200
+        task, arms, seeds, lessons, tests = Task(cues=3, delay=15, recall=10), ARMS[:2], 1, 400, 200
     runs: list[Run] = []
     for seed in range(1, seeds + 1):
         for net in arms:
