@@ -67,9 +67,6 @@ ROWS: Final[Mapping[str, Row]] = {
         ("none", "plain", "full"), lambda found: found["full"]["ACC"] > 0.6 and found["plain"]["ACC"] > 0.6,
         needs=("sklearn",), files=("mnist.npz",),
     ),
-    "imu_activity": Row(
-        ("none", "plain", "full"), lambda found: True, needs=("torch", "nir"), files=("hapt_imu.npz",)
-    ),
     "omniglot": Row((), lambda found: True, needs=("torch", "nir"), files=("omniglot.npz",)),
     "profiles": Row(
         ("standard", "small"), lambda found: min(mine["prototypes.old"] for mine in found.values()) > 90,
@@ -79,10 +76,11 @@ ROWS: Final[Mapping[str, Row]] = {
         ("plain", "intelligence"), lambda found: min(mine["ACC"] for mine in found.values()) > 0.2,
         needs=("sklearn", "nir"),
     ),
-    "semg_sessions": Row((), lambda found: True, needs=("torch", "nir"), files=("semg_myo.npz",)),
 }  # fmt: skip
 ELSEWHERE: Final = {
     "braille": "test_bench_braille.py",
+    "imu_activity": "test_bench_streams.py",
+    "semg_sessions": "test_bench_streams.py",
     "delayed_cue": "test_bench_delayed_cue.py",
     "condition": "test_bench_condition.py",
 }
