@@ -65,11 +65,11 @@ def headline(life: Life) -> Iterator[tuple[str, str]]:
     if life.lessons:
         right = correct(life)
         window = min(smooth(len(right)), len(right))
-        first, last = (f"{part.mean():.0%}" for part in (right[:window], right[-window:]))
+        early, late = (f"{part.mean():.0%}" for part in (right[:window], right[-window:]))
         if life.values:
-            yield last, f"near before being told, mean of the last {window}; {first} in the first {window}"
+            yield late, f"near before being told, mean of the last {window}; {early} in the first {window}"
         else:
-            yield last, f"of the last {window} right before being told; {first} of the first {window}"
+            yield late, f"of the last {window} right before being told; {early} of the first {window}"
     if life.probes:
         first, last = life.probes[0].share, life.probes[-1].share
         yield f"{last:.1%}", f"of the probe right at the end, {first:.1%} at the start"
