@@ -27,6 +27,8 @@ from edgerun.samples import Fit
 from edgerun.spec import (
     ClassTable,
     Dense,
+    Doubt,
+    Drift,
     Head,
     LogMel,
     Manifest,
@@ -114,6 +116,8 @@ class Options:
     window: Fit = "fit"
     front: LogMel | None = None
     beside: bool = False
+    watch: bool = False
+    doubt: bool = False
     whiten: Whiten = "shared"
 
     def __post_init__(self) -> None:
@@ -373,6 +377,7 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         classes=ClassTable(names=tuple(names), capacity=capacity),
     )
     manifest, own = with_learning(twin, manifest, samples, options)
+    manifest = with_care(manifest, options)
     tensors = twin.tensors | own
     if kind == "prototypes":
         labelled = samples.take(np.flatnonzero(samples.y >= 0))
@@ -380,6 +385,16 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
         tensors |= more
     rule_of(manifest, tensors)  # refuses what the device would refuse
     return twin, decode_manifest(encode_manifest(manifest)), tensors
+
+
+def with_care(manifest: Manifest, options: Options) -> Manifest:
+    """The plan with what watches the stream and what doubts its labels, where options ask for them."""
+    plan = manifest.learning
+    if options.watch:
+        plan = msgspec.structs.replace(plan, drift=Drift())
+    if options.doubt:
+        plan = msgspec.structs.replace(plan, doubt=Doubt())
+    return msgspec.structs.replace(manifest, learning=plan)
 
 
 def with_learning(twin: Twin, manifest: Manifest, samples: Samples, options: Options) -> tuple[Manifest, Tensors]:

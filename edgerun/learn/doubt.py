@@ -1,7 +1,7 @@
 """Labels that cannot be right: a lesson is set aside that contradicts what the device knows surely.
 
     margin = best score - second best
-    sure     margin >= the bar: a quarter (a plan's share) of the newest margins that labels agreed with lie under it
+    sure     margin >= the bar: a tenth (a plan's share) of the newest margins that labels agreed with lie under it
     doubted  sure of k, told y, and y is not what most of the newest labels of samples that looked surely like k were
 
 Wrong labels scatter, so none of them becomes the most; where the world has changed they agree, and from the fifth of

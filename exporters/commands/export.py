@@ -86,6 +86,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="recordings come in, at RATE Hz: log energies of mel bands are what the model takes, (frames, bands)",
     )
     model.add_argument(
+        "--watch",
+        action="store_true",
+        help="tell, without labels, when samples have become unlike the first ones of their class",
+    )
+    model.add_argument(
+        "--doubt",
+        action="store_true",
+        help="set feedback aside that contradicts what is known surely, until most of it agrees",
+    )
+    model.add_argument(
         "--beside",
         action="store_true",
         help="what the field teaches of a class gets a mean beside the factory's, which stays as it is",
