@@ -40,8 +40,8 @@ from edgerun.spec import LEVELS, Budget, Level, Readings
 from edgerun.store.files import replace
 from edgerun.store.outbox import Outbox
 from edgerun.telemetry import commands
+from edgerun.telemetry.bucket import Bucket
 from edgerun.telemetry.commands import Command, Gate
-from edgerun.telemetry.flood import Bucket
 from edgerun.telemetry.link import Link
 from edgerun.telemetry.reporter import Identity, Pace, Reporter, gap_event
 from edgerun.telemetry.topics import Topics

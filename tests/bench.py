@@ -84,6 +84,13 @@ class Bench:
         self.link.deliver(TOPICS.cmd(verb), seal(TOPICS.cmd(verb), inner))
         return inner.id
 
+    def hear(self) -> None:
+        """Let the device hear and answer all that was sent, however many polls it takes."""
+        self.agent.hear()
+        while self.agent.reporter.waiting:
+            self.agent.hear()
+        self.agent.hear()
+
     def do(self, verb: str, **args: Any) -> Result:
         """Send a command and live until it is answered for good."""
         name = self.send(verb, **args)

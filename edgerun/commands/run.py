@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 TELL_S: Final = 60.0
 LINGER_S: Final = 60.0
+READ_PER_S: Final = 250.0  # messages that a device reads from its broker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,7 @@ def link(broker: Broker, client_id: str) -> MqttLink:
         key=str(broker.key_file or ""),
     )
     try:
-        return MqttLink(endpoint)
+        return MqttLink(endpoint, read_per_s=READ_PER_S)
     except ssl.SSLError as err:
         raise ConfigError(f"broker ca_file, cert_file or key_file: {err.reason or err}") from None
 

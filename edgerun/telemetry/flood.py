@@ -1,34 +1,17 @@
-"""What keeps a flood from the memory, the flash and the time of a device: a bucket of tokens, a bounded inbox."""
+"""A bounded inbox: what keeps a flood of commands from the memory and the time of a device."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from edgerun.telemetry.link import Incoming
 
 WAITING: Final = 256  # commands that wait for their turn
 WAITING_BYTES: Final = 2 << 20
-TURNS: Final = 16  # of them are looked at in one poll: a cycle stays as short as it was
-
-
-class Bucket:
-    """So many at once, then so many a second of `now_s`."""
-
-    def __init__(self, size: int, per_s: float, now_s: Callable[[], float]) -> None:
-        self._size, self._per_s, self._now_s = size, per_s, now_s
-        self._tokens, self._since_s = float(size), now_s()
-
-    def take(self) -> bool:
-        """Take one token; False where there is none."""
-        now_s = self._now_s()
-        self._tokens = min(self._size, self._tokens + self._per_s * (now_s - self._since_s))
-        self._since_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+TURNS: Final = 16  # of them, at the most, are looked at in one poll
+TURN_S: Final = 0.01  # or as many as begin in this time: each that is taken is a write to the flash
 
 
 class Inbox:
@@ -38,6 +21,9 @@ class Inbox:
         self._waiting: deque[Incoming] = deque()
         self._bytes = 0
         self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def add(self, message: Incoming) -> None:
         size = len(message.topic) + len(message.payload)

@@ -29,6 +29,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgerun.errors import ConfigError
+from edgerun.telemetry.bucket import Bucket
 from edgerun.telemetry.messages import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 QOS = 1
 INBOX_LIMIT = 4096  # messages waiting to be drained; more are dropped, so a flood cannot fill the memory
 INBOX_BYTES = 4 << 20  # of their payloads
-BREATH_S = 0.002  # rest at each message dropped: the socket fills, and it is the broker that has to hold the flood
+READ_AT_ONCE = 1024  # messages that a paced link reads without a rest
 WELCOME_S = 5.0  # some brokers choke on a CONNECT of MQTT 5 and say nothing: break off, try the other protocol
 _NOT_THIS_PROTOCOL = (1, 132)  # "unsupported protocol version" in the words of MQTT 3.1.1 and of MQTT 5
 _OTHER = {
@@ -186,6 +187,8 @@ class _Callbacks:
     events: queue.SimpleQueue[LinkEvent]
     session: int
     traffic: _Traffic
+    pace: Bucket | None
+    rest_s: float
     refused: list[ReasonCode] = field(default_factory=list)  # why the broker would not have us
     dropped: list[ReasonCode] = field(default_factory=list)  # why the connection ended
     welcomed: threading.Event = field(default_factory=threading.Event)
@@ -208,10 +211,11 @@ class _Callbacks:
         self.events.put(Connected(self.session, getattr(properties, "ReceiveMaximum", 65535)))
 
     def on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
+        if self.pace is not None and not self.pace.take():
+            time.sleep(self.rest_s)  # the socket fills meanwhile: it is the broker that has to hold a flood
         payload, traffic = bytes(message.payload[: MAX_MESSAGE_BYTES + 1]), self.traffic
         if self.events.qsize() >= INBOX_LIMIT or traffic.put - traffic.taken + len(payload) > INBOX_BYTES:
             traffic.dropped += 1
-            time.sleep(BREATH_S)
             return
         traffic.put += len(payload)
         self.events.put(Incoming(message.topic, payload, bool(message.retain)))
@@ -246,6 +250,7 @@ class MqttLink:
     """`Link` over paho: MQTT 5 first, 3.1.1 where the broker refuses that; QoS 1, keepalive, back-off with jitter.
 
     clean        a watcher wants no session kept; a device wants its commands queued for `expiry_s`
+    read_per_s   messages read in a second, after a first thousand: a flood leaves a device its time. None: all
     backoff_s    shortest and longest wait between attempts; doubles each time, times a random share in [0.5, 1)
     """
 
@@ -258,6 +263,7 @@ class MqttLink:
         keepalive_s: int = 30,
         backoff_s: tuple[float, float] = (1.0, 60.0),
         window: int = 64,
+        read_per_s: float | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._clean = clean
@@ -269,6 +275,8 @@ class MqttLink:
         self._tls = endpoint.context()
         self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
         self._traffic = _Traffic()
+        self._read = None if read_per_s is None else Bucket(READ_AT_ONCE, read_per_s, time.monotonic)
+        self._rest_s = 0.0 if read_per_s is None else 1 / read_per_s
         self._live: tuple[int, Client] | None = None  # what the thread serves now
         self._drained = 0  # session number of the connection that the caller knows of, 0 = none
         self._ending = threading.Event()
@@ -371,7 +379,7 @@ class MqttLink:
 
     def _attempt(self, will: MakeWill | None, session: int) -> _Outcome:
         """One connection from its beginning to its end."""
-        callbacks = _Callbacks(self._events, session, self._traffic)
+        callbacks = _Callbacks(self._events, session, self._traffic, self._read, self._rest_s)
         client = self._client(will, session)
         callbacks.attach(client)
         try:

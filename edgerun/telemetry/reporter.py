@@ -21,8 +21,9 @@ import numpy as np
 
 from edgerun.errors import DataError
 from edgerun.store.outbox import Gap, Outbox, Row
+from edgerun.telemetry.bucket import Bucket
 from edgerun.telemetry.commands import VERBS, Command, Gate, Rejection, Repeat
-from edgerun.telemetry.flood import Bucket, Inbox
+from edgerun.telemetry.flood import TURN_S, Inbox
 from edgerun.telemetry.link import Connected, Disconnected, Incoming, Link, Published, Subscribed, Will
 from edgerun.telemetry.messages import EVENT_KINDS, MAX_MESSAGE_BYTES, Ack, Birth, Data, Event, Result, State
 from edgerun.telemetry.metrics import METRICS
@@ -283,8 +284,11 @@ class Reporter:
                     self._online = False
                     self._sender.end()
                     log.info("disconnected", extra={"reason": reason})
+        ends_s = self._network_s() + TURN_S
         for message in self._inbox.take():
             heard += self._incoming(message)
+            if self._network_s() >= ends_s:
+                break
         self._tell_flood()
         self._beat(now_s)
         self._sender.pump()
@@ -367,6 +371,11 @@ class Reporter:
     @property
     def sid(self) -> int:
         return self._sid
+
+    @property
+    def waiting(self) -> int:
+        """Commands whose turn has not come."""
+        return len(self._inbox)
 
     @property
     def dropped(self) -> int:

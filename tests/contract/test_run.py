@@ -2,158 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from node import EDGERUN, NODE, Capture, Listener, corrections, replayed, write_config
 
-from deploy.broker import Broker, find_mosquitto, start_broker
+from deploy.broker import Broker
 from deploy.operator import Operator
 from edgerun.bundle import Selftest, open_bundle, pack, read_bundle
 from edgerun.cli import main
-from edgerun.commands.replay import Replayed
 from edgerun.linux.disk import RealDisk
 from edgerun.store.slots import Slots
-from edgerun.telemetry.link import Connected, Endpoint, Incoming, MqttLink
-from edgerun.telemetry.messages import Birth, Data, Event, State
-from edgerun.telemetry.topics import Topics
-
-Capture = pytest.CaptureFixture[str]
-NODE = Topics("lab", "pi-7")
-RATE_HZ = 25
-EDGERUN = (
-    "import sys, edgerun.governor\n"
-    "edgerun.governor.DWELL_S = 0.2  # seconds before the first lesson after a start; nobody waits for 30 here\n"
-    "from edgerun.cli import main\n"
-    "sys.exit(main())"
-)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    if find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed (apt install mosquitto)")
-    with start_broker(tmp_path / "broker", kind="mosquitto") as running:
-        yield running
-
-
-def write_config(
-    folder: Path, bundle: Path, data: Path, broker: Broker | None = None, /, **changes: dict[str, Any]
-) -> Path:
-    """A device's file; `changes` are entries a section. Without a broker the link knocks at a closed door."""
-    folder.mkdir(exist_ok=True)
-    sections: dict[str, dict[str, Any]] = {
-        "device": {"group": "lab", "node": "pi-7", "board": "rpi-5", "state_dir": "state"},
-        "bundle": {"path": str(bundle), "allow_unsigned": True},
-        "budget": {"power_mw": 6000},
-        "sensor": {"path": str(data), "rate_hz": RATE_HZ},
-        "broker": {"port": 1},
-        "telemetry": {"heartbeat_s": 1, "batch": 2},
-    }
-    if broker is not None:
-        (folder / "password").write_text(f"{broker.password}\n")
-        sections["broker"] = {"port": broker.port, "username": broker.username, "password_file": "password"}
-    for name, entries in changes.items():
-        sections[name] |= entries
-    lines = []
-    for name, entries in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in entries.items())]
-    (folder / "device.toml").write_text("\n".join(lines))
-    return folder / "device.toml"
-
-
-@pytest.fixture
-def stream(digits: Path, tmp_path: Path) -> Path:
-    """Images of the factory's classes without labels, so that all teaching comes from outside."""
-    field = np.load(digits / "field.npz")
-    path = tmp_path / "stream.npz"
-    np.savez(path, x=field["x"][field["y"] < 8])
-    return path
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `edgerun run` in a process of its own; what is left of them is killed at the end."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(config: Path, *extra: str, **env: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", EDGERUN, "run", "--config", str(config), *extra]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("EDGERUN_")}
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**clean, **env}))
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-class Listener:
-    """Hears everything that a device says."""
-
-    def __init__(self, broker: Broker) -> None:
-        endpoint = Endpoint(
-            host=broker.host, port=broker.port, client_id="ear", username=broker.username, password=broker.password
-        )
-        self.link = MqttLink(endpoint, clean=True, backoff_s=(0.05, 0.2))
-        self.heard: list[Incoming] = []
-        self.link.start()
-
-    def until(self, done: Callable[[], object], seconds: float = 15.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < deadline, f"heard only {[message.topic for message in self.heard]}"
-            for event in self.link.drain():
-                if isinstance(event, Connected):
-                    self.link.subscribe(["edgerun/v1/lab/#"])
-                elif isinstance(event, Incoming):
-                    self.heard.append(event)
-            time.sleep(0.01)
-
-    def live(self, above: int = 0) -> Data | None:
-        """The newest figures of a session above `above`, none of them told late."""
-        told = [msgspec.json.decode(m.payload, type=Data) for m in self.heard if m.topic == NODE.data]
-        return next((data for data in reversed(told) if data.sid > above and not data.hist and data.sample), None)
-
-    def last(self, topic: str, kind: type[Any]) -> Any:
-        found = [message.payload for message in self.heard if message.topic == topic]
-        return msgspec.json.decode(found[-1], type=kind) if found else None
-
-    def events(self, kind: str) -> list[Event]:
-        all_events = [msgspec.json.decode(m.payload, type=Event) for m in self.heard if m.topic == NODE.event]
-        return [event for event in all_events if event.kind == kind]
-
-
-@pytest.fixture
-def listener(broker: Broker) -> Iterator[Listener]:
-    ear = Listener(broker)
-    yield ear
-    ear.link.stop()
-
-
-def corrections(data: Data | None, count: int) -> list[dict[str, Any]]:
-    """Feedback on the newest windows."""
-    assert data is not None
-    return [{"sample": sample, "label": str(sample % 8)} for sample in range(data.sample, data.sample - count, -1)]
-
-
-def replayed(state: Path, bundle: Path, capsys: Capture) -> Replayed:
-    code = main(["replay", str(state), "--bundle", str(bundle), "--json"])
-    done = msgspec.json.decode(capsys.readouterr().out, type=Replayed)
-    assert code == (0 if done.digest_equal else 1)
-    return done
-
+from edgerun.telemetry.messages import Birth, State
 
 # ------------------------------------------------------------------ a whole life
 

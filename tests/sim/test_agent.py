@@ -57,8 +57,7 @@ def test_a_new_class_is_taught_judged_and_known(bench: Bench) -> None:
 
 def test_classes_that_wait_to_be_taught_count_against_the_capacity(bench: Bench) -> None:
     names = [bench.send("teach", label=label, examples=examples(4)) for label in ("e", "f", "g")]
-    bench.agent.hear()
-    bench.agent.hear()
+    bench.hear()
     assert [bench.results(name)[0].status for name in names] == ["accepted", "accepted", "rejected"]
     assert f"capacity of {CAPACITY}" in bench.results(names[2])[0].detail["reason"]
 
@@ -66,14 +65,14 @@ def test_classes_that_wait_to_be_taught_count_against_the_capacity(bench: Bench)
 def test_a_class_that_waits_survives_that_the_one_before_is_rolled_back(bench: Bench) -> None:
     first = bench.send("teach", label="bad", examples=examples(4))
     second = bench.send("teach", label="mug", examples=examples(5))
-    bench.agent.hear()
+    bench.hear()
     bench.agent.life._best = 2.0  # so that the guard is appalled
     while len(bench.agent._jobs) > 1:
         bench.device.cycle()
     bench.agent.life._best = 0.0
     while bench.agent.busy:
         bench.device.cycle()
-    bench.agent.hear()
+    bench.hear()
     assert bench.results(first)[-1].status == "failed"
     assert (bench.results(second)[-1].status, bench.results(second)[-1].detail["examples"]) == ("done", 3)
     assert bench.agent.learner.classes == ["a", "b", "c", "d", "mug"]
@@ -127,7 +126,7 @@ def test_a_wipe_leaves_no_sample_on_the_flash(bench: Bench) -> None:
     assert all(any(secret in data for data in bench.learned()[2].values()) for secret in secrets)
     bench.show(sample(0, 77))
     waiting = bench.send("feedback", items=[{"sample": bench.agent.samples, "label": "a"}])
-    bench.agent.hear()
+    bench.hear()
     assert bench.do("wipe-learned").detail["digest"] == factory == bench.agent.life.digest()
     assert bench.results(waiting)[-1].status == "failed"
     assert not any(secret in data for data in bench.learned()[2].values() for secret in secrets)
@@ -175,7 +174,7 @@ def test_a_pause_ends_although_nothing_waits_to_be_learned(bench: Bench) -> None
     bench.do("learn-pause", for_s=2)
     for _ in range(6):
         bench.device.cycle()
-    bench.agent.hear()
+    bench.hear()
     assert len(bench.events("resumed")) == 1
 
 
@@ -242,8 +241,7 @@ def test_a_flood_of_lessons_is_bounded(bench: Bench) -> None:
     accepted = 0
     for _ in range(QUEUE // 3 + 30):
         name = bench.send("teach", label="a", examples=three)
-        bench.agent.hear()
-        bench.agent.hear()
+        bench.hear()
         accepted += [each.status for each in bench.results(name)] == ["accepted"]
     assert accepted == QUEUE // 3
     assert bench.agent._waiting <= QUEUE
@@ -252,12 +250,11 @@ def test_a_flood_of_lessons_is_bounded(bench: Bench) -> None:
 
 def test_commands_that_wait_for_energy_are_bounded(bench: Bench) -> None:
     names = [bench.send("probe") for _ in range(40)]
-    for _ in range(4):
-        bench.agent.hear()
+    bench.hear()
     assert [len(bench.results(name)) for name in names] == [0] * 16 + [1] * 24
     while bench.agent.busy:
         bench.device.cycle()
-    bench.agent.hear()
+    bench.hear()
     assert {bench.results(name)[0].status for name in names[:16]} == {"done"}
 
 
@@ -278,7 +275,7 @@ def test_wrong_lessons_are_rolled_back_and_said_to_be(bench: Bench) -> None:
     for first in range(8, 48, 4):
         bench.correct(first, 4, wrong=2)
         bench.device.cycle()
-        bench.agent.hear()
+        bench.hear()
         if bench.events("rolled-back"):
             break
         good, probe = {name: array.copy() for name, array in learner.arrays().items()}, bench.agent.probe
@@ -476,7 +473,7 @@ def test_no_window_exceeds_its_budget_whatever_is_asked(tmp_path: Path, seed: in
             now_s, budget_mw = bench.device.clock.device_s(), bench.agent.budget.power_mw
             assert bench.device.power.worst_window_mw(since_s, now_s) <= budget_mw
             bench.send("budget-set", power_mw=some_budget())
-            bench.agent.hear()
+            bench.hear()
             since_s = now_s
     assert bench.replays()
     bench.agent.abandon()
@@ -517,7 +514,7 @@ def test_flash_bytes_of_a_lesson_are_counted(bench: Bench) -> None:
 def test_messages_of_a_hundred_samples_are_counted(bench: Bench) -> None:
     sent = len(bench.link.sent)
     bench.show(*(sample(i % 4, i) for i in range(100)))
-    bench.agent.hear()
+    bench.hear()
     kinds = [topic.rsplit("/", 1)[1] for topic, _, _ in bench.link.sent[sent:]]
     assert kinds == ["data"] * DATA_MESSAGES
     rows = [len(msgspec.json.decode(payload)["t"]) for _, payload, _ in bench.link.sent[sent:]]

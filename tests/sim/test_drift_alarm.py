@@ -33,7 +33,7 @@ def watched(tmp_path: Path) -> Iterator[Bench]:
 
 def show(bench: Bench, first: int, count: int, shift: int = 0) -> None:
     bench.show(*(np.clip(sample(i % 4, 5000 + i) + shift, 0, 255) for i in range(first, first + count)))
-    bench.agent.hear()
+    bench.hear()
 
 
 def told(bench: Bench) -> list[str]:

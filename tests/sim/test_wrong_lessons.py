@@ -96,17 +96,15 @@ def test_a_label_that_surely_is_wrong_is_set_aside_and_counted(tmp_path: Path) -
 def test_more_commands_than_a_device_takes_are_refused_and_write_nothing(bench: Bench) -> None:
     bench.do("learn-pause")
     bench.device.clock.sleep_until(bench.device.clock.device_s() + 10)
-    bench.agent.hear()
+    bench.hear()
     before, written = bench.learned(), bench.device.bytes_written
     for _ in range(COMMANDS):
         bench.send("learn-pause")
-    while bench.agent.commands < COMMANDS + 1:
-        bench.agent.hear()
+    bench.hear()
     each = (bench.device.bytes_written - written) / COMMANDS
     written = bench.device.bytes_written
     names = [bench.send("teach", label="a", examples=examples(0)) for _ in range(40)]
-    for _ in range(10):
-        bench.agent.hear()
+    bench.hear()
     assert bench.learned() == before
     assert bench.device.bytes_written - written <= each, "a command that is not taken costs no write"
     answers = [result for name in names for result in bench.results(name)]
@@ -145,7 +143,7 @@ def test_wrong_lessons_by_the_thousand_are_counted_and_change_nothing(bench: Ben
     before = bench.learned()
     for _ in range(1000):
         bench.send("teach", label="mug", examples=[WRONG_SHAPE])
-        bench.agent.hear()
+        bench.hear()
     assert bench.learned() == before
     assert bench.agent.reporter.refused >= 1000 - COMMANDS
     assert len([1 for _, payload, _ in bench.link.sent if b"rejected" in payload]) <= COMMANDS + 20

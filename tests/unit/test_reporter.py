@@ -14,8 +14,9 @@ import pytest
 
 from edgerun.errors import DataError
 from edgerun.store.outbox import Outbox
+from edgerun.telemetry.bucket import Bucket
 from edgerun.telemetry.commands import VERBS, Command, Gate, Rejection, seal
-from edgerun.telemetry.flood import TURNS, WAITING, WAITING_BYTES, Bucket
+from edgerun.telemetry.flood import TURNS, WAITING, WAITING_BYTES
 from edgerun.telemetry.link import MemoryLink
 from edgerun.telemetry.messages import Ack, Birth, Data, Event, Inner, Result, State
 from edgerun.telemetry.metrics import METRICS
