@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-condition bench-long-life data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -120,6 +120,9 @@ bench-long-life: $(VENV)/.dev  ## a million samples of recurring drift on a devi
 
 bench-semg-sessions: data-folder $(VENV)/.train  ## sEMG: the armband put on again, labels late and seldom, into docs/results.md (ten minutes; nets kept in build/semg)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/semg_sessions.py --markdown docs/results.md
+
+bench-noisy-labels: $(VENV)/.dev  ## wrong labels in the digits stream: replay, guard, and labels set aside, into docs/results.md (twenty minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/noisy_labels.py --seeds 5 --markdown docs/results.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
