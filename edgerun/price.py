@@ -26,13 +26,14 @@ from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
 from edgerun.graph import feature_width, layer_reaches, plastic_tensors, score_width
+from edgerun.kernels.rewire import NEVER
 from edgerun.layers.base import INPUT
 from edgerun.learn import watch
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.profiles import profile_of
 from edgerun.network import Network
 from edgerun.plan import Plan, Slot, make_plan
-from edgerun.spec import DType, Layer, Level, Manifest, PhaseRate, Prices
+from edgerun.spec import DType, Layer, Level, Manifest, PhaseRate, Prices, Rewiring
 
 LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
 
@@ -50,6 +51,8 @@ CALLS_SCORE: Final = 12
 CALLS_WATCH: Final = 14  # of an answer whose sample is watched for drift
 CALLS_TICK: Final = 46  # of learning, a step: record, three traces, the filter backwards
 CALLS_BLOCK: Final = 150  # of an update, a block of rows of one tensor: three fills of noise, pull, write, credit
+CALLS_KEYS: Final = 12  # of moving synapses, a pass over a block of rows of one tensor
+KEY_BYTES: Final = 4  # read of a weight for its key: shadow, importance, its bit
 CALLS_CONSOLIDATE: Final = 85  # of a consolidation, a block of rows of one tensor
 
 
@@ -74,8 +77,8 @@ def work(bundle: Bundle) -> Work:
     state_bytes = sum(slot.bytes for slot in slots.values())
     saved_bytes = state_bytes + sum(slot.bytes for slot in watch.slots(manifest).values())
     window = inference(bundle)
-    consolidation = consolidate(bundle)
-    change = update(bundle, consolidation)
+    consolidation, moves = consolidate(bundle), rewire(bundle)
+    change = update(bundle, consolidation, moves)
     digest = _every(Ops(bytes_moved=HASHED * state_bytes), plan.guard.every)
     journal = Ops.total([digest, Ops(flash_bytes=_record_bytes(manifest))])
     head = Ops.total([window, journal, prototype(manifest, window)])
@@ -92,7 +95,7 @@ def work(bundle: Bundle) -> Work:
         lesson=lesson,
         unchanged=unchanged,
         update=change,
-        consolidate=consolidation,
+        consolidate=Ops.total([consolidation, moves]),
         checkpoint=Ops(bytes_moved=2 * saved_bytes, flash_bytes=checkpoint_bytes(bundle)),
         message=Ops(messages=1),
         guard=Ops.total([_batch(window, plan.guard.samples + len(bundle.probe.x)), Ops(bytes_moved=state_bytes)]),
@@ -231,12 +234,15 @@ def recorded(manifest: Manifest) -> Ops:
     )
 
 
-def update(bundle: Bundle, consolidation: Ops) -> Ops:
-    """One update of every plastic tensor, with its share of the consolidations that updates bring about."""
+def update(bundle: Bundle, consolidation: Ops, moves: Ops) -> Ops:
+    """One update of every plastic tensor, with its share of the boundaries that updates bring about."""
     plan = bundle.manifest.learning
     if plan.rule is None:
         return Ops()
-    parts = [_every(consolidation, plan.intelligence.every if plan.intelligence else 0)]
+    parts = [
+        _every(consolidation, plan.intelligence.every if plan.intelligence else 0),
+        _every(moves, plan.rewiring.every if isinstance(plan.rewiring, Rewiring) else 0),
+    ]
     for rate in plan.rule.rates:
         rows, width = bundle.tensors[rate.tensor].shape
         ticks = plan.rule.rows(rate.tensor, bundle.manifest.steps)
@@ -259,6 +265,19 @@ def consolidate(bundle: Bundle) -> Ops:
     return Ops(
         plastic_updates=sum(math.prod(shape) for shape in shapes),
         array_calls=sum(CALLS_CONSOLIDATE * math.ceil(shape[0] / profile_of(plan).block_rows) for shape in shapes),
+    )
+
+
+def rewire(bundle: Bundle) -> Ops:
+    """Let synapses of every plastic tensor go and grow: two thresholds, each found by many passes over all keys."""
+    plan = bundle.manifest.learning
+    if plan.rule is None or not isinstance(plan.rewiring, Rewiring):
+        return Ops()
+    shapes = [bundle.tensors[rate.tensor].shape for rate in plan.rule.rates]
+    passes = 2 * (NEVER.bit_length() + 2)
+    return Ops(
+        bytes_moved=sum(passes * KEY_BYTES * math.prod(shape) for shape in shapes),
+        array_calls=sum(passes * CALLS_KEYS * math.ceil(shape[0] / profile_of(plan).block_rows) for shape in shapes),
     )
 
 

@@ -259,8 +259,19 @@ class Doubt(Record, frozen=True, kw_only=True):
     """
 
     margins: Annotated[int, Meta(ge=8, le=256)] = 32  # of the newest answers that their labels agreed with
-    share: Annotated[int, Meta(ge=0, le=32767)] = 3277  # of them that lie under what is sure, Q0.15
+    share: Annotated[int, Meta(ge=0, le=32767)] = 1 << 13  # of them that lie under what is sure, Q0.15
     votes: Annotated[int, Meta(ge=2, le=64)] = 8  # newest labels of what looks surely like a class
+
+
+class Rewiring(Record, frozen=True, kw_only=True):
+    """Structural plasticity: at boundaries a share of each plastic tensor's synapses goes and as many grow.
+
+    Synapses are where the factory's weights are not zero; `edgerun/learn/rewire.py` says which go and which come.
+    """
+
+    share: Annotated[int, Meta(ge=1, le=1 << 14)] = 3277  # of those there are, that move at once, Q0.15
+    every: Annotated[int, Meta(ge=0, le=1 << 20)] = 0  # also after so many updates; 0 = at boundaries alone
+    growth_shift: Annotated[int, Meta(ge=0, le=15)] = 4  # what gradients are summed in, of the g of `gradient_shift`
 
 
 class LearningPlan(Record, frozen=True, kw_only=True):
@@ -273,9 +284,12 @@ class LearningPlan(Record, frozen=True, kw_only=True):
     guard: Guard = Guard()
     drift: Drift | UnsetType = UNSET  # watch for a change of the stream that nobody labels
     doubt: Doubt | UnsetType = UNSET  # set labels aside that contradict what is known surely
+    rewiring: Rewiring | UnsetType = UNSET  # move synapses of sparse tensors
     profile: ProfileName = "standard"  # how wide learning's numbers are stored
 
     def __post_init__(self) -> None:
+        if self.rewiring is not UNSET and self.rule is None:
+            raise SpecError("rewiring needs a rule, there is none")
         if self.profile == "small":
             self._check_small()
         limited = [rate for rate in self.rule.rates if rate.max_norm] if self.rule else []
@@ -284,7 +298,6 @@ class LearningPlan(Record, frozen=True, kw_only=True):
                 f"rate of {limited[0].tensor!r} has max_norm {limited[0].max_norm}, must be 0 behind a normaliser: "
                 f"it would measure the gradient before it"
             )
-
 
     def _check_small(self) -> None:
         """Eight bits of a trace are left out: rates and gradient_shift must have as many to give."""

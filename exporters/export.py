@@ -37,6 +37,7 @@ from edgerun.spec import (
     ProfileName,
     Provenance,
     Readout,
+    Rewiring,
     decode_manifest,
     encode_manifest,
 )
@@ -118,9 +119,12 @@ class Options:
     beside: bool = False
     watch: bool = False
     doubt: bool = False
+    rewire: bool = False
     whiten: Whiten = "shared"
 
     def __post_init__(self) -> None:
+        if self.rewire and self.learn in ("none", "prototypes"):
+            raise ModelError(f"--rewire moves the synapses that a rule teaches, --learn {self.learn} has no rule")
         if self.profile == "small" and self.learn not in SMALL:
             raise ModelError(f"--profile small goes with --learn {' or '.join(SMALL)}, not {self.learn}")
 
@@ -378,6 +382,9 @@ def with_head(twin: Twin, samples: Samples, names: Sequence[str], options: Optio
     )
     manifest, own = with_learning(twin, manifest, samples, options)
     manifest = with_care(manifest, options)
+    if options.rewire:
+        plan = msgspec.structs.replace(manifest.learning, rewiring=Rewiring())
+        manifest = msgspec.structs.replace(manifest, learning=plan)
     tensors = twin.tensors | own
     if kind == "prototypes":
         labelled = samples.take(np.flatnonzero(samples.y >= 0))

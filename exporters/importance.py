@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from edgerun.arrays import I16, I64, Tensors
 from edgerun.learn.learner import Learner
@@ -36,6 +37,7 @@ def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64, targets: I16 | 
         rule=msgspec.structs.replace(plan.rule, error_threshold=ALWAYS, recent_labels=0),
         intelligence=msgspec.structs.replace(plan.intelligence, strength=NO_PULL, every=0),
         replay=Replay(capacity=0),
+        rewiring=UNSET,
     )
     own = {name: array.copy() for name, array in tensors.items()}
     learner = Learner(Network(msgspec.structs.replace(manifest, learning=silent), own), priors={})

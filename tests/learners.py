@@ -51,6 +51,7 @@ from edgerun.spec import (
     PhaseRate,
     Readout,
     Replay,
+    Rewiring,
 )
 from firmware_sim.flash import SimFlash
 
@@ -138,6 +139,18 @@ def eprop_small() -> tuple[Manifest, Tensors]:
         rates=rates(500, 22, *ALL_LIF, max_norm=4000, decay_shift=12),
     )  # fmt: skip
     return spiking(rule, features="high", profile="small")
+
+
+def rewired() -> tuple[Manifest, Tensors]:
+    """Weights that are not there in half of all places, moved at boundaries."""
+    rule = EProp(
+        layer="high", readout="out", chunk_steps=STEPS, post_shift=6, rates=rates(500, 22, *HIGH, max_norm=4000)
+    )
+    manifest, tensors = spiking(rule, features="high", rewiring=Rewiring(share=6554, growth_shift=1))
+    rng = np.random.default_rng(8)
+    for name in HIGH:
+        tensors[name][rng.random(tensors[name].shape) < 0.5] = 0
+    return manifest, tensors
 
 
 def eprop_layers() -> tuple[Manifest, Tensors]:
@@ -265,7 +278,7 @@ def predictive() -> tuple[Manifest, Tensors]:
 
 KINDS: Mapping[str, Callable[[], tuple[Manifest, Tensors]]] = {
     "eprop": eprop, "eprop-small": eprop_small, "eprop-layers": eprop_layers, "eprop-online": eprop_online,
-    "eprop-values": eprop_values,
+    "eprop-values": eprop_values, "rewired": rewired,
     "inner-step": inner_step, "superspike": superspike, "backprop": backprop, "il-prox": il_prox,
     "il-mq": sequential_il, "predictive": predictive,
 }  # fmt: skip

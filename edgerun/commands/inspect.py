@@ -17,7 +17,7 @@ from edgerun.commands.verify import error_line
 from edgerun.errors import one_line
 from edgerun.graph import grows, score_width
 from edgerun.layers.base import INPUT
-from edgerun.spec import Doubt, Drift, Layer, Manifest, PhaseRate, RMaxProp, TensorSpec
+from edgerun.spec import Doubt, Drift, Layer, Manifest, PhaseRate, Rewiring, RMaxProp, TensorSpec
 
 WEIGHTS: Final = ("weight", "input", "recurrent")
 """The parts of a layer that inputs are multiplied by; its other int8 arrays are tables and zero points."""
@@ -158,6 +158,8 @@ def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "steps", f"{plan.normaliser.__struct_config__.tag}, {plan.normaliser.describe()}"
     if plan.intelligence:
         yield "protection", f"synaptic intelligence, strength {plan.intelligence.strength}"
+    if isinstance(plan.rewiring, Rewiring):
+        yield "rewiring", f"{plan.rewiring.share / 32768:.0%} of synapses at a boundary, as many grow"
     if plan.replay.capacity:
         yield "replay", f"{plan.replay.capacity} samples, {plan.replay.passes} for each new one"
     if manifest.head.kind == "prototypes":

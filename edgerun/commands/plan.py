@@ -19,7 +19,7 @@ from edgerun.errors import BudgetError, Refused, SpecError
 from edgerun.governor import Demand, check_budget, floor_mw
 from edgerun.graph import learns
 from edgerun.price import LESSONS, Work, flash_parts, memory_plan, prices, work
-from edgerun.spec import LearningPlan, Level, Manifest, Prices
+from edgerun.spec import LearningPlan, Level, Manifest, Prices, Rewiring
 
 PROCESS_BYTES: Final = MappingProxyType({"linux": 48 << 20, "mcu": 8 << 10})
 """Beside the plan's arrays: Python with its libraries (41 MiB measured with the agent), or a controller's stack."""
@@ -126,7 +126,7 @@ def _acts(manifest: Manifest, counted: Work) -> Iterator[tuple[str, Ops]]:
         yield from ((f"lesson {level}", counted.lesson[level]) for level in levels)
         yield "guard", counted.guard
         yield "checkpoint", counted.checkpoint
-    if manifest.learning.intelligence and manifest.learning.rule:
+    if manifest.learning.rule and (manifest.learning.intelligence or isinstance(manifest.learning.rewiring, Rewiring)):
         yield "consolidate", counted.consolidate
     yield "message", counted.message
 

@@ -32,6 +32,7 @@ class Use(IntEnum):
     DECAY = 5
     FEEDBACK = 6
     NORMALISE = 7
+    GROWTH = 8
 
 
 def stream(tensor: int, use: Use) -> int:

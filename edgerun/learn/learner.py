@@ -22,11 +22,12 @@ from edgerun.learn.doubt import Doubter
 from edgerun.learn.profiles import high_bytes, profile_of
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
+from edgerun.learn.rewire import Rewire
 from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL, RuleRecord
-from edgerun.spec import Doubt, Level, Manifest
+from edgerun.spec import Doubt, Level, Manifest, Rewiring
 
 BATCH = 32
 DEEP: tuple[Level, ...] = ("full", "light", "sparse")
@@ -79,6 +80,8 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
             slots |= normaliser.slots(rate.tensor, shape)
         if plan.intelligence:
             slots |= stages.Consolidation(plan.intelligence, profile_of(plan)).slots(rate.tensor, shape)
+        if isinstance(plan.rewiring, Rewiring):
+            slots |= Rewire(plan.rewiring, profile_of(plan)).slots(rate.tensor, shape)
     if plan.replay.capacity:
         slots |= reservoir.slots(manifest)
     if manifest.head.kind == "prototypes":
@@ -137,6 +140,7 @@ class Learner:
         self._rule = rule_of(self.manifest, self._tensors, self._state | tape.laid_out(tape.carriers(self.manifest)))
         self._normaliser = stages.normaliser_of(plan.normaliser)
         self._consolidation = stages.Consolidation(plan.intelligence, self._profile) if plan.intelligence else None
+        self._rewire = Rewire(plan.rewiring, self._profile) if isinstance(plan.rewiring, Rewiring) else None
         self._priors, self._exemplars = priors, exemplars
         self._keeper: Keeper = keeper or MemoryKeeper()
         self._batch: Network | None = None
@@ -160,6 +164,8 @@ class Learner:
             shadow = cast(I16, self._state[f"shadow.{rate.tensor}"])
             shadow[...] = self._factory[rate.tensor].astype(np.int16) * 256 + self._profile.middle
             self._publish(rate.tensor)
+            if self._rewire:
+                self._rewire.begin(rate.tensor, self._factory[rate.tensor], self._state)
             if self._consolidation:
                 plasticity.set_anchor(self._state[f"ref.{rate.tensor}"], shadow)
                 if rate.tensor in self._priors:
@@ -254,6 +260,7 @@ class Learner:
                 self.refresh()
             case Boundary():
                 self._consolidate()
+                self._move()
             case Verdict():
                 self._verdict(entry.good)
             case Rollback():
@@ -284,6 +291,8 @@ class Learner:
             if lesson.deep and self.deep_lessons % self.manifest.learning.replay.refresh_every == 0:
                 self.refresh()
         self._consolidate_on_count(before)
+        if self._rewire and _passed(self._rewire.spec.every, before, self.updates):
+            self._move()
         return Taught(correct, confidence, self.updates - before, norm)
 
     def _doubted(self, lesson: Lesson, scores: I32) -> bool:
@@ -346,7 +355,7 @@ class Learner:
 
     def _update(self, found: Mapping[str, stages.Factors], gradient_shift: int) -> float:
         """Apply one update to all plastic tensors; returns its norm in weight LSB."""
-        chain: tuple[stages.Stage, ...] = (self._consolidation,) if self._consolidation else ()
+        chain = tuple(stage for stage in (self._consolidation, self._rewire) if stage)
         squared = 0
         for index, (rate, factors) in enumerate(zip(self._rates, found.values(), strict=True)):
             squared += stages.update(
@@ -469,7 +478,7 @@ class Learner:
 
     def _clear_column(self, tensor: str, label: int) -> None:
         """Weights of one class to zero, with all that was noted about them."""
-        for kind in ("ref", "omega", "importance"):
+        for kind in ("ref", "omega", "importance", "growth"):
             if f"{kind}.{tensor}" in self._state:
                 self._state[f"{kind}.{tensor}"][:, label] = 0
         self._state[f"shadow.{tensor}"][:, label] = self._profile.middle
@@ -519,8 +528,17 @@ class Learner:
 
     def _consolidate_on_count(self, updates_before: int) -> None:
         every = self.manifest.learning.intelligence.every if self.manifest.learning.intelligence else 0
-        if every and self.updates // every != updates_before // every:
+        if _passed(every, updates_before, self.updates):
             self._consolidate()
+
+    def _move(self) -> None:
+        """Let synapses go and grow."""
+        if self._rewire is None:
+            return
+        for rate in self._rates:
+            self._rewire.move(rate.tensor, self._state)
+            self._publish(rate.tensor)
+            self._load_weights(rate.tensor)
 
     def _verdict(self, good: bool) -> None:
         if good:
@@ -586,6 +604,11 @@ def trigger(threshold: int, share: int, seen: int, ceiling: int) -> int:
     proportion to the deviation, its mean is zero where the share is kept.
     """
     return min(max(threshold + (share - seen >> TRIGGER_GAIN), 0), ceiling)
+
+
+def _passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies between two counts of updates; never where it is 0."""
+    return bool(every) and now // every != before // every
 
 
 def _parts(x: AnyArray) -> list[AnyArray]:

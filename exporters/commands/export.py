@@ -101,6 +101,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what the field teaches of a class gets a mean beside the factory's, which stays as it is",
     )
     model.add_argument(
+        "--rewire",
+        action="store_true",
+        help="at boundaries, let the weakest synapses that --prune left go and as many grow where learning asks for them",
+    )
+    model.add_argument(
         "--whiten",
         choices=get_args(Whiten),
         default="shared",

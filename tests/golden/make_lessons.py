@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from msgspec import UNSET
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
@@ -37,7 +38,8 @@ from edgerun.lifetime import new_learner  # noqa: E402
 from edgerun.network import Network  # noqa: E402
 
 DENSE = ("backprop", "il-prox", "il-mq", "predictive")
-PLASTIC = ("shadow", "ref", "omega", "importance", "largest", "mean")
+PLASTIC = ("shadow", "ref", "omega", "importance", "largest", "mean", "mask", "growth")
+MOVED = ("shadow", "mask", "growth")
 
 
 class Window(NamedTuple):
@@ -105,6 +107,12 @@ class SlowLesson:
         for index, rate in enumerate(plan.rule.rates):
             slow.boundary(plan, self.manifest.seed, self.updates, index, rate.tensor, self.state)
 
+    def move(self) -> None:
+        """What a boundary does to synapses, where they move."""
+        plan = self.manifest.learning
+        for rate in plan.rule.rates if plan.rule and plan.rewiring is not UNSET else ():
+            slow.move(plan, rate.tensor, self.state)
+
     def _dense(self, window: Window) -> Iterator[Moment]:
         chain = slow.Chain(self.manifest, self.tensors, window.label, window.in_play)
         error, p = chain.answer(window.q.tolist())
@@ -167,7 +175,9 @@ def lesson_case(kind: str) -> Tensors:
     found |= {f"after.{name}": array.copy() for name, array in (learner.arrays() | twin.state).items()}
     found |= {f"after.{name}": twin.tensors[name].copy() for name in twin.rule.tensors} if twin.rule else {}
     twin.close()
-    return found | {f"closed.{name}": a for name, a in twin.state.items() if name.split(".")[0] in PLASTIC[1:4]}
+    twin.move()
+    changed = PLASTIC[1:4] if twin.manifest.learning.rewiring is UNSET else (*PLASTIC[1:4], *MOVED)
+    return found | {f"closed.{name}": a for name, a in twin.state.items() if name.split(".")[0] in changed}
 
 
 def chain_case(rng: np.random.Generator) -> Tensors:

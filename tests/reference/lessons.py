@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from reference.integers import clip, importance, pull, requantise, sat16, stochastic, word
+from reference.rewiring import moved
 
 from edgerun.arrays import AnyArray
 from edgerun.rules import (
@@ -23,13 +24,13 @@ from edgerun.rules import (
     RMaxProp,
     SequentialIl,
 )
-from edgerun.spec import LearningPlan, Manifest
+from edgerun.spec import LearningPlan, Manifest, Rewiring
 
 Vector = list[int]
 Matrix = list[list[int]]
 Factors = tuple[Matrix, Matrix]
 ONE, WIDE, TOP = 1 << 15, (1 << 23) - 1, 127 << 12
-UPDATE, PULL, OMEGA, BOUNDARY, DECAY, NORMALISE = 0, 1, 2, 3, 5, 7
+UPDATE, PULL, OMEGA, BOUNDARY, DECAY, NORMALISE, GROWTH = USES = (0, 1, 2, 3, 5, 7, 8)
 
 
 def half(x: int, shift: int) -> int:
@@ -262,7 +263,7 @@ def update(
     gradient = [[sum(h[i] * p[j] for h, p in pairs) for j in range(shape[1])] for i in range(shape[0])]
     shift = rate.shift + halvings(rate, squared_norm([[h << drop for h in row] for row in history], post)) - drop
     for at, place in enumerate(np.ndindex(*shape)):
-        words = {use: word(seed, number, 16 * index + use, at) for use in (UPDATE, PULL, OMEGA, DECAY, NORMALISE)}
+        words = {use: word(seed, number, 16 * index + use, at) for use in USES}
         change(plan, rate, shift, gradient[place[0]][place[1]], state, place, words)
     if isinstance(plan.normaliser, MeanQuotient):
         follow(state[f"mean.{rate.tensor}"], gradient, number, plan.normaliser.memory)
@@ -279,9 +280,14 @@ def change(
     d = stochastic(-n * rate.eta, shift, words[UPDATE])
     if rate.decay_shift:
         d -= stochastic(before - widths.middle, rate.decay_shift, words[DECAY])
+    living = lives(plan, state, rate.tensor, place)
     if plan.intelligence:
         code, ref = int(state[f"importance.{rate.tensor}"][place]), int(state[f"ref.{rate.tensor}"][place])
         d += pull(code, widths.anchor(ref) - before, plan.intelligence.strength, words[PULL])
+    if not living:
+        d, growth = 0, state[f"growth.{rate.tensor}"]
+        g = sat16(half(gradient, plan.rule.gradient_shift - widths.trace_drop)) if plan.rule else 0
+        growth[place] = sat16(int(growth[place]) + stochastic(g, rewiring(plan).growth_shift, words[GROWTH]))
     most = widths.middle + 32512
     shadow[place] = clip(before + clip(d, -rate.max_step, rate.max_step), 2 * widths.middle - most, most)
     if plan.intelligence and plan.rule:
@@ -289,6 +295,33 @@ def change(
         omega, made = state[f"omega.{rate.tensor}"], int(shadow[place]) - before
         credit = stochastic(-g * made, widths.credit_drop, words[OMEGA])
         omega[place] = widths.credited(int(omega[place]) + credit)
+
+
+def rewiring(plan: LearningPlan) -> Rewiring:
+    """What moves synapses; nothing is asked of one where nothing does."""
+    return plan.rewiring if isinstance(plan.rewiring, Rewiring) else Rewiring()
+
+
+def lives(plan: LearningPlan, state: Mapping[str, AnyArray], tensor: str, place: tuple[int, ...]) -> bool:
+    """Whether there is a synapse: bit j of row i, the first of a byte the highest."""
+    if not isinstance(plan.rewiring, Rewiring):
+        return True
+    return bool(int(state[f"mask.{tensor}"][place[0], place[1] // 8]) >> 7 - place[1] % 8 & 1)
+
+
+def move(plan: LearningPlan, tensor: str, state: dict[str, AnyArray]) -> None:
+    """The weakest synapses go and as many grow, in place."""
+    middle, shadow = WIDTHS[plan.profile].middle, state[f"shadow.{tensor}"]
+    living = np.array([lives(plan, state, tensor, place) for place in np.ndindex(*shadow.shape)]).reshape(shadow.shape)
+    codes = state.get(f"importance.{tensor}", np.zeros(shadow.shape, np.uint8))
+    growth, share = state[f"growth.{tensor}"], rewiring(plan).share / ONE
+    gone, grown = moved(shadow.astype(float) - middle, 8.0 + codes, living, growth.astype(float), share)
+    shadow[gone] = middle
+    for kind in ("importance", "omega", "ref"):
+        if f"{kind}.{tensor}" in state:
+            state[f"{kind}.{tensor}"][gone] = 0
+    growth[...] = 0
+    state[f"mask.{tensor}"][...] = np.packbits(living & ~gone | grown, axis=1)
 
 
 def weights(plan: LearningPlan, shadow: AnyArray) -> AnyArray:

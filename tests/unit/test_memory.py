@@ -49,6 +49,7 @@ from edgerun.spec import (
     PredictiveCoding,
     Readout,
     Replay,
+    Rewiring,
     RMaxProp,
     Rule,
     SequentialIl,
@@ -137,6 +138,8 @@ RULES: dict[str, Callable[..., Manifest]] = {
     "eprop-small": lambda **k: spiking(
         eprop(chunk_steps=19, target_steps=3), intelligence=SI, replay=Replay(capacity=9), profile="small", **k
     ),
+    "rewired": lambda **k: spiking(eprop(), intelligence=SI, rewiring=Rewiring(every=2), **k),
+    "rewired-small": lambda **k: spiking(eprop(), rewiring=Rewiring(every=2), profile="small", **k),
     "eprop-chunk": lambda **k: spiking(eprop(chunk_steps=7, target_steps=3), **k),
     "eprop-readout": lambda **k: spiking(eprop(hidden=(), tensors=("out.input",)), **k),
     "eprop-adaptive": lambda **k: spiking(eprop(feedback="random", spikes_cost=90), adaptive=True, **k),

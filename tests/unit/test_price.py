@@ -254,7 +254,7 @@ def test_a_synapse_behind_the_last_neurons_adds_once_a_window() -> None:
 
 
 def test_an_update_writes_every_plastic_synapse_once_and_sums_its_chunk() -> None:
-    bare = price.update(BUNDLE, Ops())
+    bare = price.update(BUNDLE, Ops(), Ops())
     assert bare.plastic_updates == SYNAPSES
     gradients = 8 * (INPUTS * NEURONS + NEURONS * NEURONS) + NEURONS * OUTPUTS
     norms = 64 * (INPUTS + NEURONS) + 64 * 2 * NEURONS + NEURONS + OUTPUTS
