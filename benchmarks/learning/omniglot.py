@@ -37,6 +37,7 @@ from edgerun.network import Network
 from edgerun.ops import ReadoutRun
 from edgerun.spec import InnerStep, LearningPlan
 from exporters.export import Options, export
+from exporters.head import Whiten
 from exporters.onnx_import import load_onnx
 from exporters.training.episodes import Episode, Form, classes_of, draw, labels
 from exporters.training.maml import Quantiser
@@ -130,7 +131,7 @@ def known_letters(background: Letters, folder: Path) -> Path:
     return path
 
 
-def embedding_bundle(net: Embedding, background: Letters, folder: Path) -> Bundle:
+def embedding_bundle(net: Embedding, background: Letters, folder: Path, whiten: Whiten) -> Bundle:
     """The convolutional net through ONNX, prototypes on its features."""
     path = folder / "embedding.onnx"
     with warnings.catch_warnings():
@@ -140,7 +141,14 @@ def embedding_bundle(net: Embedding, background: Letters, folder: Path) -> Bundl
             dynamic_axes={"x": {0: "batch"}, "z": {0: "batch"}},
         )  # fmt: skip
     last = load_onnx(path).layers[-1].name
-    return exported(path, Options(learn="prototypes", features=last), background, folder)
+    return exported(path, Options(learn="prototypes", features=last, whiten=whiten), background, folder)
+
+
+def counting_bundle(values: dict[str, Any], background: Letters, folder: Path, whiten: Whiten) -> Bundle:
+    """The spiking net through NIR, prototypes on the last layer's spike counts; its readout is left out."""
+    path = folder / "counting.nir"
+    SPIKING.write_nir(values, np.zeros((KNOWN, SPIKING.width)), path, 1.0)
+    return exported(path, Options(learn="prototypes", whiten=whiten), background, folder)
 
 
 def spiking_bundle(
@@ -176,17 +184,15 @@ def inputs(bundle: Bundle, data: Letters) -> I16:
     return np.clip(q, low, high).astype(np.int16)
 
 
-def integer_features(bundle: Bundle, data: Letters) -> tuple[I64, I64]:
-    """(raw, whitened) features of all pictures."""
-    q, network = inputs(bundle, data), Network(bundle.manifest, bundle.tensors, (BATCH,))
-    raw, white = [], []
+def integer_features(bundle: Bundle, data: Letters) -> I64:
+    """What the bundle's prototypes are means of, for all pictures."""
+    q, network, found = inputs(bundle, data), Network(bundle.manifest, bundle.tensors, (BATCH,)), []
     for first in range(0, len(q), BATCH):
         part = np.zeros((BATCH, q.shape[1]), np.int16)
         part[: len(q) - first] = q[first : first + BATCH]
         network.scores(part)
-        raw.append(network.layers[bundle.manifest.head.features or ""].reading())
-        white.append(network.features())
-    return np.concatenate(raw)[: len(q)], np.concatenate(white)[: len(q)]
+        found.append(network.features())
+    return np.concatenate(found)[: len(q)]
 
 
 def nearest_integers(z: I64) -> Answers:
@@ -304,12 +310,19 @@ def prototype_arms(weights: dict[str, AnyArray], background: Letters, data: Lett
     net = Embedding()
     net.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     net.eval()
-    bundle = embedding_bundle(net, background, folder)
-    raw, white = integer_features(bundle, data)
+    own, shared = embedding_bundle(net, background, folder, "none"), embedding_bundle(net, background, folder, "shared")
     return [
         Arm("prototypes, conv (float)", nearest(in_batches(net, data))),
-        Arm("prototypes, conv, int8", nearest_integers(raw)),
-        Arm("prototypes, conv, int8, whitened by the exporter", nearest_integers(white), bundle),
+        Arm("prototypes, conv, int8", nearest_integers(integer_features(own, data)), own),
+        Arm("prototypes, conv, int8, whitened", nearest_integers(integer_features(shared, data)), shared),
+    ]
+
+
+def spiking_arms(weights: dict[str, AnyArray], background: Letters, data: Letters, folder: Path) -> list[Arm]:
+    bundle = counting_bundle(folded(weights, background), background, folder, "none")
+    return [
+        Arm("prototypes, spiking (float)", nearest(traces_of(COUNTING, weights, background, data))),
+        Arm("prototypes, spiking, int8", nearest_integers(integer_features(bundle, data)), bundle),
     ]
 
 
@@ -343,7 +356,7 @@ def arms(folder: Path, background: Letters, data: Letters, work: Path) -> list[A
         if name == "prototypes":
             found += prototype_arms(weights, background, data, work)
         elif name == "spiking":
-            found.append(Arm("prototypes, spiking (float)", nearest(traces_of(COUNTING, weights, background, data))))
+            found += spiking_arms(weights, background, data, work)
         else:
             found += maml_arms(name, weights, background, data, work)
     return found
@@ -401,15 +414,16 @@ arms; ± is half the 95 % confidence interval of the mean. Training saw the 30 b
 four orientations, in so many episodes: {lengths}. One training seed.
 
 - `prototypes`: euclidean prototypical networks, a convolutional net of 60 k weights and a spiking one of 4 steps;
-  int8 are the bundle's integers.
+  int8 are the bundle's integers, exported with `--whiten none`; `whitened`: with `--whiten shared`, by the drawings of
+  {known} letters.
 - `maml`: from the spiking net's weights, meta-trained in second order through the device's own inner step: one lesson a
   letter, one after the other, on the last layer alone, from rows of zeros, with the step size learned. `fomaml` takes
   the inner gradient for a constant. `maml-8` and `maml-4` were trained further with stochastic rounding of the readout
   in both loops. Integers are int8 weights with int16 shadows, as `edgerun adapt` learns them.
-- What did not work: whitening by the drawings of {known} letters costs the embedding points, so few-shot embeddings
-  should decide by their own distances. A gate of 0.05 is the error of 20 classes before the first lesson: it silences
-  all but the taught one, so `--learn inner-step` gates at a quarter of chance at most. Prototypes beat the inner step
-  on the same kind of net. Training was short (one core, minutes a net), and spiking nets were still improving.
+- What did not work: whitening costs the embedding points, so few-shot embeddings should decide by their own distances.
+  A gate of 0.05 is the error of 20 classes before the first lesson: it silences all but the taught one, so
+  `--learn inner-step` gates at a quarter of chance at most. Prototypes beat the inner step on the same kind of net.
+  Training was short (one core, minutes a net), and nets were still improving.
 """
 
 
