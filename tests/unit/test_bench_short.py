@@ -50,6 +50,11 @@ ROWS: Final[Mapping[str, Row]] = {
         needs=("sklearn", "nir"),
         options=("--state", "state"),
     ),
+    "noisy_labels": Row(
+        tuple(f"{arm}, 30%, any other class" for arm in ("plan", "doubt", "without")),
+        lambda found: found["doubt, 30%, any other class"]["wrong set aside"] > 5,
+        needs=("sklearn", "nir"),
+    ),
     "superspike": Row(
         ("xor, symmetric", "bitmap, symmetric"),
         lambda found: all(mine["falls by"] > 1.2 for mine in found.values()),
