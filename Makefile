@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -75,6 +75,9 @@ bench-ntt: data-folder $(VENV)/.train  ## label-free masks of MNIST at 3 % densi
 
 bench-profiles: $(VENV)/.dev  ## profile small beside standard on digits in blocks, seed by seed, into docs/results.md (ten minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/profiles.py --seeds 10 --markdown docs/results.md
+
+bench-rewiring: $(VENV)/.dev  ## sparse nets whose synapses move beside fixed masks, into docs/results.md (ten minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/rewiring.py --seeds 3 --markdown docs/results.md
 
 bench-braille: data-folder $(VENV)/.train  ## seven Braille letters taught with five touches each, into docs/results.md (ten minutes; nets kept in build/braille)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/braille.py --markdown docs/results.md

@@ -103,7 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--rewire",
         action="store_true",
-        help="at boundaries, let the weakest synapses that --prune left go and as many grow where learning asks for them",
+        help="at boundaries, let the weakest synapses that --prune left go, as many grow where learning asks for it",
     )
     model.add_argument(
         "--whiten",

@@ -77,6 +77,11 @@ ROWS: Final[Mapping[str, Row]] = {
         ("standard", "small"), lambda found: min(mine["prototypes.old"] for mine in found.values()) > 90,
         needs=("sklearn", "nir"),
     ),
+    "rewiring": Row(
+        ("fixed at 0.2", "moving at 0.2", "fixed at 1"),
+        lambda found: found["fixed at 0.2"]["accuracy"] < found["fixed at 1"]["accuracy"],
+        needs=("sklearn",),
+    ),
     "consolidation": Row(
         ("plain", "intelligence"), lambda found: min(mine["ACC"] for mine in found.values()) > 0.2,
         needs=("sklearn", "nir"),
