@@ -82,8 +82,8 @@ class Form:
     """How long everything is."""
 
     rounds: int  # of the long life
-    arm_rounds: int = 5  # of a learner in memory
-    seeds: int = 3
+    arm_rounds: int = 3  # of a learner in memory
+    seeds: int = 2
     phase: int = 5000  # samples of a condition, which is a chapter
     writes: int = 250  # to the flash from one power cut to the next, in the mean
 

@@ -93,6 +93,7 @@ ELSEWHERE: Final = {
     "semg_sessions": "test_bench_streams.py",
     "delayed_cue": "test_bench_delayed_cue.py",
     "condition": "test_bench_condition.py",
+    "values": "test_bench_values.py",
 }
 """Short forms that a test of their own runs."""
 
