@@ -308,7 +308,7 @@ in points: {paired}. Against `plain`, in integers: {gains}.
 
 REMARK = """A readout that has just learned a block of two classes answers with these two; that is the conflict. Pulling
 weights back lessens it, most where it is told which mattered; samples of the other classes settle it. The bundle's plan
-has more against it: its error is restricted to recently met classes, and its prototypes decide (`digits_blocks`, above)."""
+does more: its error is restricted to recently met classes, and its prototypes decide (`digits_blocks`, above)."""
 
 
 def paired(runs: list[Run], left: str, right: str) -> str:
