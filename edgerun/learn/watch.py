@@ -56,13 +56,6 @@ class Watch:
         return float(self._state["watch.score"][0]) / self._threshold
 
     @property
-    def ready(self) -> int:
-        """Classes whose later samples are compared with their first."""
-        if not self._state:
-            return 0
-        return int((self._state["watch.met"] == 2 * self._plan.samples).sum())
-
-    @property
     def _threshold(self) -> int:
         return self._plan.threshold << 15
 
