@@ -32,6 +32,7 @@ FAR: Final = 4  # times as large as anything that the input holds: another unit
 ASKED: Final = 1 << 20  # values that are enough to see their unit
 CUT: Final = 0.01  # share of values beyond the input that nobody need hear of
 FEW: Final = 8  # steps of the input: finer values that vary less are all but lost
+SHOWN: Final = 8  # keys of a file that an error names
 UNKNOWN: Final = -1  # an index that names no class
 FOREIGN: Final = (
     ValueError,
@@ -172,8 +173,9 @@ def recordings(name: str, arrays: Tensors) -> Iterator[AnyArray]:
 
 
 def _nothing_in(name: str, arrays: Tensors) -> str:
-    instead = f"only {', '.join(sorted(arrays))}" if arrays else "it is empty"
-    return f"{name}: has neither 'x' nor 'samples', {instead}"
+    keys = sorted(arrays)
+    shown = ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+    return f"{name}: has neither 'x' nor 'samples', {f'only {shown}' if keys else 'it is empty'}"
 
 
 def _numbers(name: str, key: str, array: AnyArray, least: int) -> AnyArray:

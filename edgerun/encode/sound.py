@@ -47,14 +47,17 @@ def heard_at(front: LogMel, x: AnyArray, rate: int) -> I16:
           with a second axis of at most 8 channels, whose mean counts
     rate  its samples a second, at least the front's
 
-    What is int16 at the front's own rate stays as it is. Raises DataError on what is no recording.
+    What is int16 at the front's own rate stays as it is; what is longer than a device has room for loses zeros at its
+    end, with which files fill up. Raises DataError on what is no recording.
     """
     if x.ndim == 2 and min(x.shape) <= CHANNELS:
         x = x.mean(axis=int(np.argmin(x.shape))) if min(x.shape) > 1 else x.reshape(-1)
     if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu":
         raise DataError(f"a recording has {x.dtype} {x.shape}, must be numbers of shape (samples,)")
     wave = x if x.dtype == np.int16 else _loud(x.astype(np.float64) - (128 if x.dtype == np.uint8 else 0))
-    return wave if rate == front.sample_rate else sound.resampled(wave, rate, front.sample_rate)
+    if rate != front.sample_rate:
+        wave = sound.resampled(wave, rate, front.sample_rate)
+    return np.trim_zeros(wave, "b") if len(wave) > front.longest and wave.any() else wave
 
 
 def _loud(real: F64) -> I16:

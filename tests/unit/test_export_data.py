@@ -109,6 +109,10 @@ def test_numbers_are_kept_exactly_and_small(tmp_path: Path, x: Any, kept: str) -
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no x": ({"z": X}, "data.npz: has neither 'x' nor 'samples', only z"),
+    "arrays one by one": (
+        {f"arr_{k}": X for k in range(10)},
+        "only arr_0, arr_1, arr_2, arr_3, arr_4, arr_5, arr_6, arr_7 and 2 more",
+    ),
     "empty": ({"x": X[:0]}, r"'x' has shape \(0, 2, 3\), there is no sample in it"),
     "one number a sample": ({"x": X[:, 0, 0]}, r"'x' is float32 \(4,\), must be numbers of shape \(N, ...\)"),
     "text": ({"x": np.array([["a", "b"]])}, "'x' is <U1"),

@@ -169,6 +169,16 @@ def test_channels_are_averaged() -> None:
     assert np.abs(both - mean).max() <= 0.5
 
 
+def test_zeros_at_the_end_of_a_long_recording_are_filling() -> None:
+    x = chirp(3000)
+    filled = np.concatenate([x, np.zeros(40000, np.int16)])
+    heard = heard_at(FRONT, filled, 8000)
+    assert heard.tolist() == x[: len(heard)].tolist()
+    assert (log_mel(FRONT, INPUT, heard) == log_mel(FRONT, INPUT, filled[:20000])).all()
+    assert len(heard_at(FRONT, filled[:20000], 8000)) == 20000
+    assert len(heard_at(FRONT, np.zeros(40000, np.int16), 8000)) == 40000
+
+
 def test_silence_stays_silence_and_noise_beyond_16_bits_is_not_blown_up() -> None:
     assert not heard_at(FRONT, np.zeros(100), 8000).any()
     assert np.abs(heard_at(FRONT, np.full(100, 1e-10), 8000)).max() == 0
