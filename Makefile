@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -108,6 +108,9 @@ bench-consolidation: $(VENV)/.dev  ## what keeps old skills, one protection at a
 
 bench-split-mnist: data-folder $(VENV)/.dev  ## five pairs of digits in turn, with synaptic intelligence and its controls, into docs/results.md (an hour)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/split_mnist.py --seeds 3 --paper 3 --markdown docs/results.md
+
+bench-eprop-online: $(VENV)/.dev  ## e-prop at every step beside e-prop at the window's end: accuracy and memory, into docs/results.md (three minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/eprop_online.py --seeds 5 --markdown docs/results.md
 
 bench-values: data-folder $(VENV)/.dev  ## a hand's velocity from spikes, electrodes changed: lessons that bring values, integers and floats, into docs/results.md (ten minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/values.py --seeds 5 --markdown docs/results.md

@@ -64,6 +64,10 @@ ROWS: Final[Mapping[str, Row]] = {
         lambda found: found["IL-prox at 100"]["ACC"] > 0.5 > found["backpropagation at 100"]["ACC"],
         needs=("sklearn",),
     ),
+    "eprop_online": Row(
+        ("deferred", "online"), lambda found: min(mine["turned"] for mine in found.values()) > 0.65,
+        needs=("sklearn", "nir"),
+    ),
     "permuted_mnist": Row(
         ("none", "plain", "full"), lambda found: found["plain"]["ACC"] > 0.3 > 0.2 > found["none"]["ACC"],
         needs=("sklearn",), files=("mnist.npz",),
