@@ -38,6 +38,7 @@ from edgerun.rules import (
 from edgerun.spec import (
     ClassTable,
     Dense,
+    Doubt,
     Frames,
     Guard,
     Head,
@@ -151,6 +152,14 @@ def rewired() -> tuple[Manifest, Tensors]:
     for name in HIGH:
         tensors[name][rng.random(tensors[name].shape) < 0.5] = 0
     return manifest, tensors
+
+
+def doubted() -> tuple[Manifest, Tensors]:
+    """E-prop that sets labels aside."""
+    rule = EProp(
+        layer="high", readout="out", chunk_steps=STEPS, post_shift=6, rates=rates(500, 22, *HIGH, max_norm=4000)
+    )
+    return spiking(rule, features="high", doubt=Doubt(margins=8, share=0, votes=2))
 
 
 def eprop_layers() -> tuple[Manifest, Tensors]:
@@ -282,12 +291,14 @@ KINDS: Mapping[str, Callable[[], tuple[Manifest, Tensors]]] = {
     "inner-step": inner_step, "superspike": superspike, "backprop": backprop, "il-prox": il_prox,
     "il-mq": sequential_il, "predictive": predictive,
 }  # fmt: skip
+LIVES: Mapping[str, Callable[[], tuple[Manifest, Tensors]]] = {**KINDS, "doubted": doubted}
+"""All of these, and what shows over a life, not in its first lesson."""
 
 
 @cache
 def packed(kind: str) -> bytes:
     """The bundle of one rule, with a self-test, and where it has classes a probe, exemplars and prototypes."""
-    manifest, tensors = KINDS[kind]()
+    manifest, tensors = LIVES[kind]()
     if manifest.head.kind == "prototypes":
         tensors |= prototypes(kind, manifest, tensors)
     rows = np.stack([sample(kind, k % len(NAMES), 100 + k) for k in range(8)])
@@ -346,6 +357,8 @@ def script(kind: str, life: Lifetime) -> Iterator[Entry]:
     for number in range(LESSONS):
         label = 0 if kind == "eprop-values" else number % len(life.learner.classes)
         q, level = sample(kind, label, number), LEVELS[number % len(LEVELS)]
+        if kind == "doubted":  # it is told that it is right, for long enough to be sure, then that it is wrong
+            label = (life.learner.network.infer(q).label + (number > 8)) % len(NAMES)
         yield life.learner.plan_lesson(q, label, level, 7 * number + 1, target(kind, number))
         if life.judgement_due:
             yield Verdict(good=True, correct=0, of=0)  # what the guard finds stands in its own record
@@ -404,4 +417,4 @@ def scores_of(kind: str, life: Lifetime) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({kind: (lived.digests, lived.scores) for kind in KINDS for lived in [Lived(kind)]}))
+    print(json.dumps({kind: (lived.digests, lived.scores) for kind in LIVES for lived in [Lived(kind)]}))

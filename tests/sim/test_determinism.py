@@ -17,7 +17,7 @@ from typing import get_args
 import learners
 import numpy as np
 import pytest
-from learners import KINDS, Lived
+from learners import LIVES, Lived
 
 from edgerun.commands.replay import replay
 from edgerun.graph import grows
@@ -33,7 +33,7 @@ from edgerun.store.journal import JournalReader
 from firmware_sim.flash import PowerCut, SimFlash
 
 TESTS = Path(__file__).parents[1]
-EVERY = pytest.mark.parametrize("kind", KINDS)
+EVERY = pytest.mark.parametrize("kind", LIVES)
 
 
 @cache
@@ -42,7 +42,7 @@ def lived(kind: str) -> Lived:
 
 
 def test_there_is_a_life_for_every_rule() -> None:
-    rules = {type(learners.bundle(kind).manifest.learning.rule) for kind in KINDS}
+    rules = {type(learners.bundle(kind).manifest.learning.rule) for kind in LIVES}
     assert rules == set(get_args(Rule))
 
 
@@ -58,6 +58,13 @@ def test_a_life_has_lessons_that_change_something(kind: str) -> None:
     assert all((first[name] != last[name]).any() for name in shadows)
     assert all(last[f"importance.{name.partition('.')[2]}"].any() for name in shadows)
     assert NewClass in {type(entry) for entry in life.entries} or not grows(life.bundle.manifest)
+
+
+def test_some_of_its_labels_are_set_aside() -> None:
+    want = lived("doubted")
+    learner = new_learner(want.bundle)
+    told = [learner.apply(entry) for entry in want.entries]
+    assert any(each is not None and each.aside for each in told)
 
 
 @EVERY
