@@ -60,6 +60,6 @@ def _rate(name: str, arrays: Tensors, front: LogMel) -> int:
         return front.sample_rate
     rates = np.unique(said)
     if rates.dtype.kind not in "fiu" or len(rates) != 1 or not front.sample_rate <= rates[0] <= MOST_HZ:
-        shown = str(rates.tolist()[0]) if len(rates) == 1 else str(rates.tolist()[:3])
+        shown = repr(rates.tolist()[0]) if len(rates) == 1 else rates.tolist()[:3]
         raise DataError(f"{name}: sample_rate is {shown}, the bundle takes {front.sample_rate} to {MOST_HZ}")
     return round(float(rates[0]))

@@ -139,7 +139,7 @@ def test_a_new_voice_is_taught_from_recordings(folder: Path, capsys: Capture) ->
     ("more", "fault"),
     [
         ({"sample_rate": np.int32(4000)}, "sample_rate is 4000, the bundle takes 8000 to 192000"),
-        ({"sample_rate": np.array("8 kHz")}, "sample_rate is 8 kHz, the bundle takes 8000"),
+        ({"sample_rate": np.array("8 kHz")}, "sample_rate is '8 kHz', the bundle takes 8000"),
         ({"sample_rate": np.array([8000, 16000])}, "sample_rate is [8000, 16000], the bundle takes 8000"),
         ({"offsets": np.array([0, 5])}, "'offsets' must rise"),
         (
