@@ -239,6 +239,20 @@ def distances(learner: Learner) -> list[float]:
     return [float(np.linalg.norm(state[f"shadow.fc{k}.weight"] - state[f"shadow.fc{k}.feedback"])) for k in (1, 2)]
 
 
+def test_a_prediction_above_int8_is_an_error_and_comes_down(trained: paper.Net, digits: tuple[F64, AnyArray]) -> None:
+    """What no rate can follow: else weights grow for as long as lessons last."""
+    chain = quantise(trained)
+    rule = make("predictive", chain, trained, digits[0])
+    bound = PredictiveCodingRule(with_rule(chain, rule), chain.tensors)
+    chain.tensors["fc0.weight"][...] = 127
+    network, error = Network(with_rule(chain, rule), chain.tensors), np.zeros(10, np.int32)
+    posed = bound.record(network, np.full(64, 127, np.int16))
+    bound.error(error, posed, 3, np.ones(10, np.bool_))
+    gradient = bound.factors(posed, error)["fc0.weight"]
+    assert (gradient.history > 1000).all(), "every unit is told too much, so every weight is to fall"
+    assert (gradient.post >= 0).all()
+
+
 # ------------------------------------------------------------------ MQ
 
 

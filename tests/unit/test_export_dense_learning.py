@@ -56,6 +56,12 @@ def test_it_answers_as_the_float_model_and_learns_a_moved_sensor(
     assert (learner.scores(clean[600:]).argmax(axis=1) == y[600:]).mean() > 0.85
 
 
+def test_answers_have_room_to_grow(bundle: Bundle, images: tuple[AnyArray, AnyArray]) -> None:
+    """Logits grow with every lesson, and two that both end at 127 tie."""
+    scores = new_learner(bundle).scores(integers(bundle, images[0]))
+    assert 127 / 6 < np.abs(scores).max() < 127 / 3
+
+
 def test_rules_bring_what_they_need(bundle: Bundle) -> None:
     learning, tensors = bundle.manifest.learning, bundle.tensors
     assert learning.rule is not None
