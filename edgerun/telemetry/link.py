@@ -38,6 +38,7 @@ QOS = 1
 INBOX_LIMIT = 4096  # messages waiting to be drained; more are dropped, so a flood cannot fill the memory
 INBOX_BYTES = 4 << 20  # of their payloads
 READ_AT_ONCE = 1024  # messages that a paced link reads without a rest
+RESTS = 2000  # after so many rests a paced link hangs up and comes back: what waits for it at the broker is dropped there
 WELCOME_S = 5.0  # some brokers choke on a CONNECT of MQTT 5 and say nothing: break off, try the other protocol
 _NOT_THIS_PROTOCOL = (1, 132)  # "unsupported protocol version" in the words of MQTT 3.1.1 and of MQTT 5
 _OTHER = {
@@ -178,6 +179,7 @@ class _Traffic:
     put: int = 0  # by the link's thread
     taken: int = 0  # by the caller's
     dropped: int = 0  # by the link's thread
+    rests: int = 0  # of this connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,9 @@ class _Callbacks:
     def on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
         if self.pace is not None and not self.pace.take():
             time.sleep(self.rest_s)  # the socket fills meanwhile: it is the broker that has to hold a flood
+            self.traffic.rests += 1
+            if self.traffic.rests == RESTS:
+                _break(client)
         payload, traffic = bytes(message.payload[: MAX_MESSAGE_BYTES + 1]), self.traffic
         if self.events.qsize() >= INBOX_LIMIT or traffic.put - traffic.taken + len(payload) > INBOX_BYTES:
             traffic.dropped += 1
@@ -382,6 +387,7 @@ class MqttLink:
         callbacks = _Callbacks(self._events, session, self._traffic, self._read, self._rest_s)
         client = self._client(will, session)
         callbacks.attach(client)
+        self._traffic.rests = 0
         try:
             self._connect(client)
         except (OSError, UnicodeError) as err:
