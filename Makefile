@@ -13,7 +13,7 @@ PINNED := pyproject.toml constraints.txt
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -115,7 +115,7 @@ bench-eprop-online: $(VENV)/.dev  ## e-prop at every step beside e-prop at the w
 bench-values: data-folder $(VENV)/.dev  ## a hand's velocity from spikes, electrodes changed: lessons that bring values, integers and floats, into docs/results.md (ten minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/values.py --seeds 5 --markdown docs/results.md
 
-bench-imu-activity: data-folder $(VENV)/.train  ## activity of people a net never met, labels late and seldom, into docs/results.md (half an hour)
+bench-imu-activity: data-folder $(VENV)/.train  ## activity of people a net never met, labels late and seldom, into docs/results.md (ten minutes; nets kept in build/imu)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/imu_activity.py --markdown docs/results.md
 
 bench-condition: data-folder $(VENV)/.dev  ## a bearing under another load, then a loose sensor: told without labels, learned from few, into docs/results.md (five minutes)

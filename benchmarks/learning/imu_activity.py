@@ -223,9 +223,15 @@ By `make bench-imu-activity`, scenario 4. {people} people of the UCI HAPT record
 on ten others (128 recurrent LIF neurons, windows of 2.56 s, 32 moments). The first recording of the new person is the
 stream, in blocks of an activity as it was recorded: one window in {every} gets a label, {late} windows (26 s) late and
 by its number. The second recording, without a label, is the test; known people are tested on bouts that nothing has
-trained on. ACC is the mean of both. Untrained is chance; mean ± standard deviation over people.
+trained on, every second window. ACC is the mean of both. Untrained is chance; mean ± standard deviation over people.
 
 {arms}
+"""
+FOUND: Final = """What did not work: the aim that known people lose at most a point. A mean of the new person's sitting may lie among
+others' standing, and the nearer mean decides for all. Nor does e-prop win here: means of the same labels do as much for
+the new person. Without replay and consolidation it harms both. What it takes not to harm: inputs around zero (with
+gravity's offset in them the old form of this benchmark lost six points), steps of a tenth, and a memory of {memory}
+samples; means made anew from 160 cost known people five points and more. The guard has no twin in floats.
 """
 TITLES: Final = {
     "imu_activity": "The phone as it was worn:",
@@ -241,6 +247,7 @@ def page(found: dict[str, list[Run]]) -> str:
         gaps = paired(mine, 1)
         parts += [f"{TITLES[name]}\n", changes(mine), table(mine)]
         parts += [f"Integers less their float twin on the new person, paired by person, in points: {gaps}.\n"]
+    parts += [FOUND.format(memory=MEMORY)]
     parts += ["![Windows of the turned phone named rightly when they came](images/imu-activity.svg)\n"]
     return "\n".join(parts)
 
@@ -256,6 +263,14 @@ def changes(found: list[Run]) -> str:
         )
     heads = ("arm", "new, before", "new, after", "known, before", "known, after", "new gains", "known gain")
     return Table("", heads, rows).markdown()
+
+
+def write(to: Path, found: dict[str, list[Run]], right: dict[str, list[list[bool]]]) -> None:
+    """The section of all people so far, and its figure."""
+    section(to, "imu_activity", page(found))
+    people = len(right["none"])
+    title = f"A turned phone: per cent of the last {SMOOTH} windows named rightly, mean of {people} people"
+    draw(to, "imu-activity", picture(title, right, SMOOTH, []))
 
 
 def main() -> int:
@@ -280,13 +295,12 @@ def main() -> int:
                 mine.append(done)
                 if scenario == "imu_activity_turned":
                     right[done.arm].append(said)
+        for mine in found.values():
+            save(args.output, mine)
+        if args.markdown:
+            write(args.markdown, found, right)
     for mine in found.values():
-        print(f"{changes(mine)}\n{table(mine)}\nruns: {save(args.output, mine)}")
-    if args.markdown:
-        section(args.markdown, "imu_activity", page(found))
-        people = size.groups * size.people
-        title = f"A turned phone: per cent of the last {SMOOTH} windows named rightly, mean of {people} people"
-        draw(args.markdown, "imu-activity", picture(title, right, SMOOTH, []))
+        print(f"{changes(mine)}\n{table(mine)}")
     return 0
 
 

@@ -40,7 +40,8 @@ from edgerun.lifetime import Lifetime
 from edgerun.network import Network
 from edgerun.rules import RuleRecord
 from edgerun.spec import Head, LearningPlan, Level, Replay
-from exporters.export import Options, exemplar_rows, export
+from exporters.data import hold_out
+from exporters.export import PROBE_ROWS, Options, exemplar_rows, export
 from exporters.head import inverse_root
 from exporters.runs import Run, by_arm
 from exporters.training.surrogate import LIMIT, RecurrentLif, Shape, write_nir
@@ -117,15 +118,24 @@ def exported(net: RecurrentLif, known: Windows, names: Sequence[str], capacity: 
         write_nir(net, model, {"encoder": "frames", "steps": known.x.shape[1]})
         np.savez(data, x=known.x, y=known.y, class_names=np.array(names))
         bundle = read_bundle(export(model, data, Options(learn="eprop", beside=True, capacity=len(names))).data)
-    plan, shape = bundle.manifest.learning, bundle.manifest.input.shape
-    x = quantised(bundle, known.x).astype(bundle.manifest.input.dtype).reshape(-1, *shape)
-    probed = {row.tobytes() for row in bundle.probe.x}
-    free = np.array([k for k, row in enumerate(x) if row.tobytes() not in probed])
-    rows = exemplar_rows(known.y, free, capacity)
+    plan, (kept, held) = bundle.manifest.learning, parted(known)
+    rows = exemplar_rows(known.y, np.setdiff1d(kept, held), capacity)
     replay = Replay(capacity=capacity, passes=PASSES, refresh_every=REFRESH)
     plan = msgspec.structs.replace(plan, rule=slower(plan.rule), replay=replay)
     manifest = msgspec.structs.replace(bundle.manifest, learning=plan)
-    return replace(bundle, manifest=manifest, exemplars=Probe(x[rows], known.y[rows].astype(np.int32)))
+    x = rows_of(bundle, known.x[rows])
+    return replace(bundle, manifest=manifest, exemplars=Probe(x, known.y[rows].astype(np.int32)))
+
+
+def parted(known: Windows) -> tuple[I64, I64]:
+    """Which windows the exporter makes a bundle's means of, and which become its probe."""
+    return hold_out(known.y, least=PROBE_ROWS[0], most=PROBE_ROWS[1])
+
+
+def rows_of(bundle: Bundle, x: AnyArray) -> AnyArray:
+    """Windows as a bundle holds them."""
+    spec = bundle.manifest.input
+    return quantised(bundle, x).astype(spec.dtype).reshape(-1, *spec.shape)
 
 
 def slower(rule: RuleRecord) -> RuleRecord:
@@ -307,6 +317,7 @@ class Twin:
         if bundle.exemplars is not None:
             held = bundle.exemplars.x.reshape(len(bundle.exemplars.x), -1) * bundle.manifest.input.scale - self.offset
             self.reservoir.fill(held, bundle.exemplars.label)
+        known = known.take(parted(known)[0])
         z = self.features(known.x)
         self.matrix, self.mean = inverse_root(z, known.y)
         classes = len(bundle.manifest.classes.names)
