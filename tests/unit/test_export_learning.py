@@ -13,6 +13,7 @@ from edgerun.bundle import open_bundle, read_bundle
 from edgerun.errors import ModelError
 from edgerun.lifetime import new_learner
 from edgerun.price import memory_plan
+from edgerun.spec import Rewiring
 from exporters import export as exporting
 from exporters import learning
 from exporters.calibrate import MINMAX
@@ -62,6 +63,27 @@ def test_a_profile_is_the_plans_and_its_priors_are_its_own(tmp_path: Path) -> No
     assert (priors[0] != priors[1]).any()
     assert np.corrcoef(*(each.ravel() for each in priors))[0, 1] > 0.9
     assert memory_plan(made["small"]).total_bytes < 0.6 * memory_plan(made["standard"]).total_bytes
+
+
+def test_a_bundle_may_move_its_synapses_and_its_priors_are_those_of_weights_that_stay() -> None:
+    options = exporting.Options(learn="eprop", rewire=True, capacity=12, calibration=MINMAX)
+    data = exporting.export(GOLDEN / "digits_rsnn.nir", GOLDEN / "digits.npz", options).data
+    bundle = read_bundle(data)
+    assert bundle.manifest.learning.rewiring == Rewiring()
+    learner = new_learner(bundle)
+    for name, codes in bundle.priors.items():
+        assert (learner.arrays()[f"importance.{name}"] == codes).all()
+        mask = np.unpackbits(learner.arrays()[f"mask.{name}"], axis=1, count=codes.shape[1])
+        assert (mask == (bundle.tensors[name] != 0)).all()
+        assert codes[mask == 1].any()
+
+
+@pytest.mark.parametrize("learn", ["none", "prototypes"])
+def test_only_what_a_rule_teaches_is_rewired(learn: str) -> None:
+    with pytest.raises(
+        ModelError, match=f"--rewire moves the synapses that a rule teaches, --learn {learn} has no rule"
+    ):
+        exporting.Options(learn=learn, rewire=True)
 
 
 @pytest.mark.parametrize("learn", ["none", "prototypes", "inner-step", "backprop"])

@@ -111,15 +111,17 @@ def test_synapses_move_at_boundaries_and_by_count_and_run_at_once() -> None:
         teach(each, 8)
     assert all((masks(learner)[name] == first[name]).all() for name in first)
     assert any((masks(other)[name] != first[name]).any() for name in first)
+    before = {name: array.copy() for name, array in learner.network.tensors.items()}
     learner.apply(Boundary(reason="command"))
     after = masks(learner)
     for name, mask in first.items():
         assert mask.sum() == after[name].sum() == masks(other)[name].sum()
         assert 0 < (mask & ~after[name]).sum() <= 0.2 * mask.sum()
-    q = learners.sample("rewired", 1, 77)
     fresh = Network(learner.manifest, dict(learner.network.tensors), (), learner.network.prototypes)
-    fresh.known = learner.network.known
-    assert learner.network.scores(q).tolist() == fresh.scores(q).tolist()  # carriers were loaded
+    stale = Network(learner.manifest, before, (), learner.network.prototypes)
+    q = np.stack([learners.sample("rewired", k % 4, 70 + k) for k in range(8)])
+    found, now, then = ([each.outputs(row).tolist() for row in q] for each in (learner.network, fresh, stale))
+    assert found == now != then  # it runs on what is there
     teach(learner, 8)
     grown = {name: after[name] & ~first[name] for name in first}
     assert any(learner.network.tensors[name][where].any() for name, where in grown.items())
