@@ -12,8 +12,10 @@ from pretend import CAPACITY, NAMES, samples, tiny_bundle, tiny_bundle_bytes, tw
 
 from edgerun import cli
 from edgerun.commands.adapt import shots
+from edgerun.errors import DataError
 from edgerun.learn.records import NewClass, Settle, Verdict
 from edgerun.lifetime import new_learner
+from edgerun.samples import labels, recordings
 
 Capture = pytest.CaptureFixture[str]
 
@@ -77,6 +79,24 @@ def test_the_same_call_gives_the_same_and_another_seed_another(folder: Path, cap
     assert first["new"]["after"] == pytest.approx(np.mean([draw["after"] for draw in first["draws"]]), abs=1e-4)
 
 
+@pytest.mark.parametrize("key", ["label", "labels"])
+def test_labels_may_have_another_name(folder: Path, capsys: Capture, key: str) -> None:
+    with np.load(folder / "new.npz") as file:
+        np.savez(folder / "other.npz", **{"x": file["x"], key: file["y"], "class_names": file["class_names"]})
+    given = ("--shots", "1", "--rule", "prototypes")
+    assert adapt(folder, capsys, "--data", str(folder / "other.npz"), *given) == adapt(folder, capsys, *given)
+
+
+def test_recordings_of_one_length_need_no_offsets() -> None:
+    x = np.arange(12).reshape(3, 4)
+    with_ends = {"samples": x.reshape(-1), "offsets": np.array([0, 4, 8, 12]), "y": np.array([1, 0, 1])}
+    for arrays in ({"samples": x, "label": np.array([1, 0, 1])}, with_ends):
+        assert np.array_equal(list(recordings("a.npz", arrays)), x)
+        assert labels("a.npz", arrays, 3, "ab") == ["b", "a", "b"]
+    with pytest.raises(DataError, match="'samples' needs 'offsets'"):
+        list(recordings("a.npz", {"samples": x.reshape(-1)}))
+
+
 def test_consolidation_can_be_left_out(folder: Path, capsys: Capture) -> None:
     held, loose = (adapt(folder, capsys, "--consolidate", how) for how in ("si", "none"))
     assert held["digest"] != loose["digest"]
@@ -115,7 +135,10 @@ def test_shots_are_the_first_of_each_class_or_a_choice() -> None:
         (["--seed", "-1"], "--seed -1 is under 0"),
         (["--board", "pdp11"], "pdp11"),
         (["--data", "unlabelled.npz"], "unlabelled.npz: no sample has a label"),
-        (["--data", "crowd.npz"], "crowd.npz: 3 classes are new (x, y, z), the bundle has room for 2"),
+        (
+            ["--data", "crowd.npz"],
+            "crowd.npz: 3 classes are new (x, y, z), the bundle has room for 2 beside a, b",
+        ),
         (["--data", "nowhere.npz"], "nowhere.npz"),
         (["--probe", "broken.npz"], "broken.npz: sample 1: a sample has 1 values that are not finite"),
     ],
