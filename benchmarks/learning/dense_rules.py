@@ -292,8 +292,9 @@ biases too.
 {sweep}
 
 IL-prox learns at any rate, since no step is longer than the gap that it closes; backpropagation needs its rate found.
-At 0.1 backpropagation is at its edge, and integers, whose activities end at int8, fall off it elsewhere than floats.
-IL-SGD is the label itself at the top, and no norm under the step.
+At 0.1 backpropagation is at its edge, where seeds differ by nine points in floats alone; cutting the twin's weights
+where int8 ends takes 1.6 points off it, single seeds move by -4.5 to +1.4 (three seeds, measured apart). IL-SGD is the
+label itself at the top, and no norm under the step.
 
 ### What makes a step of a gradient
 
