@@ -306,7 +306,7 @@ in the paper; and {epochs} epochs one by one, as a device learns. State: MQ a nu
 {pairs}
 
 MQ divides by a mean that remembers the loud beginning, so its steps shrink as errors do, but samples that are known
-already still move every weight. Errors that trigger updates (`error_threshold` {known:g}) leave those out: more than
+already still move every weight. Errors that trigger updates (`error_threshold` {known:g}) leave those out: about
 half of the updates are saved, and the rate may be twice as high ({waiting:g} instead of {mq:g}).
 
 ### Feedback of its own
