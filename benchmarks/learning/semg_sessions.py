@@ -80,11 +80,11 @@ lags the instruction. Untrained is chance, 12.5 %; mean ± standard deviation ov
 
 {arms}
 """
-FOUND: Final = """What did not work: e-prop wins little that the means of the same labels do not, and while labels
-come it answers worse (right as they came): means are made anew every fourth lesson only, and until then they are those
-of other weights. Pace, passes and that number were chosen on two of the people (the first and the fifth). Without
-replay and consolidation the blocks of one gesture undo what the factory taught. The device's guard has no twin in
-floats.
+FOUND: Final = """What did not work: e-prop. Moving weights as well ends under the means alone, and while labels come
+it answers worse (right as they came): means are made anew every fourth lesson only, and until then they are those of
+other weights. Importance where the factory put it protects no better than the same spread evenly. Without replay and
+consolidation the blocks of one gesture undo what the factory taught. Pace, passes and lessons between two means were
+chosen on two of the people (the first and the fifth). The device's guard has no twin in floats.
 """
 
 
