@@ -520,7 +520,10 @@ def facts(told: list[Chapter], phase: int, arena_bytes: int) -> Iterator[tuple[s
         lessons.update(each.levels)
     taught = sum(lessons.values())
     yield "samples", f"{samples:,}, {days:.1f} days at {1 / PERIOD_S:g} a second"
-    yield "lessons", f"{taught:,}: " + ", ".join(f"{level} {n / taught:.1%}" for level, n in sorted(lessons.items()))
+    yield (
+        "lessons whose commit returned",
+        f"{taught:,}: " + ", ".join(f"{level} {n / taught:.1%}" for level, n in sorted(lessons.items())),
+    )
     yield "labels that waited too long", f"{total['unheard']:,}"
     yield "updates", f"{total['updates']:,}"
     yield "verdicts, rolled back", f"{total['verdicts']}, {total['rolled_back']}"
