@@ -98,7 +98,7 @@ bench-dense-rules: $(VENV)/.dev  ## rules of dense stacks over their rates, MQ b
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/dense_rules.py --seeds 3 --markdown docs/results.md
 
 bench-permuted-mnist: data-folder $(VENV)/.dev  ## shuffled pixels task by task, one head: integers with and without protection, beside floats, into docs/results.md (hours)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/permuted_mnist.py --seeds 1 --markdown docs/results.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/permuted_mnist.py --seeds 3 --markdown docs/results.md
 
 bench-permuted-paper: data-folder $(VENV)/.train  ## the same at the size of the paper, floats alone, into docs/results.md (an hour; goes on where it was stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/learning/permuted_mnist_paper.py --markdown docs/results.md

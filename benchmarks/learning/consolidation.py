@@ -312,12 +312,9 @@ does more: its error is restricted to recently met classes, and its prototypes d
 
 
 def paired(runs: list[Run], left: str, right: str) -> str:
-    """Mean ± standard deviation of the differences in ACC, in points."""
-    arms_ = by_arm(runs)
-    gaps = [
-        100 * float(np.mean(one.matrix[-1]) - np.mean(other.matrix[-1]))
-        for one, other in zip(arms_[left], arms_[right], strict=True)
-    ]
+    """Mean ± standard deviation of the differences in ACC, in points, over seeds that both have run."""
+    found = {(run.arm, run.seed): 100 * float(np.mean(run.matrix[-1])) for run in runs}
+    gaps = [found[left, seed] - mean for (arm, seed), mean in found.items() if arm == right and (left, seed) in found]
     return f"{np.mean(gaps):+.1f} ± {np.std(gaps, ddof=1):.1f}" if len(gaps) > 1 else f"{gaps[0]:+.1f}"
 
 
