@@ -259,7 +259,7 @@ class Doubt(Record, frozen=True, kw_only=True):
     """
 
     margins: Annotated[int, Meta(ge=8, le=256)] = 32  # of the newest answers that their labels agreed with
-    share: Annotated[int, Meta(ge=0, le=32767)] = 1 << 13  # of them that lie under what is sure, Q0.15
+    share: Annotated[int, Meta(ge=0, le=32767)] = 3277  # of them that lie under what is sure, Q0.15
     votes: Annotated[int, Meta(ge=2, le=64)] = 8  # newest labels of what looks surely like a class
 
 
