@@ -91,9 +91,7 @@ def learning_plan(
             return LearningPlan(replay=REPLAY_HEAD, guard=GUARD)
         case "eprop" | "eprop-layers":
             rule = eprop(manifest, readout_halvings, layers=learn == "eprop-layers")
-            return LearningPlan(
-                rule=rule, intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD, profile=profile
-            )
+            return LearningPlan(rule=rule, intelligence=CONSOLIDATION, replay=REPLAY_DEEP, guard=GUARD, profile=profile)
         case "inner-step":
             step = inner_step(manifest, readout_halvings, inner)
             return LearningPlan(rule=step, replay=REPLAY_INNER, guard=GUARD)
