@@ -132,9 +132,7 @@ def read_scenario(args: argparse.Namespace) -> Scenario:
         raise Refused("--fault outage needs --broker: without one there is no network that could fail")
     bundle = open_bundle(args.bundle, device_class=board.device_class)
     if bundle.manifest.head.kind == "values":
-        raise Refused(
-            "the bundle's head is 'values', which are not right or wrong: use 'edgerun adapt' or 'run'"
-        )
+        raise Refused("the bundle's head is 'values', which are not right or wrong: use 'edgerun adapt' or 'run'")
     priced = plan(bundle, work(bundle), board, args.period)
     power_mw = args.power if args.power is not None else HEADROOM * priced.learn_mw
     settings = Settings(
