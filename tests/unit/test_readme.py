@@ -93,3 +93,37 @@ def test_a_voice_never_heard_is_understood_as_the_readme_says(shots: int) -> Non
 def test_new_words_are_learned_as_the_readme_says() -> None:
     _, after, known, kept = spoken("Two words never heard", 5)
     assert f"{after} on them, {kept} on the eight old ones ({known} before)" in README
+
+
+def section(name: str) -> str:
+    page = (ROOT / "docs/results.md").read_text()
+    return page.partition(f"<!-- {name} -->")[2].partition("<!-- end of")[0]
+
+
+def ends_at(name: str, arm: str) -> str:
+    """An arm's ACC, to a tenth."""
+    found = re.search(rf"^\| {arm} \| \d+ \| ([\d.]+)", section(name), re.MULTILINE)
+    assert found, (name, arm)
+    return f"{float(found[1]):.1f}"
+
+
+@pytest.mark.parametrize("name", ["condition", "semg_sessions", "long_life"])
+def test_what_is_known_afterwards_is_what_the_command_printed(name: str) -> None:
+    none, plain, full = (ends_at(name, arm) for arm in ("none", "plain", "full"))
+    assert f"(`make bench-{name.replace('_', '-')}`) | {none} | {plain} | **{full}** |" in README
+
+
+def test_synaptic_intelligence_is_worth_what_the_command_printed() -> None:
+    full, plain = (ends_at("permuted_mnist", arm) for arm in ("full", "plain"))
+    assert f"synaptic intelligence ends at {full} %, the same rule without it at {plain} %" in README
+
+
+def test_the_long_life_is_the_one_that_the_command_printed() -> None:
+    page = section("long_life")
+    cuts = re.search(r"^\| power cuts \| (\d+) \|", page, re.MULTILINE)
+    lost = re.search(r"^\| committed records lost \| (\d+) \|", page, re.MULTILINE)
+    rounds = re.findall(r"^\| (\d+) \| .* \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert cuts
+    assert lost
+    assert f"cut {cuts[1]} times at random writes: {lost[1]} committed records were lost" in README
+    assert f"named rightly in {rounds[0][1]} % of cases, those of its {rounds[-1][0]}th in {rounds[-1][1]} %" in README
