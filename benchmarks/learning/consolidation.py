@@ -25,7 +25,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
-from scenario import Run, cost, matrix, save, section, table
+from scenario import Run, cost, filtered, gap, matrix, save, section, table
 
 from deploy.demo import arms, digits
 from deploy.demo.digits import Digits, Split
@@ -213,15 +213,6 @@ class Twin:
         return float((y[:, : self.known].argmax(axis=1) == label).mean())
 
 
-def filtered(x: F64, factor: float) -> F64:
-    """The exponential trace of each column after each step."""
-    out, state = np.zeros(x.shape), np.zeros(x.shape[1])
-    for t, row in enumerate(x):
-        state = factor * state + row
-        out[t] = state
-    return out
-
-
 # ------------------------------------------------------------------ arms
 
 
@@ -311,20 +302,13 @@ weights back lessens it, most where it is told which mattered; samples of the ot
 does more: its error is restricted to recently met classes, and its prototypes decide (`digits_blocks`, above)."""
 
 
-def paired(runs: list[Run], left: str, right: str) -> str:
-    """Mean ± standard deviation of the differences in ACC, in points, over seeds that both have run."""
-    found = {(run.arm, run.seed): 100 * float(np.mean(run.matrix[-1])) for run in runs}
-    gaps = [found[left, seed] - mean for (arm, seed), mean in found.items() if arm == right and (left, seed) in found]
-    return f"{np.mean(gaps):+.1f} ± {np.std(gaps, ddof=1):.1f}" if len(gaps) > 1 else f"{gaps[0]:+.1f}"
-
-
 def page(runs: list[Run], seeds: int) -> str:
     named = [name for name in ARMS if name in by_arm(runs)]
     return TEXT.format(
         seeds=", ".join(map(str, range(1, seeds + 1))),
         table=table(runs),
-        paired="; ".join(f"{name} {paired(runs, name, f'{name} (float)')}" for name in named),
-        gains="; ".join(f"{name} {paired(runs, name, 'plain')}" for name in named if name != "plain"),
+        paired="; ".join(f"{name} {gap(runs, name, f'{name} (float)')}" for name in named),
+        gains="; ".join(f"{name} {gap(runs, name, 'plain')}" for name in named if name != "plain"),
         remark=REMARK,
         matrices="\n".join(matrix(runs, name) for name in named if name in ("plain", "intelligence", "both")),
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from scenario import Run, save, section, table
+from scenario import Run, filtered, gap, save, section, table
 
 from edgerun import price
 from edgerun.arrays import F64, I16, I64, AnyArray, Tensors
@@ -43,6 +43,7 @@ from edgerun.spec import (
     PlasticRate,
     Readout,
 )
+from exporters.runs import by_arm
 
 SPIKE = 64  # what a spike is in the int8 input
 INPUT_EXPONENT, RECURRENT_SHIFT, READOUT_EXPONENT = 12, 6, 6  # a spike's weight is w / 2**6 in every layer
@@ -234,15 +235,6 @@ class FloatNet:
         weights -= self.net.rate * 2.0**-halvings * gradient
 
 
-def filtered(x: AnyArray, factor: float) -> F64:
-    """The exponential trace of each column after each step."""
-    out, state = np.zeros(x.shape), np.zeros(x.shape[1])
-    for t, row in enumerate(x):
-        state = factor * state + row
-        out[t] = state
-    return out
-
-
 # ------------------------------------------------------------------ arms
 
 
@@ -360,22 +352,13 @@ credit can reach back, and learning is from single trials instead of batches of 
 """
 
 
-def paired(runs: list[Run]) -> str:
-    """Mean and deviation, over seeds, of what each arm has above its float twin."""
-    found = {(run.arm, run.seed): 100 * run.matrix[0][0] for run in runs}
-    parts = []
-    for arm in map(arm_of, ARMS):
-        gaps = [score - found[f"{arm} (float)", seed] for (name, seed), score in found.items() if name == arm]
-        if gaps:
-            parts.append(f"{arm} {np.mean(gaps):+.1f} ± {np.std(gaps, ddof=min(1, len(gaps) - 1)):.1f}")
-    return "; ".join(parts)
-
-
 def write(page: Path, runs: list[Run], task: Task, lessons: int, tests: int) -> None:
     """The page's section of these runs."""
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    arms = [arm for arm in map(arm_of, ARMS) if arm in by_arm(runs)]
+    paired = "; ".join(f"{arm} {gap(runs, arm, f'{arm} (float)')}" for arm in arms)
     text = TEXT.format(
-        table=table(runs).strip(), paired=paired(runs), seeds=seeds,
+        table=table(runs).strip(), paired=paired, seeds=seeds,
         lessons=lessons, tests=tests, late=LATE, known=Net().known, norm=Net().norm,
         board=BOARD, neurons=Net().neurons, cues=task.cues, on=task.on,
         delay=task.delay, recall=task.recall, steps=task.steps,

@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from chains import BOARD, accuracy, bundle_of, costs, float_accuracy, integers, new_learner, quantised, rules, teach
-from consolidation import paired
-from scenario import Run, load, matrix, save, section, table
+from scenario import Run, gap, load, matrix, save, section, table
 from split_mnist import Consolidated, Task, order_of, spread_evenly, start
 
 from edgerun.learn.records import Boundary
@@ -130,8 +129,8 @@ def page(runs: list[Run], size: Size) -> str:
     guarded = [arm for arm in ARMS if arm in arms and arm not in ("none", "plain")]
     return TEXT.format(
         size=size, seeds=", ".join(map(str, seeds)), board=BOARD, table=table(runs),
-        paired="; ".join(f"{arm} {paired(runs, arm, f'{arm} (float)')}" for arm in FLOATS if f"{arm} (float)" in arms),
-        gains="; ".join(f"{arm} {paired(runs, arm, 'plain')}" for arm in guarded),
+        paired="; ".join(f"{arm} {gap(runs, arm, f'{arm} (float)')}" for arm in FLOATS if f"{arm} (float)" in arms),
+        gains="; ".join(f"{arm} {gap(runs, arm, 'plain')}" for arm in guarded),
         matrices="\n".join(matrix(runs, arm) for arm in ("plain", "full") if arm in arms),
     )  # fmt: skip
 

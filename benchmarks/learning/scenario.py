@@ -11,7 +11,7 @@ Accuracies are shares in a run and percent in a table. Arms are called none, pla
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +22,14 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from tables import Table, spread, write_section
 
+from edgerun.arrays import F64, AnyArray
 from edgerun.boards import get_board, price
 from edgerun.bundle import Bundle
 from edgerun.price import memory_plan, work
 from edgerun.spec import LearningPlan
 from exporters.runs import SHARES, Run, by_arm, measures, read_runs, write_runs
 
-__all__ = ["Run", "cost", "load", "matrix", "save", "section", "table"]
+__all__ = ["Run", "cost", "filtered", "gap", "load", "matrix", "save", "section", "table"]
 
 
 def save(folder: Path, runs: Sequence[Run]) -> Path:
@@ -72,6 +73,27 @@ def matrix(runs: Sequence[Run], arm: str) -> str:
     names = mine[0].tasks or [str(k + 1) for k in range(len(mean))]
     rows = [(name, *(f"{value:.1f}" for value in row)) for name, row in zip(names, mean, strict=True)]
     return Table("", (f"{arm}, after", *names), rows).markdown()
+
+
+def gap(
+    runs: Sequence[Run], left: str, right: str, of: Callable[[Run], float] = lambda run: float(np.mean(run.matrix[-1]))
+) -> str:
+    """How far one arm is above another, in points, over seeds that both have run: mean ± standard deviation.
+
+    of  the share that is compared: ACC, unless told otherwise
+    """
+    found = {(run.arm, run.seed): 100 * of(run) for run in runs}
+    gaps = [found[left, seed] - value for (arm, seed), value in found.items() if arm == right and (left, seed) in found]
+    return f"{np.mean(gaps):+.1f} ± {np.std(gaps, ddof=1):.1f}" if len(gaps) > 1 else f"{gaps[0]:+.1f}"
+
+
+def filtered(x: AnyArray, factor: float) -> F64:
+    """The exponential trace of each column after each step, from zero.    x  (T, n)"""
+    out, state = np.zeros(x.shape), np.zeros(x.shape[1])
+    for t, row in enumerate(x):
+        state = factor * state + row
+        out[t] = state
+    return out
 
 
 def section(page: Path, name: str, markdown: str) -> None:

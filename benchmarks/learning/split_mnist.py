@@ -31,8 +31,7 @@ from chains import (
     rules,
     teach,
 )
-from consolidation import paired
-from scenario import Run, load, matrix, save, section, table
+from scenario import Run, gap, load, matrix, save, section, table
 
 from edgerun.arrays import F32, F64, I64, AnyArray
 from edgerun.kernels.plasticity import decode_importance, encode_importance
@@ -277,8 +276,8 @@ def page(runs: list[Run], args: argparse.Namespace, lessons: int, tests: int) ->
     return TEXT.format(
         lessons=lessons, tests=tests, hidden=HIDDEN, rate=RATE, strength=STRENGTH, damping=DAMPING, recent=RECENT,
         seeds=", ".join(map(str, range(1, args.seeds + 1))), board=BOARD, table=table(runs), paper=note,
-        paired="; ".join(f"{arm} {paired(runs, arm, f'{arm} (float)')}" for arm in ("plain", "full") if arm in arms),
-        gains="; ".join(f"{arm} {paired(runs, arm, 'plain')}" for arm in ARMS[2:] if arm in arms),
+        paired="; ".join(f"{arm} {gap(runs, arm, f'{arm} (float)')}" for arm in ("plain", "full") if arm in arms),
+        gains="; ".join(f"{arm} {gap(runs, arm, 'plain')}" for arm in ARMS[2:] if arm in arms),
         matrices="\n".join(matrix(runs, arm) for arm in ("plain", "full") if arm in arms),
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import torch
+from scenario import filtered
 from torch import nn
 
 sys.path.append(str(Path(__file__).parents[2]))
@@ -478,15 +479,6 @@ def worth(integers: AnyArray, floats: F64) -> float:
 def as_array(parameter: torch.Tensor) -> F64:
     found: F64 = parameter.detach().numpy().astype(np.float64)
     return found
-
-
-def filtered(x: AnyArray, factor: float) -> F64:
-    """The exponential trace of each column after each step."""
-    out, state = np.zeros(x.shape), np.zeros(x.shape[1])
-    for t, row in enumerate(x):
-        state = factor * state + row
-        out[t] = state
-    return out
 
 
 # ------------------------------------------------------------------ what comes out
