@@ -267,8 +267,8 @@ float twin, ACC, paired by seed, in points: {paired}. Against `plain`, in intege
 
 PAPER = """
 The paper's setting ({epochs} epochs of all {all} images, 784-256-256-10, batches of 64, Adam at 1e-3 made anew for each
-task, c = 1, xi = 1e-3) is a float twin only, over {count} seed(s). Synaptic intelligence is worth {worth} points there. One by
-one, at a rate that never makes a task the net's own, tasks conflict little, and what little there is stored images mend.
+task, c = 1, xi = 1e-3) is a float twin only, over {count} seed(s). Synaptic intelligence is worth {worth} points
+there. One by one, at a rate that never makes a task the net's own, tasks conflict little; stored images mend that.
 """
 
 
