@@ -54,7 +54,8 @@ def test_the_small_gradient_saturates(gradient: int, shift: int) -> None:
 def test_the_wanted_step_descends(gradient: int, eta: int, shift: int, word: int) -> None:
     wanted = np.zeros(1, np.int64)
     plasticity.wanted_step(wanted, np.array([gradient]), eta, shift, np.array([word], np.uint32))
-    assert int(wanted[0]) == integers.stochastic(-gradient * eta, shift, word)
+    whole = integers.stochastic(-gradient * eta, shift, word)
+    assert int(wanted[0]) == min(max(whole, -(1 << 30)), 1 << 30)
 
 
 @given(norm=st.integers(0, 1 << 82), eta=st.integers(0, 32767), shift=st.integers(0, 30), limit=st.integers(1, 1 << 24))

@@ -83,5 +83,5 @@ def test_nobody_is_called_all() -> None:
 def test_every_metric_says_what_it_is() -> None:
     assert all(isinstance(metric, Metric) and metric.unit and metric.help for metric in METRICS.values())
     assert {name for name, metric in METRICS.items() if metric.kind == "counter"} == {
-        "energy_uj", "lessons", "updates", "inferences", "saturations"
+        "energy_uj", "lessons", "updates", "inferences", "saturations", "doubted", "refused"
     }  # fmt: skip
