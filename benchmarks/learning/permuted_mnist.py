@@ -117,9 +117,9 @@ seeds. Energy and memory: {board}.
 Integers less their float twin, ACC, paired by seed, in points: {paired}. Against `plain`, in integers: {gains}.
 
 `full` has synaptic intelligence, `uniform` the same importance spread evenly over each tensor; `replay` keeps
-{size.stored} images and repeats one with each lesson, `both` does so with synaptic intelligence; controls ran on seed 1 alone.
-What did not work: integers end under their float twin with synaptic intelligence. They have one strength and one damping
-for all tensors, powers of two, where the twin has the paper's c for each.
+{size.stored} images and repeats one with each lesson, `both` does so with synaptic intelligence; these three ran on
+seed 1 alone. What did not work: with synaptic intelligence integers end under their float twin. They have one strength
+and one damping for all tensors, powers of two, where the twin has the paper's c for each.
 
 {matrices}
 """
