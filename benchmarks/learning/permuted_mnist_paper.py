@@ -189,7 +189,7 @@ def course(runs: list[Run]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.1, 0.0], help="c, an arm each")
-    parser.add_argument("--seeds", type=int, default=2, help="how many, from 1 on; c = 0 runs on the first alone")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 1 on; c = 0 runs on the first alone")
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=20, help="of a task")
     parser.add_argument("--precision", choices=PRECISION, default="bfloat16", help="of the factors of matrix products")
@@ -202,7 +202,9 @@ def main() -> int:
     torch.set_flush_denormal(True)
     args.output.mkdir(parents=True, exist_ok=True)
     runs = [
-        run(strength, args.seed, args.tasks, args.epochs, args.precision, args.output) for strength in args.strengths
+        run(strength, seed, args.tasks, args.epochs, args.precision, args.output)
+        for strength in args.strengths
+        for seed in range(1, 1 + (args.seeds if strength else 1))
     ]
     save(args.output, runs)
     matrices = "\n".join(matrix(runs, arm) for arm in by_arm(runs))
