@@ -53,6 +53,21 @@ def test_the_twins_first_step_is_the_devices(consolidation: ModuleType, bundle: 
         np.testing.assert_allclose(ours, exact, atol=1 + 0.02 * np.abs(exact).max())
 
 
+def test_the_twin_is_pulled_back_by_what_mattered(
+    consolidation: ModuleType, bundle: Bundle, data: digits.Split
+) -> None:
+    held, free = (
+        consolidation.Twin(consolidation.armed(bundle, consolidation.ARMS[name])) for name in ("intelligence", "plain")
+    )
+    image, label = data.stream.x[42], (int(data.stream.y[42]) + 1) % 8
+    for twin in (held, free):
+        twin.shadow["lif.input"] += 100
+        twin.lesson(twin.encode(image), label)
+    share = np.minimum(held.importance["lif.input"] * 2.0**-held.spec.strength, 15 / 16)
+    assert 0 < share.max() < 15 / 16
+    np.testing.assert_allclose(held.shadow["lif.input"] - free.shadow["lif.input"], -100 * share, atol=1e-6)
+
+
 def shadows(learner: Learner) -> dict[str, np.ndarray]:
     return {
         name.removeprefix("shadow."): array for name, array in learner.arrays().items() if name.startswith("shadow.")

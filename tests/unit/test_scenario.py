@@ -121,6 +121,21 @@ def test_a_matrix_is_the_mean_of_its_arm(scenario: ModuleType) -> None:
     assert scenario.matrix(RUNS, "plain").splitlines()[2:] == ["| first | 90.0 | 50.0 |", "| second | 30.0 | 80.0 |"]
 
 
+def test_a_gap_is_of_pairs_and_positive_where_the_first_is_above(scenario: ModuleType) -> None:
+    def runs(arm: str, *ends: float) -> list[Run]:
+        fields = {"scenario": "s", "arm": arm, "untrained": [0.5]}
+        return [Run(seed=seed, matrix=[[end]], **fields) for seed, end in enumerate(ends, 1)]
+
+    found = [*runs("full", 0.9, 0.8, 0.1), *runs("plain", 0.5, 0.6)]
+    assert scenario.gap(found, "full", "plain") == "+30.0 ± 14.1"
+    assert scenario.gap(found[:1] + found[3:], "plain", "full") == "-40.0"
+    assert scenario.gap(found, "full", "plain", of=lambda run: run.untrained[0]) == "+0.0 ± 0.0"
+
+
+def test_traces_decay(scenario: ModuleType) -> None:
+    assert scenario.filtered(np.array([[1.0], [0.0], [2.0]]), 0.5).tolist() == [[1.0], [0.5], [2.25]]
+
+
 def test_a_section_is_made_once_and_rewritten_later(scenario: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_text("# Results\n\n<!-- other -->\nkept\n<!-- end of other -->\n")

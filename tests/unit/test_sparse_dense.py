@@ -82,3 +82,32 @@ def test_zeros_are_skipped_where_it_pays(density: float, skips: bool, monkeypatc
     used.clear()
     DenseRun(spec, tensors, (2,))
     assert not used
+
+
+def test_learned_weights_are_exact_whatever_they_come_to() -> None:
+    """First a few that float32 holds and that rows would do for; then sums over 2**24, one under a rounding edge."""
+    spec = Dense(name="a", inputs=1640, outputs=80)
+    tensors: Tensors = {
+        "a.weight": np.zeros((80, 1640), np.int8),
+        "a.bias": np.zeros(80, np.int32),
+        "a.multiplier": np.ones(80, np.int32),
+        "a.shift": np.full(80, 18, np.uint8),
+    }
+    run, weight = DenseRun(spec, tensors, ()), tensors["a.weight"]
+    weight[0, 0] = 1
+    run.load_weights("weight", slice(None))
+    edge = 100 * 2**18 - 2**17 - 1  # odd: float32 would round it up, over the edge
+    x = np.full(1640, 127, np.float32)
+    x[1617:] = 1
+    rest = edge - 1617 * 127 * 127
+    weight[:, :1617] = 127
+    weight[:, 1617 : 1617 + rest // 127] = 127
+    weight[:, -1] = rest % 127
+    weight[1, -1] += 1
+    run.load_weights("weight", slice(0, 1))
+    assert run.out.tolist() == [0] * 80
+    run.step(x)
+    assert run.out[:2].tolist() == [99, 0]  # the rest has not been told
+    run.load_weights("weight", slice(1, None))
+    run.step(x)
+    assert run.out.tolist() == [99, 100] + [99] * 78
