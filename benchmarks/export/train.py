@@ -33,8 +33,9 @@ from nir_replay import replay
 from snntorch.export_nir import export_to_nir
 from torch import Tensor, nn
 
-from edgerun.arrays import F32
+from edgerun.arrays import F32, I64
 from edgerun.errors import CheckFailed
+from exporters.training.one_cycle import Course, one_cycle
 
 MODELS_DIR: Final = Path(__file__).parent / "models"
 TOLERANCE: Final = 1e-4  # of the largest output: what ONNX Runtime and torch may differ by
@@ -250,22 +251,21 @@ def train(model: Model, part: Part) -> nn.Module:
     torch.manual_seed(model.seed)
     torch.set_num_threads(1)
     net, recipe = model.net(), model.recipe
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    batches = len(part) // recipe.batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=recipe.epochs * batches)
-    for epoch in range(recipe.epochs):
-        losses = []
-        for index in np.array_split(torch.randperm(len(part)).numpy(), batches):
-            x, y = recipe.augment(torch.from_numpy(part.x[index])), torch.from_numpy(part.y[index])
-            loss = loss_of(model, net(x), x, y)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.item())
-        print(f"  epoch {epoch + 1:3d}  loss {np.mean(losses):.4f}", flush=True)
+
+    def loss(rows: I64) -> Tensor:
+        x, y = recipe.augment(torch.from_numpy(part.x[rows])), torch.from_numpy(part.y[rows])
+        return loss_of(model, net(x), x, y)
+
+    def order(samples: int) -> I64:
+        return torch.randperm(samples).numpy()
+
+    course = Course(epochs=recipe.epochs, batch=recipe.batch, rate=recipe.rate, decay=recipe.decay)
+    one_cycle(net, course, len(part), order, loss, tell)
     return net.eval()
+
+
+def tell(epoch: int, loss: float) -> None:
+    print(f"  epoch {epoch:3d}  loss {loss:.4f}", flush=True)
 
 
 def loss_of(model: Model, output: Any, x: Tensor, y: Tensor) -> Tensor:

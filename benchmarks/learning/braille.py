@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 import torch
 from scenario import Run, cost, matrix, save, section, table
-from torch import nn
 
 from edgerun.arrays import F64, I64, AnyArray
 from edgerun.bundle import Bundle, read_bundle
@@ -36,7 +35,8 @@ from edgerun.lifetime import new_learner
 from edgerun.spec import LearningPlan
 from exporters.export import Options, export
 from exporters.head import inverse_root
-from exporters.training.surrogate import RecurrentLif, Shape, write_nir
+from exporters.training.one_cycle import Course
+from exporters.training.surrogate import RecurrentLif, Shape, fit, write_nir
 
 CLASSES: Final = 27
 NEW: Final = 7
@@ -126,25 +126,13 @@ def events(frames: AnyArray) -> AnyArray:
 
 def train(known: Touches, seed: int, epochs: int) -> RecurrentLif:
     """A net for these touches; its outputs are their classes in order."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    rng, label = np.random.default_rng(seed), torch.from_numpy(np.unique(known.y, return_inverse=True)[1])
     shape = Shape(inputs=known.x.shape[2], hidden=HIDDEN, outputs=CLASSES - NEW, beta=0.9)
-    net, batches = RecurrentLif(shape, seed), len(known.x) // BATCH
-    optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * batches)
-    for _ in range(epochs):
-        for rows in np.array_split(rng.permutation(len(known.x)), batches):
-            logits, counts = net(torch.from_numpy(changed(known.x[rows], rng)).float() * UNIT)
-            rate = counts.mean(0) / STEPS
-            loss = nn.functional.cross_entropy(logits, label[rows], label_smoothing=0.1)
-            loss = loss + 0.05 * torch.relu(rate - 0.25).square().sum() + 0.1 * torch.relu(0.02 - rate).sum()
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-    return net
+    label = np.unique(known.y, return_inverse=True)[1]
+
+    def windows(rows: I64, rng: np.random.Generator) -> torch.Tensor:
+        return torch.from_numpy(changed(known.x[rows], rng)).float() * UNIT
+
+    return fit(RecurrentLif(shape, seed), label, Course(epochs=epochs, batch=BATCH, rate=RATE), seed, windows)
 
 
 def changed(x: AnyArray, rng: np.random.Generator) -> F64:

@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 import torch
 from scenario import filtered
-from torch import nn
 
 sys.path.append(str(Path(__file__).parents[2]))
 
@@ -45,7 +44,8 @@ from exporters.data import hold_out
 from exporters.export import PROBE_ROWS, Options, exemplar_rows, export
 from exporters.head import inverse_root
 from exporters.runs import Run, by_arm
-from exporters.training.surrogate import LIMIT, RecurrentLif, Shape, write_nir
+from exporters.training.one_cycle import Course
+from exporters.training.surrogate import LIMIT, RecurrentLif, Shape, fit, write_nir
 from firmware_sim.flash import SimFlash
 
 BATCH: Final = 128
@@ -88,25 +88,13 @@ def train(
     changed: Callable[[AnyArray, np.random.Generator], AnyArray],
     gain: float,
 ) -> RecurrentLif:
-    """A net for these windows, each batch changed as `changed` does; neurons that fire rarely or always are pushed."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    rng, net = np.random.default_rng(seed), RecurrentLif(shape, seed, input_gain=gain)
-    label, batches, steps = torch.from_numpy(known.y), len(known) // BATCH, known.x.shape[1]
-    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * batches)
-    for _ in range(epochs):
-        for rows in np.array_split(rng.permutation(len(known)), batches):
-            logits, counts = net(torch.from_numpy(changed(known.x[rows], rng).astype(np.float32)))
-            rate = counts.mean(0) / steps
-            loss = nn.functional.cross_entropy(logits, label[rows], label_smoothing=0.1)
-            loss = loss + 0.05 * torch.relu(rate - 0.25).square().sum() + 0.1 * torch.relu(0.02 - rate).sum()
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-    return net
+    """A net for these windows, each batch changed as `changed` does."""
+    net, course = RecurrentLif(shape, seed, input_gain=gain), Course(epochs=epochs, batch=BATCH, rate=RATE)
+
+    def windows(rows: I64, rng: np.random.Generator) -> torch.Tensor:
+        return torch.from_numpy(changed(known.x[rows], rng).astype(np.float32))
+
+    return fit(net, known.y, course, seed, windows)
 
 
 def exported(net: RecurrentLif, known: Windows, names: Sequence[str], capacity: int) -> Bundle:

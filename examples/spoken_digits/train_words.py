@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from recordings import BANDS, CLASSES, FRAMES, FRONT, Recordings, load, noises
-from torch import nn
 
 from edgerun.arrays import F32, I64
 from edgerun.encode.sound import step_of
 from exporters.export import Options, export
-from exporters.training.surrogate import RecurrentLif, Shape, write_nir
+from exporters.training.one_cycle import Course
+from exporters.training.surrogate import RecurrentLif, Shape, fit, write_nir
 from exporters.training.words import Changes, Speaker, word
 
 OCTAVES = step_of(FRONT)
@@ -36,31 +36,19 @@ SPEAKER = Speaker(FRONT, FRAMES, BANDS, [], Changes(), 0)  # who says words as t
 
 def train(known: Recordings, seed: int, epochs: int, hidden: int = HIDDEN) -> RecurrentLif:
     """A net for these recordings."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
     words = [word(FRONT, wave) for wave in known.waves]
     speaker = Speaker(FRONT, FRAMES, BANDS, noises(), Changes(), seed)
     net = RecurrentLif(Shape(inputs=BANDS, hidden=hidden, outputs=10), seed, input_gain=0.25)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
-    rng, batches = np.random.default_rng(seed), len(words) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * batches)
-    for epoch in range(epochs):
-        losses = []
-        for rows in np.array_split(rng.permutation(len(words)), batches):
-            x = seen(np.stack([speaker.changed(words[k]) for k in rows]))
-            logits, counts = net(x)
-            rate = counts.mean(0) / FRAMES
-            loss = nn.functional.cross_entropy(logits, torch.from_numpy(known.digit[rows]), label_smoothing=0.1)
-            loss = loss + 0.05 * torch.relu(rate - 0.25).square().sum() + 0.1 * torch.relu(0.02 - rate).sum()
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.item())
-        if epoch % 10 == 9:
-            print(f"epoch {epoch + 1:3d}  loss {np.mean(losses):.3f}", flush=True)
-    return net
+
+    def windows(rows: I64, _: np.random.Generator) -> torch.Tensor:
+        return seen(np.stack([speaker.changed(words[k]) for k in rows]))
+
+    return fit(net, known.digit, Course(epochs=epochs, batch=BATCH, rate=RATE), seed, windows, tell)
+
+
+def tell(epoch: int, loss: float) -> None:
+    if epoch % 10 == 0:
+        print(f"epoch {epoch:3d}  loss {loss:.3f}", flush=True)
 
 
 def seen(q: F32) -> torch.Tensor:

@@ -10,7 +10,7 @@ clip is that of a Q3.12 membrane.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,11 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgerun.arrays import I64
+from exporters.training.one_cycle import Course, one_cycle, silent
 from exporters.training.torch_net import Tensor
 
 DT = 1e-4  # seconds a step, where NIR wants time constants
 LIMIT = 8.0  # thresholds
 NEVER = 1e6  # a threshold that no readout comes to
+RATES = (0.02, 0.25)  # spikes a step, over the windows of a batch, that a neuron may fire without being pushed
 Metadata: TypeAlias = Mapping[str, Any]
 
 
@@ -84,6 +87,38 @@ class RecurrentLif(nn.Module):  # type: ignore[misc]  # untyped
             y = self.shape.kappa * y + z @ self.output.T + self.output_bias
             counts = counts + z
         return y, counts
+
+
+def fit(
+    net: RecurrentLif,
+    label: I64,
+    course: Course,
+    seed: int,
+    windows: Callable[[I64, np.random.Generator], Tensor],
+    tell: Callable[[int, float], None] = silent,
+) -> RecurrentLif:
+    """The net, trained on windows of these labels; one thread and a seed make it the same every time on a machine.
+
+    windows  of some samples (n, steps, inputs), changed by the generator as they might have come otherwise
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    rng, wanted = np.random.default_rng(seed), torch.from_numpy(label)
+
+    def loss(rows: I64) -> Tensor:
+        x = windows(rows, rng)
+        logits, counts = net(x)
+        return loss_of(logits, counts, x.shape[1], wanted[rows])
+
+    one_cycle(net, course, len(label), rng.permutation, loss, tell)
+    return net
+
+
+def loss_of(logits: Tensor, counts: Tensor, steps: int, label: Tensor) -> Tensor:
+    """Cross entropy of smoothed labels, and a push for neurons that fire more rarely or more often than `RATES`."""
+    rate, (least, most) = counts.mean(0) / steps, RATES
+    loss = nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
+    return loss + 0.05 * torch.relu(rate - most).square().sum() + 0.1 * torch.relu(least - rate).sum()
 
 
 def write_nir(net: RecurrentLif, path: Path, metadata: Metadata) -> None:
