@@ -124,7 +124,7 @@ class Network:
         self.known = len(manifest.classes.names)
         self.layers: dict[str, LayerRun] = {s.name: OPS[type(s)](s, tensors, batch) for s in manifest.layers}
         self._wires = _wire(manifest, self.layers)
-        self._each_step = self._wires[: _last_stateful(manifest)]
+        self._each_step = self._wires[: last_stateful(manifest)]
         self._last = next(reversed(self.layers.values()))
         self._coder = encode.coder(manifest, batch)
         self.prototypes = prototypes
@@ -301,6 +301,6 @@ def _wire(manifest: Manifest, runs: Mapping[str, LayerRun]) -> tuple[Wire, ...]:
     return tuple(wires)
 
 
-def _last_stateful(manifest: Manifest) -> int:
+def last_stateful(manifest: Manifest) -> int:
     """How many layers, from the first, a step before the last one must run."""
     return max((k + 1 for k, layer in enumerate(manifest.layers) if layer.stateful), default=0)

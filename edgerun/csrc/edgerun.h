@@ -1,0 +1,193 @@
+/* edgerun: integer inference and learning, once for workstations, Linux boards and microcontrollers.
+ *
+ * C99, no allocation, no libc beyond memcpy and memset, no float. Every function here gives the bits that the numpy
+ * kernel of the same name gives (`edgerun/kernels`, `edgerun/ops`); `docs/arithmetic.md` is the specification of both.
+ *
+ * Values between layers are int16 where |value| < 2**15, int32 sums otherwise. Arrays lie in C order and never overlap
+ * unless a function says that they may. No array needs an alignment beyond its element's.
+ *
+ * A record describes a layer at work: numbers, arrays that it reads, arrays that it keeps or writes. Records are made
+ * from lists, so that whoever fills one (module.c, or a generated C project) is checked against the same list:
+ *
+ *     I(name)                  int32_t
+ *     IN(type, name, count)    const type *, read, `count` elements
+ *     OPT(type, name, count)   the same, or NULL
+ *     OUT(type, name, count)   type *, written
+ *     MAY(type, name, count)   the same, or NULL
+ *
+ * `count` may use the record's own numbers as r->name.
+ */
+#ifndef EDGERUN_H
+#define EDGERUN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if (-3 >> 1) != -2
+#error "edgerun needs a compiler whose >> of negative numbers is arithmetic"
+#endif
+
+#define ER_NUMBER(name) int32_t name;
+#define ER_READ(type, name, count) const type *name;
+#define ER_WRITE(type, name, count) type *name;
+#define ER_RECORD(tag, FIELDS) \
+    typedef struct tag { FIELDS(ER_NUMBER, ER_READ, ER_READ, ER_WRITE, ER_WRITE) } tag;
+
+static inline int32_t er_clip(int64_t x, int32_t low, int32_t high) {
+    return x < low ? low : x > high ? high : (int32_t)x;
+}
+static inline int16_t er_sat16(int64_t x) { return (int16_t)er_clip(x, INT16_MIN, INT16_MAX); }
+static inline int32_t er_sat32(int64_t x) { return er_clip(x, INT32_MIN, INT32_MAX); }
+
+/* ---------------------------------------------------------------- dense layers */
+
+/* y = clip(((sum * m + 2**(s-1)) >> s) + zero_point, qmin, qmax), sum = W x + b, m < 2**24, 1 <= s <= 46, |sum| < 2**31
+ *
+ * weight (outputs, inputs)   x (inputs,) |x| <= 128   bias, multiplier, shift (outputs,)   weight_zero (outputs,) or NULL
+ */
+#define ER_DENSE(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(zero_point) I(qmin) I(qmax) \
+    IN(int8_t, weight, (int64_t)r->outputs * r->inputs) IN(int32_t, bias, r->outputs) \
+    IN(int32_t, multiplier, r->outputs) IN(uint8_t, shift, r->outputs) OPT(int8_t, weight_zero, r->outputs) \
+    IN(int16_t, x, r->inputs) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_dense, ER_DENSE)
+void er_dense_step(const er_dense *r);
+
+/* sums <- W x + b. x may be any int16 as long as sums fit int32.  weight (n, m), x (m,), bias, sums (n,) */
+void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m);
+
+/* clip(((sum * m + 2**(s-1)) >> s) + zero_point, low, high) */
+static inline int16_t er_requant(int32_t sum, int32_t m, int32_t s, int32_t zero_point, int32_t low, int32_t high) {
+    return (int16_t)er_clip((((int64_t)sum * m + ((int64_t)1 << (s - 1))) >> s) + zero_point, low, high);
+}
+
+/* ---------------------------------------------------------------- spiking layers */
+
+/* t = x * decay + carry; carry = t mod 2**15; x = sat16((t >> 15) + drive).   decay in [0, 2**15], |drive| < 2**30 */
+static inline void er_leak(int16_t *x, uint16_t *carry, int32_t decay, int32_t drive) {
+    int32_t t = *x * decay + *carry;
+    *carry = (uint16_t)(t & 0x7fff);
+    *x = er_sat16((t >> 15) + drive);
+}
+
+/* The same in 32 bits: t = y * kappa + carry; y = sat32((t >> 15) + drive). */
+static inline void er_integrate(int32_t *y, uint16_t *carry, int32_t kappa, int64_t drive) {
+    int64_t t = (int64_t)*y * kappa + *carry;
+    *carry = (uint16_t)(t & 0x7fff);
+    *y = er_sat32((t >> 15) + drive);
+}
+
+/* sum * 2**shift, or half up sum / 2**-shift */
+static inline int64_t er_scale_sum(int32_t sum, int32_t shift) {
+    return shift >= 0 ? (int64_t)sum * ((int64_t)1 << shift) : ((int64_t)sum + ((int64_t)1 << (-shift - 1))) >> -shift;
+}
+
+/* psi <- min(255, max(0, width - |margin|) * 256 / width), width the threshold, or 4096 where that is under 256 */
+static inline uint8_t er_surrogate(int32_t margin, int32_t threshold) {
+    int32_t width = threshold >= 256 ? threshold : 4096, near = width - (margin < 0 ? -margin : margin);
+    near = near > 0 ? (near << 8) / width : 0;
+    return (uint8_t)(near < 255 ? near : 255);
+}
+
+/* sums (n,) += x W, event by event: rows of W (m, n) whose x is 0 are not read. */
+void er_add_rows(int32_t *sums, const int8_t *weight, const int16_t *x, int32_t m, int32_t n);
+/* The same of spikes (m,) 0 or 1, each counting `unit`. */
+void er_add_spikes(int32_t *sums, const int8_t *weight, const uint8_t *spikes, int32_t unit, int32_t m, int32_t n);
+
+enum er_reset { ER_RESET_SUBTRACT, ER_RESET_ZERO, ER_RESET_HOLD, ER_RESET_NONE, ER_RESET_SOFT };
+
+/* Recurrent LIF or ALIF neurons: `edgerun.layers.Lif`. Weights are pre-major. recurrent, rho and resting are NULL where
+ * the layer has none. y, a copy of the newest spikes for the layers behind, is NULL where nobody reads it.
+ */
+#define ER_LIF(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(weight_exponent) I(recurrent_shift) I(threshold) I(reset) I(reset_delay) I(refractory_steps) \
+    IN(int8_t, input, (int64_t)r->inputs * r->outputs) OPT(int8_t, recurrent, (int64_t)r->outputs * r->outputs) \
+    IN(int32_t, bias, r->outputs) IN(uint16_t, decay, r->outputs) \
+    OPT(uint16_t, rho, r->outputs) OPT(int16_t, beta, r->outputs) IN(int16_t, x, r->inputs) \
+    OUT(int16_t, v, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(uint8_t, fired, r->outputs) \
+    OUT(uint16_t, counts, r->outputs) MAY(int16_t, adaptation, r->outputs) MAY(uint16_t, adaptation_carry, r->outputs) \
+    MAY(uint8_t, resting, r->outputs) OUT(int32_t, sums, r->outputs) MAY(int16_t, y, r->outputs)
+ER_RECORD(er_lif, ER_LIF)
+/* One step. psi (outputs,), the surrogate derivative, is written where it is not NULL. */
+void er_lif_step(const er_lif *r, uint8_t *psi);
+
+/* Leaky integrators, y in Q7.24: `edgerun.layers.Readout`. Weights are pre-major. */
+#define ER_READOUT(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(weight_exponent) \
+    IN(int8_t, input, (int64_t)r->inputs * r->outputs) IN(int32_t, bias, r->outputs) IN(uint16_t, kappa, r->outputs) \
+    IN(int16_t, x, r->inputs) OUT(int32_t, y, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(int32_t, sums, r->outputs)
+ER_RECORD(er_readout, ER_READOUT)
+void er_readout_step(const er_readout *r);
+
+/* ---------------------------------------------------------------- the network */
+
+/* Every kind of layer that has a C form: kind, record, its fields. A new one adds a row here and its two functions. */
+#define ER_LAYERS(ROW) \
+    ROW(dense, er_dense, ER_DENSE) \
+    ROW(lif, er_lif, ER_LIF) \
+    ROW(readout, er_readout, ER_READOUT)
+
+#define ER_KIND(kind, record, fields) ER_KIND_##kind,
+enum er_kind { ER_LAYERS(ER_KIND) ER_KINDS };
+
+typedef struct er_layer {
+    int32_t kind;
+    union {
+#define ER_MEMBER(kind, record, fields) record kind;
+        ER_LAYERS(ER_MEMBER)
+    } as;
+} er_layer;
+
+void er_layer_step(const er_layer *layer);
+void er_layer_reset(const er_layer *layer);
+/* What a head reads of a layer at the end of a window.   out (outputs,) */
+void er_layer_reading(const er_layer *layer, int32_t *out);
+int32_t er_layer_outputs(const er_layer *layer);
+
+enum er_encoder { ER_PHASE_RATE, ER_FRAMES, ER_CONSTANT };
+
+/* How a quantised sample q (size,) becomes `steps` moments x (moment,).
+ *
+ *     phase rate   phase <- phase + clip(q, 0, full_scale), from full_scale / 2; a spike where it passes full_scale
+ *     frames       q[t * moment ...] - offset                constant   q - offset at every step
+ *
+ * Prototypes decide where `capacity` is not 0: row k is class k, row capacity + k what the field has taught of it where
+ * means is 2. z is what the features give: the reading (readings,) of one layer, through `whiten`, from raw to (width,),
+ * where there is one.
+ */
+#define ER_NET(I, IN, OPT, OUT, MAY) \
+    I(encoder) I(size) I(moment) I(steps) I(full_scale) I(offset) I(layers) I(each_step) \
+    I(features) I(readings) I(width) I(capacity) I(means) I(outputs) \
+    OUT(int16_t, x, r->moment) MAY(uint16_t, phase, r->size) \
+    MAY(int32_t, z, r->readings > r->width ? r->readings : r->width) MAY(int16_t, raw, r->readings) \
+    MAY(int32_t, sums, (int64_t)r->means * r->capacity * r->width) MAY(int32_t, counts, (int64_t)r->means * r->capacity) \
+    MAY(int32_t, bias, (int64_t)r->means * r->capacity) MAY(int32_t, mean, (int64_t)r->means * r->capacity * r->width)
+ER_RECORD(er_plan, ER_NET)
+
+typedef struct er_net {
+    er_plan plan;
+    const er_layer *layers; /* (plan.layers,) in running order; those before plan.each_step run at every step */
+    const er_dense *whiten; /* or NULL */
+} er_net;
+
+void er_net_reset(const er_net *net);
+/* Fill x with moment t of a window. Moments of a phase code come in order, from t = 0. */
+void er_net_encode(const er_net *net, const int16_t *q, int32_t t);
+/* One step of all layers on x: the streaming form. */
+void er_net_step(const er_net *net);
+/* One window from a clean state.   q (size,) */
+void er_net_run(const er_net *net, const int16_t *q);
+/* z of the window that has just run. Only where prototypes decide. */
+void er_net_features(const er_net *net);
+/* Scores (known,) of the window that has just run, or the last layer's outputs (outputs,). */
+void er_net_decide(const er_net *net, int32_t known, int32_t *scores);
+
+/* ---------------------------------------------------------------- heads */
+
+/* c <- half_up(S / n), 0 where n is 0.   means, sums (k, d)   counts (k,) */
+void er_class_means(int32_t *means, const int32_t *sums, const int32_t *counts, int32_t k, int32_t d);
+/* score_k <- sat32(2 z.c_k - c_k.c_k + bias_k), at least the second smallest int32; the smallest where counts_k is 0 */
+void er_prototype_scores(int32_t *scores, const int32_t *z, const int32_t *means, const int32_t *bias,
+                         const int32_t *counts, int32_t k, int32_t d);
+
+#endif

@@ -1,0 +1,295 @@
+"""A network whose layers run in C: one call a window. The same interface and the same bits as `edgerun.network`.
+
+Every array lies here, in numpy, in the types that a controller has (`LayerRecord.state`); C reads and writes it in
+place. `PACKERS` says of each kind of layer which numbers and arrays its record in `csrc/edgerun.h` holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from edgerun import encode
+from edgerun.arrays import I16, I32, I64, AnyArray, Tensors
+from edgerun.errors import DataError, SpecError
+from edgerun.graph import feature_width
+from edgerun.kernels.native import Backend, chosen, library
+from edgerun.layers import Dense, Layer, Lif, Readout
+from edgerun.layers.base import INPUT
+from edgerun.network import UNDECIDED, Network, Outcome, Prototypes, last_stateful
+from edgerun.ops.base import LayerRun
+from edgerun.spec import Constant, Direct, Frames, Manifest, PhaseRate
+
+log = logging.getLogger(__name__)
+
+RESETS: Final = MappingProxyType({"subtract": 0, "zero": 1, "hold": 2, "none": 3, "soft": 4})
+"""`enum er_reset`."""
+PHASE_RATE, FRAMES, CONSTANT = 0, 1, 2
+"""`enum er_encoder`."""
+LONG: Final = 1 << 18
+"""Multiplications of a window from which on others may run meanwhile: a tenth of a millisecond."""
+
+Fields = dict[str, Any]
+
+
+class NativeLayer(LayerRun):
+    """A layer that C runs: its output and its state, which are never copied.
+
+    out  (outputs,)  int16, integers     arrays  the state by name, in the types of `spec.state()`
+    """
+
+    def __init__(self, spec: Layer, place: int) -> None:
+        self.spec = spec
+        self._place = place
+        plain = ((each.name, each.shape, "uint8" if each.dtype == "bool" else each.dtype) for each in spec.state())
+        self.arrays: Tensors = {name: np.zeros(shape, dtype) for name, shape, dtype in plain}
+        self.out: Any = np.zeros(spec.outputs, np.int16)
+        self.scratch: Tensors = {}
+        self.net: Any = None
+
+    def state(self) -> Tensors:
+        return self.arrays
+
+    def load_weights(self, part: str, rows: slice) -> None:
+        """Nothing: C reads the tensors themselves."""
+
+    def resume(self) -> None:
+        if "fired" in self.arrays:
+            np.copyto(self.out, self.arrays["fired"], casting="unsafe")
+
+    def reading(self) -> I64:
+        found = np.zeros(self.spec.outputs, np.int32)
+        self.net.reading(self._place, found)
+        return found.astype(np.int64)
+
+
+# ------------------------------------------------------------------ records
+
+
+def dense(spec: Dense, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
+    fields: Fields = {part: spec.tensor(tensors, part) for part in ("weight", "bias", "multiplier", "shift")}
+    fields["weight_zero"] = spec.tensor(tensors, "weight_zero") if spec.asymmetric else None
+    numbers = {name: getattr(spec, name) for name in ("inputs", "outputs", "zero_point", "qmin", "qmax")}
+    return numbers | fields | {"x": sources[0], "y": run.out}
+
+
+def lif(spec: Lif, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
+    numbers = ("inputs", "outputs", "weight_exponent", "recurrent_shift", "threshold", "refractory_steps")
+    fields: Fields = {name: getattr(spec, name) for name in numbers}
+    fields |= {"reset": RESETS[spec.reset], "reset_delay": int(spec.reset_delay)}
+    given = {field.part for field in spec.fields()}
+    for part in ("input", "recurrent", "bias", "decay", "rho", "beta"):
+        fields[part] = spec.tensor(tensors, part) if part in given else None
+    for part in ("v", "carry", "fired", "counts", "adaptation", "adaptation_carry", "resting"):
+        fields[part] = run.arrays.get(part)
+    run.scratch["sums"] = np.zeros(spec.outputs, np.int32)
+    return fields | {"x": sources[0], "y": run.out, "sums": run.scratch["sums"]}
+
+
+def readout(spec: Readout, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
+    fields: Fields = {name: getattr(spec, name) for name in ("inputs", "outputs", "weight_exponent")}
+    fields |= {part: spec.tensor(tensors, part) for part in ("input", "bias", "kappa")}
+    run.scratch["sums"] = np.zeros(spec.outputs, np.int32)
+    return fields | run.arrays | {"x": sources[0], "sums": run.scratch["sums"]}
+
+
+Packer = Callable[[Any, Mapping[str, AnyArray], NativeLayer, list[AnyArray]], Fields]
+
+PACKERS: Final[Mapping[type[Layer], Packer]] = MappingProxyType({Dense: dense, Lif: lif, Readout: readout})
+"""Kinds with a C form; the name of a function is that of its row in `ER_LAYERS`."""
+
+NUMPY_ONLY: Final[Mapping[type[Layer], str]] = MappingProxyType({})
+"""Kinds without one, and why."""
+
+
+def missing(manifest: Manifest) -> tuple[str, ...]:
+    """What of a bundle's network has no C form; empty where all of it has."""
+    found = [f"layer {layer.name} ({type(layer).__name__})" for layer in manifest.layers if type(layer) not in PACKERS]
+    return tuple(found)
+
+
+# ------------------------------------------------------------------ the network
+
+
+class NativeNetwork(Network):
+    """One sample at a time, in C. See `Network`, whose methods these are.
+
+    Raises SpecError where a layer has no C form.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Mapping[str, AnyArray]) -> None:
+        lacking = missing(manifest)
+        if lacking:
+            raise SpecError(f"{', '.join(lacking)}: no C form")
+        self.manifest, self.tensors, self.batch = manifest, tensors, ()
+        self.known = len(manifest.classes.names)
+        self._coder = encode.coder(manifest, ())
+        self._runs = [NativeLayer(layer, k) for k, layer in enumerate(manifest.layers)]
+        self.layers: dict[str, LayerRun] = {run.spec.name: run for run in self._runs}
+        self._x: I16 = np.zeros(manifest.step_size, np.int16)
+        self.prototypes = None
+        if manifest.head.kind == "prototypes":
+            self.prototypes = NativePrototypes(tensors, manifest.classes.capacity, manifest.head.means)
+        self.bind()
+
+    def bind(self) -> None:
+        """Point C at the arrays as they are now: after a learner has moved them."""
+        outs = {INPUT: self._x} | {run.spec.name: run.out for run in self._runs}
+        layers = []
+        for run, (spec, sources) in zip(self._runs, self.manifest.wiring(), strict=True):
+            pack = PACKERS[type(spec)]
+            layers.append((pack.__name__, pack(spec, self.tensors, run, [outs[name] for name in sources])))
+        library_ = library()
+        if library_ is None:
+            raise SpecError("the C kernels are not built")
+        whiten = self.manifest.head.whiten
+        plan = self._plan()
+        made = None
+        if whiten is not None:
+            self._whitened = NativeLayer(whiten, 0)
+            made = dense(whiten, self.tensors, self._whitened, [plan["raw"]])
+        work = sum((each := layer.work()).macs + each.synapses for layer in self.manifest.layers)
+        self._net = library_.Net(plan, tuple(layers), made, self.steps * work > LONG)
+        for run in self._runs:
+            run.net = self._net
+
+    def _plan(self) -> Fields:
+        """The numbers and arrays of `er_plan`."""
+        manifest, encoder = self.manifest, self.manifest.encoder
+        plan: Fields = {
+            "encoder": CONSTANT, "size": manifest.input.size, "moment": manifest.step_size, "steps": manifest.steps,
+            "full_scale": 0, "offset": 0, "layers": len(manifest.layers), "each_step": last_stateful(manifest),
+            "features": 0, "readings": 0, "width": 0, "capacity": 0, "means": 0,
+            "outputs": manifest.layers[-1].outputs, "x": self._x, "phase": None, "z": None, "raw": None,
+            "sums": None, "counts": None, "bias": None, "mean": None,
+        }  # fmt: skip
+        match encoder:
+            case PhaseRate():
+                plan |= {"encoder": PHASE_RATE, "full_scale": encoder.full_scale}
+                plan["phase"] = np.zeros(manifest.input.size, np.uint16)
+            case Frames():
+                plan |= {"encoder": FRAMES, "offset": encoder.offset}
+            case Direct() | Constant():
+                plan["offset"] = encoder.offset
+        if isinstance(self.prototypes, NativePrototypes):
+            plan |= self._head(self.prototypes)
+        return plan
+
+    def _head(self, head: NativePrototypes) -> Fields:
+        manifest = self.manifest
+        layer = manifest.layer(manifest.head.features or "")
+        width = feature_width(manifest)
+        self._z: I32 = np.zeros(max(layer.outputs, width), np.int32)
+        return {
+            "features": manifest.layers.index(layer), "readings": layer.outputs, "width": width,
+            "capacity": head.capacity, "means": manifest.head.means, "z": self._z,
+            "raw": np.zeros(layer.outputs, np.int16), "sums": head.sums, "counts": head.counts, "bias": head.bias,
+            "mean": head.narrow,
+        }  # fmt: skip
+
+    # -------------------------------------------------------------- running
+
+    def batched(self, n: int) -> Network:
+        return NativeBatch(self, n)
+
+    def infer(self, q: I16) -> Outcome:
+        scores = self._room()
+        label: int = self._net.infer(self._checked(q), self.known, scores)
+        return Outcome(label if self.manifest.classes.names else UNDECIDED, scores)
+
+    def scores(self, q: I16) -> I32:
+        scores = self._room()
+        self._net.infer(self._checked(q), self.known, scores)
+        return scores
+
+    def decide(self) -> I32:
+        scores = self._room()
+        self._net.decide(self.known, scores)
+        return scores
+
+    def logits(self) -> I64:
+        return self._runs[-1].reading()
+
+    def features(self) -> I64:
+        self._net.features()
+        width = feature_width(self.manifest)
+        found: I64 = self._z[:width].astype(np.int64)
+        return found
+
+    def step(self, x: AnyArray) -> None:
+        np.copyto(self._x, x, casting="unsafe")
+        self._net.step()
+
+    def reset(self) -> None:
+        self._net.reset()
+
+    def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
+        """Nothing: C reads the tensors themselves."""
+
+    def _run(self, q: I16) -> None:
+        self._net.run(self._checked(q))
+
+    def _room(self) -> I32:
+        return np.empty(self.known if self.prototypes is not None else self._runs[-1].spec.outputs, np.int32)
+
+    def _checked(self, q: I16) -> I16:
+        if q.shape != (self.manifest.input.size,):
+            raise DataError(f"input has shape {q.shape}, the network takes {(self.manifest.input.size,)}")
+        return np.ascontiguousarray(q, np.int16)
+
+
+class NativeBatch(Network):
+    """`n` samples one after the other on the arrays of one network: what probes and reservoirs are scored by."""
+
+    def __init__(self, one: NativeNetwork, n: int) -> None:
+        self._one, self.batch = one, (n,)
+        self.manifest, self.tensors, self.known = one.manifest, one.tensors, one.known
+        self.prototypes = one.prototypes
+        width = feature_width(one.manifest) if one.prototypes is not None else 0
+        self._z: I64 = np.zeros((n, width), np.int64)
+
+    def scores(self, q: I16) -> I32:
+        if q.shape != (*self.batch, self.manifest.input.size):
+            raise DataError(f"input has shape {q.shape}, the network takes {(*self.batch, self.manifest.input.size)}")
+        known, self._one.known, found = self._one.known, self.known, []
+        try:
+            for k, sample in enumerate(q):
+                found.append(self._one.scores(sample))
+                if self.prototypes is not None:
+                    self._z[k] = self._one.features()
+        finally:
+            self._one.known = known
+        return np.stack(found)
+
+    def features(self) -> I64:
+        return self._z.copy()
+
+    def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
+        """Nothing: C reads the tensors themselves."""
+
+
+class NativePrototypes(Prototypes):
+    """The head with its means in 32 bits, where C reads them."""
+
+    def __init__(self, tensors: Mapping[str, AnyArray], capacity: int, means: int = 1) -> None:
+        self.narrow: I32 = np.zeros((means * capacity, tensors["head.sum"].shape[1]), np.int32)
+        super().__init__(tensors, capacity, means)
+
+    def refresh(self) -> None:
+        super().refresh()
+        np.copyto(self.narrow, self.means, casting="same_kind")
+
+
+def network_of(manifest: Manifest, tensors: Mapping[str, AnyArray], asked: Backend | None = None) -> Network:
+    """A network for one sample at a time on the backend that is asked for; see `edgerun.kernels.native`.
+
+    Raises SpecError where C is asked for and cannot run it.
+    """
+    backend = chosen(asked)
+    if backend == "numpy" or (backend == "auto" and (library() is None or missing(manifest))):
+        return Network(manifest, tensors)
+    return NativeNetwork(manifest, tensors)
