@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgerun.kernels.native import library
 from edgerun.spec import Record
 
 TOOLS = {
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [python(), *libraries(), *tools(), *sensors(Path("/"))]
+    findings = [python(), *libraries(), kernels(), *tools(), *sensors(Path("/"))]
     if args.json:
         print(msgspec.json.encode({"findings": findings}).decode())
     else:
@@ -86,6 +87,17 @@ def version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def kernels() -> Finding:
+    """The C extension, which numpy stands in for."""
+    found = library()
+    return Finding(
+        group="backend",
+        name="C kernels",
+        found=str(found.__file__) if found else "",
+        needed_for="numpy computes the same bits, slower; a compiler at installation brings them",
+    )
 
 
 def tools() -> list[Finding]:

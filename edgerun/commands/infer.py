@@ -30,8 +30,9 @@ from edgerun.encode.files import heard
 from edgerun.encode.targets import real_answers, wanted_answers
 from edgerun.errors import DataError
 from edgerun.graph import score_width
+from edgerun.kernels.native import BACKENDS, Backend
 from edgerun.metrics import r_squared, relative_error
-from edgerun.network import Network
+from edgerun.native import network_of
 from edgerun.samples import Fit, Windows, labels, read_arrays, unit_notes, windows
 from edgerun.spec import InputSpec, Manifest, OutputSpec
 
@@ -80,6 +81,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="fit",
         help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
     )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="C kernels, or numpy: the same bits (default: EDGERUN_BACKEND, else C where it was built)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.epilog = "example:\n  edgerun infer digits.edgb field.npz -o answers.npz"
 
@@ -95,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     classes = bundle.manifest.classes.names
     truth = labels(args.data.name, arrays, len(found), classes) if classes else []
     began = time.monotonic()
-    answers = infer(bundle, found, args.data.name, progress(sys.stderr.isatty() and not args.json))
+    tell = progress(sys.stderr.isatty() and not args.json)
+    answers = infer(bundle, found, args.data.name, tell, args.backend)
     seconds = time.monotonic() - began
     with writing(args.output) as file:
         np.savez(file, **cast(dict[str, Any], as_arrays(bundle, answers)))
@@ -120,14 +127,16 @@ def run(args: argparse.Namespace) -> int:
 # ------------------------------------------------------------------ answers
 
 
-def infer(bundle: Bundle, found: Windows, name: str, tell: Callable[[int, int], None]) -> Answers:
+def infer(
+    bundle: Bundle, found: Windows, name: str, tell: Callable[[int, int], None], backend: Backend | None = None
+) -> Answers:
     """Every sample's answer; beside the answers themselves only one block of samples is in memory in any other form.
 
-    Raises DataError naming the first sample that is not finite.
+    Raises DataError naming the first sample that is not finite, SpecError where C is asked for and cannot run it.
     """
     manifest, count = bundle.manifest, len(found)
     shape = manifest.output.shape if manifest.output else None
-    network = Network(manifest, bundle.tensors, (min(BLOCK, count),))
+    network = network_of(manifest, bundle.tensors, backend).batched(min(BLOCK, count))
     y: I32 = np.zeros((count, score_width(manifest)), np.int32)
     for first in range(0, count, BLOCK):
         last = min(first + BLOCK, count)

@@ -1,7 +1,8 @@
 """`edgerun verify`: is a bundle whole, signed, exact, and does it compute what its maker saw?
 
-Digests, layout, ranges and certificates are checked by reading it. Then the factory weights run over the self-test and
-every score must be equal to the bit; at last the probe is scored, for information.
+Digests, layout, ranges and certificates are checked by reading it. Then the factory weights run over the self-test, on
+every backend that this machine has for them, and every score must be equal to the bit; at last the probe is scored, for
+information.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.text import columns
 from edgerun.keys import trusted_keys
+from edgerun.native import network_of
 from edgerun.network import Network
 from edgerun.selftest import check_selftest, probe_accuracy
 
@@ -28,6 +30,7 @@ class Verdict:
     signed_by: tuple[str, ...]
     carriers: dict[str, str]
     selftest_rows: int
+    backends: tuple[str, ...]  # that computed them
     probe_rows: int
     probe_accuracy: float | None  # None where it holds no labelled samples
     output_error: float | None  # of the factory weights, says the exporter
@@ -52,8 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 def verify(bundle: Bundle) -> Verdict:
     """Run a sound bundle's factory weights. Raises CheckFailed naming the first self-test score that differs."""
-    network = Network(bundle.manifest, bundle.tensors)
-    check_selftest(network, bundle.selftest)
+    network = network_of(bundle.manifest, bundle.tensors)
+    reference = Network(bundle.manifest, bundle.tensors)
+    backends = {"numpy": reference} | ({} if type(network) is Network else {"native": network})
+    for each in backends.values():
+        check_selftest(each, bundle.selftest)
     return Verdict(
         id=bundle.id,
         name=bundle.manifest.name,
@@ -61,6 +67,7 @@ def verify(bundle: Bundle) -> Verdict:
         signed_by=bundle.signed_by,
         carriers={name: proof.carrier for name, proof in bundle.certificates.items()},
         selftest_rows=len(bundle.selftest.x),
+        backends=tuple(backends),
         probe_rows=len(bundle.probe.x),
         probe_accuracy=probe_accuracy(network, bundle.probe) if len(bundle.probe.x) else None,
         output_error=bundle.manifest.provenance.output_error,
@@ -75,7 +82,7 @@ def page(verdict: Verdict) -> Iterator[str]:
             ("id", verdict.id),
             ("signed by", ", ".join(verdict.signed_by) or "not asked (--trust KEY.pub)"),
             ("exact in", ", ".join(f"{name} {carrier}" for name, carrier in verdict.carriers.items())),
-            ("self-test", f"{verdict.selftest_rows} rows equal to the bit"),
+            ("self-test", f"{verdict.selftest_rows} rows equal to the bit on {' and '.join(verdict.backends)}"),
             ("probe", probe_line(verdict)),
             *([("values", error_line(verdict.output_error))] if verdict.output_error is not None else []),
         ]

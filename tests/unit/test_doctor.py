@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgerun.cli import main
-from edgerun.commands.doctor import libraries, readable, sensors, version
+from edgerun.commands import doctor
+from edgerun.commands.doctor import kernels, libraries, readable, sensors, version
 
 
 def test_every_library_of_the_device_is_found_with_its_version() -> None:
@@ -36,6 +37,13 @@ def test_sensors_are_found_by_the_files_of_the_kernel(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
     assert readable(tmp_path) == str(tmp_path)
     assert readable(tmp_path / "absent").endswith("(not readable by this user)")
+
+
+def test_the_kernels_are_found_or_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "library", lambda: None)
+    assert kernels().found == ""
+    monkeypatch.undo()
+    assert kernels().found.endswith((".so", ".pyd")) or doctor.library() is None
 
 
 def test_a_program_can_read_the_report(capsys: pytest.CaptureFixture[str]) -> None:

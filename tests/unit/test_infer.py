@@ -390,3 +390,17 @@ def test_inspect_counts_weights_and_no_zero_points(tmp_path: Path, capsys: Captu
     assert cli.main(["inspect", str(tmp_path / "model.edgb")]) == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if " dense " in line)
     assert row[1:6] == ["a", "dense", "6", "5", "30"]
+
+
+@pytest.mark.parametrize("manifest", [LOGITS, VALUES, UNSIGNED, FRAMES])
+def test_both_backends_write_the_same_file(tmp_path: Path, manifest: Manifest) -> None:
+    pytest.importorskip("edgerun._native", reason="the C kernels are not built here")
+    x = RNG.normal(0, 9, (70, *manifest.input.shape)).astype(np.float32)
+    arguments, written = saved(tmp_path, manifest, x=x), []
+    for backend in ("numpy", "native"):
+        assert cli.main([*arguments, "--backend", backend]) == 0
+        with np.load(tmp_path / "out.npz") as out:
+            written.append({name: out[name] for name in out.files})
+    assert written[0].keys() == written[1].keys()
+    for name, array in written[0].items():
+        np.testing.assert_array_equal(array, written[1][name])
