@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -115,6 +115,14 @@ def missing(manifest: Manifest) -> tuple[str, ...]:
 # ------------------------------------------------------------------ the network
 
 
+class Records(NamedTuple):
+    """A network as C takes it: the fields of `er_plan`, of each layer by the name of its kind, of the whitening."""
+
+    plan: Fields
+    layers: tuple[tuple[str, Fields], ...]
+    whiten: Fields | None
+
+
 class NativeNetwork(Network):
     """One sample at a time, in C. See `Network`, whose methods these are.
 
@@ -138,24 +146,26 @@ class NativeNetwork(Network):
 
     def bind(self) -> None:
         """Point C at the arrays as they are now: after a learner has moved them."""
+        library_ = library()
+        if library_ is None:
+            raise SpecError("the C kernels are not built")
+        work = sum((each := layer.work()).macs + each.synapses for layer in self.manifest.layers)
+        self._net = library_.Net(*self.records(), self.steps * work > LONG)
+        for run in self._runs:
+            run.net = self._net
+
+    def records(self) -> Records:
+        """The network's records over its arrays as they are now."""
         outs = {INPUT: self._x} | {run.spec.name: run.out for run in self._runs}
         layers = []
         for run, (spec, sources) in zip(self._runs, self.manifest.wiring(), strict=True):
             pack = PACKERS[type(spec)]
             layers.append((pack.__name__, pack(spec, self.tensors, run, [outs[name] for name in sources])))
-        library_ = library()
-        if library_ is None:
-            raise SpecError("the C kernels are not built")
-        whiten = self.manifest.head.whiten
-        plan = self._plan()
-        made = None
+        plan, whiten, made = self._plan(), self.manifest.head.whiten, None
         if whiten is not None:
             self._whitened = NativeLayer(whiten, 0)
             made = dense(whiten, self.tensors, self._whitened, [plan["raw"]])
-        work = sum((each := layer.work()).macs + each.synapses for layer in self.manifest.layers)
-        self._net = library_.Net(plan, tuple(layers), made, self.steps * work > LONG)
-        for run in self._runs:
-            run.net = self._net
+        return Records(plan, tuple(layers), made)
 
     def _plan(self) -> Fields:
         """The numbers and arrays of `er_plan`."""
