@@ -10,6 +10,7 @@ FRESH := build/fresh
 OLDER := build/tflite-runtime
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 PINNED := pyproject.toml constraints.txt
+KERNELS := setup.py $(wildcard edgerun/csrc/*.c edgerun/csrc/*.h)
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
@@ -142,7 +143,7 @@ $(VENV)/.pip:
 	    || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.pip $(PINNED)
+$(VENV)/.demo: $(VENV)/.pip $(PINNED) $(KERNELS)
 	@echo "== installing what the demo needs (about half a minute)"
 	@$(PIP) setuptools && $(PIP) --no-build-isolation --editable '.[demo,sign]'
 	@touch $@
@@ -171,9 +172,11 @@ constraints:  ## resolve every version anew, from nothing
 	  $(FRESH)/bin/python -m pip list --format=freeze --exclude-editable | sed '/^pip==/d; s/+.*//'; } >constraints.txt
 	rm -rf $(FRESH)
 
-system-deps:  ## Debian packages: the broker and the browser that some tests drive
+system-deps:  ## Debian packages: the broker and the browser that some tests drive, compilers and emulators of other processors
 	$(SUDO) apt-get update -qq
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto chromium
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    mosquitto chromium gcc clang gcc-arm-none-eabi qemu-system-arm qemu-user-static \
+	    gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info edgerun-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
