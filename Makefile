@@ -14,7 +14,7 @@ KERNELS := setup.py $(wildcard edgerun/csrc/*.c edgerun/csrc/*.h)
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -24,6 +24,9 @@ test: $(VENV)/.dev
 
 test-tflite-runtime: $(OLDER)/.installed  ## our integers beside those of older devices' runtime (Python 3.11)
 	$(OLDER)/bin/python -m pytest -q tests/unit/test_tflite_runtime.py
+
+test-kernels: $(VENV)/.dev  ## the C kernels by clang and under sanitisers; VARIANTS=--all for every level and compiler
+	$(BIN)/python tests/variants.py $(VARIANTS)
 
 check: lint types arrows stale-docs test  ## everything that CI asks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,11 @@ def test_arrays_of_another_type_or_length_are_refused_by_name(bundle: Bundle) ->
     for wrong in (bundle.tensors[name].astype(np.int16), bundle.tensors[name][:-1]):
         with pytest.raises((TypeError, ValueError), match="decay"):
             NativeNetwork(bundle.manifest, {**bundle.tensors, name: wrong})
+
+
+@pytest.mark.skipif("EDGERUN_TEST_NATIVE" not in os.environ, reason="no variant of the kernels is asked for")
+def test_a_variant_that_is_asked_for_is_what_runs() -> None:
+    assert Path(library().__spec__.origin or "") == Path(os.environ["EDGERUN_TEST_NATIVE"])
 
 
 def test_the_backend_is_who_is_asked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
