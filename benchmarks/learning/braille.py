@@ -12,8 +12,6 @@ Lessons are those of `edgerun adapt`, in integers. Needs EDGERUN_DATA and the ex
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import torch
-from scenario import Run, cost, matrix, save, section, table
+from scenario import Run, command, cost, data_file, matrix, publish, table
 
 from edgerun.arrays import F64, I64, AnyArray
 from edgerun.bundle import Bundle, read_bundle
@@ -103,10 +101,7 @@ class Case:
 
 def load() -> Touches:
     """All touches of braille_touch.npz in the folder EDGERUN_DATA."""
-    folder = os.environ.get("EDGERUN_DATA")
-    if folder is None:
-        raise SystemExit("EDGERUN_DATA must name a folder with braille_touch.npz")
-    with np.load(Path(folder, "braille_touch.npz")) as file:
+    with np.load(data_file("braille_touch.npz")) as file:
         taxels, offsets, label, repetition, names = (
             file[key] for key in ("taxels", "offsets", "label", "repetition", "label_names")
         )
@@ -276,13 +271,14 @@ def page(found: list[Run], nets: int, draws: int) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="nets, each with its own new letters")
+    parser = command(
+        __doc__,
+        short="one net of 4 epochs, one draw: does it run?",
+        seeds=5,
+        counts="nets, each with its own new letters",
+    )
     parser.add_argument("--draws", type=int, default=5, help="choices of touches, for each net")
-    parser.add_argument("--short", action="store_true", help="one net of 4 epochs, one draw: does it run?")
     parser.add_argument("--nets", type=Path, default=Path("build/braille"), help="where trained nets are kept")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs")
-    parser.add_argument("--markdown", type=Path, help="the page whose section is written")
     args = parser.parse_args()
     seeds, draws, epochs = (1, 1, 4) if args.short else (args.seeds, args.draws, EPOCHS)
     args.nets.mkdir(parents=True, exist_ok=True)
@@ -290,9 +286,7 @@ def main() -> int:
     for seed in range(seeds):
         found += runs(seed, case(data, seed, epochs, args.nets), draws)
         print(f"net {seed + 1} of {seeds} done", file=sys.stderr, flush=True)
-    print(f"{table(found)}\nruns: {save(args.output, found)}")
-    if args.markdown:
-        section(args.markdown, "braille", page(found, seeds, draws))
+    publish(args, found, page(found, seeds, draws))
     return 0
 
 

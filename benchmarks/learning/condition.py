@@ -12,12 +12,9 @@ the same in floats from the same lessons. Needs EDGERUN_DATA.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -33,7 +30,7 @@ from chains import (
     quantised,
     rules,
 )
-from scenario import Run, matrix, save, section, table
+from scenario import Run, command, data_file, draw, matrix, publish, table
 from split_mnist import Consolidated
 from tables import Table
 
@@ -86,10 +83,7 @@ class Condition:
 @cache
 def recordings() -> tuple[dict[int, list[F64]], int]:
     """By load in hp, the vibration of each fault state in g, states in the same order; how many states there are."""
-    folder = os.environ.get("EDGERUN_DATA")
-    if not folder or not Path(folder, "bearing_cwru_12k.npz").is_file():
-        raise SystemExit("EDGERUN_DATA must name a folder with bearing_cwru_12k.npz")
-    with np.load(Path(folder, "bearing_cwru_12k.npz")) as file:
+    with np.load(data_file("bearing_cwru_12k.npz")) as file:
         data = {name: file[name] for name in file.files}
     found: dict[int, dict[tuple[int, ...], F64]] = {}
     for k, load in enumerate(data["load_hp"]):
@@ -488,13 +482,9 @@ def page(runs: list[Run], found: list[Detected], seeds: list[int], orders: int) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
+    parser = command(__doc__, short="one seed, few windows: seconds", seeds=5)
     parser.add_argument("--windows", type=int, default=100_000, help="of a seed, that false alarms are counted over")
     parser.add_argument("--orders", type=int, default=20, help="streams of a seed and change")
-    parser.add_argument("--short", action="store_true", help="one seed, few windows: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section, and the picture beside it")
     args = parser.parse_args()
     if args.short:
         args.seeds, args.windows, args.orders = 1, 3000, 2
@@ -509,14 +499,9 @@ def main() -> int:
             print(f"seed {seed}: {arm} {np.round(ours.matrix[-1], 3)}", file=sys.stderr, flush=True)
         found.append(detected(seed, net, scale, args.windows, args.orders))
     runs = [run for mine in by_arm(runs).values() for run in mine]
-    save(args.output, runs)
-    text = page(runs, found, seeds, args.orders)
-    print(text)
+    publish(args, runs, page(runs, found, seeds, args.orders))
     if args.markdown:
-        section(args.markdown, SCENARIO, text)
-        image = args.markdown.parent / "images" / "condition-drift.svg"
-        image.parent.mkdir(exist_ok=True)
-        image.write_text(drawn, encoding="utf-8")
+        draw(args.markdown, "condition-drift", drawn)
     return 0
 
 

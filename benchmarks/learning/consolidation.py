@@ -16,7 +16,6 @@ A boundary ends each block. The float twin starts from the same weights, takes t
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from dataclasses import replace
@@ -25,7 +24,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
-from scenario import Run, cost, filtered, gap, matrix, save, section, table
+from scenario import Run, command, cost, filtered, gap, matrix, publish, table
 
 from deploy.demo import arms, digits
 from deploy.demo.digits import Digits, Split
@@ -315,12 +314,8 @@ def page(runs: list[Run], seeds: int) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
+    parser = command(__doc__, short="one seed, two arms, 40 lessons: seconds", seeds=5)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--short", action="store_true", help="one seed, two arms, 40 lessons: seconds")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite its section of this page")
     args = parser.parse_args()
     if args.short:
         args.seeds, args.arms = 1, ["plain", "intelligence"]
@@ -337,11 +332,7 @@ def main() -> int:
                 print(f"seed {seed}: {name} {np.mean(runs[-2].matrix[-1]):.3f}", file=sys.stderr, flush=True)
             runs.append(inference_only(runs))
     runs = [run for mine in by_arm(runs).values() for run in mine]
-    save(args.output, runs)
-    text = page(runs, args.seeds)
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, page(runs, args.seeds))
     return 0
 
 

@@ -13,16 +13,14 @@ Trials that the net is sure of teach nothing, and steps are short: else accuracy
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from scenario import Run, filtered, gap, save, section, table
+from scenario import Run, command, filtered, gap, publish, table
 
 from edgerun import price
 from edgerun.arrays import F64, I16, I64, AnyArray, Tensors
@@ -352,28 +350,22 @@ credit can reach back, and learning is from single trials instead of batches of 
 """
 
 
-def write(page: Path, runs: list[Run], task: Task, lessons: int, tests: int) -> None:
-    """The page's section of these runs."""
+def page(runs: list[Run], task: Task, lessons: int, tests: int) -> str:
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     arms = [arm for arm in map(arm_of, ARMS) if arm in by_arm(runs)]
     paired = "; ".join(f"{arm} {gap(runs, arm, f'{arm} (float)')}" for arm in arms)
-    text = TEXT.format(
+    return TEXT.format(
         table=table(runs).strip(), paired=paired, seeds=seeds,
         lessons=lessons, tests=tests, late=LATE, known=Net().known, norm=Net().norm,
         board=BOARD, neurons=Net().neurons, cues=task.cues, on=task.on,
         delay=task.delay, recall=task.recall, steps=task.steps,
     )  # fmt: skip
-    section(page, SCENARIO, text)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
+    parser = command(__doc__, short="one seed, a shorter task, symmetric feedback: seconds", seeds=3)
     parser.add_argument("--lessons", type=int, default=2400)
     parser.add_argument("--tests", type=int, default=500)
-    parser.add_argument("--short", action="store_true", help="one seed, a shorter task, symmetric feedback: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
     args = parser.parse_args()
     task, arms, seeds, lessons, tests = Task(), ARMS, args.seeds, args.lessons, args.tests
     if args.short:
@@ -385,10 +377,7 @@ def main() -> int:
                 runs += arm(net, task, seed, lessons, tests)
                 print(f"seed {seed}: {runs[-1].arm} {runs[-1].matrix[0][0]:.3f}", file=sys.stderr)
     runs.sort(key=lambda run: ORDER.index(run.arm))
-    save(args.output, runs)
-    print(table(runs))
-    if args.markdown:
-        write(args.markdown, runs, task, lessons, tests)
+    publish(args, runs, page(runs, task, lessons, tests))
     return 0
 
 

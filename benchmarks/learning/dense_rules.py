@@ -9,10 +9,8 @@ biases too.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -29,7 +27,7 @@ from chains import (
     rules,
     teach,
 )
-from scenario import Run, save, section
+from scenario import Run, command, publish, save
 from tables import Table, spread
 
 from edgerun.arrays import F64, I64
@@ -368,12 +366,7 @@ def page(runs: list[Run], seeds: int, epochs: int, batched: int, train: int, tes
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
-    parser.add_argument("--short", action="store_true", help="one seed, few samples: a minute")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
-    args = parser.parse_args()
+    args = command(__doc__, short="one seed, few samples: a minute", seeds=3).parse_args()
     data, test = digits()
     seeds, epochs, batched = args.seeds, EPOCHS, BATCHED_EPOCHS
     if args.short:
@@ -389,10 +382,7 @@ def main() -> int:
                 print(f"seed {seed}: {run.arm} {run.matrix[0][0]:.3f}", file=sys.stderr, flush=True)
                 runs.append(run)
                 save(args.output, runs)
-    text = page(runs, seeds, epochs, batched, len(data.x), len(test.x))
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, page(runs, seeds, epochs, batched, len(data.x), len(test.x)))
     return 0
 
 

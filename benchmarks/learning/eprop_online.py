@@ -9,7 +9,6 @@ makes one update of them, `online` keeps nothing and makes four, each a quarter 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from scenario import Run, cost, save, section
+from scenario import Run, command, cost, publish, save
 from tables import Table, spread
 
 from deploy.demo import arms, digits
@@ -119,12 +118,7 @@ def gap(found: dict[str, list[Run]], name: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
-    parser.add_argument("--short", action="store_true", help="one seed, few digits: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
-    args = parser.parse_args()
+    args = command(__doc__, short="one seed, few digits: seconds", seeds=5).parse_args()
     factory, field = digits.load()
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -138,10 +132,7 @@ def main() -> int:
             runs.append(one_run(arm, form, data, stream, seed))
             print(f"seed {seed}: {arm} {runs[-1].figures}", file=sys.stderr, flush=True)
         save(args.output, runs)
-    text = page(runs, len(stream.y), len(data.test.y), bundle.manifest.steps)
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, page(runs, len(stream.y), len(data.test.y), bundle.manifest.steps))
     return 0
 
 

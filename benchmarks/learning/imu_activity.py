@@ -16,8 +16,6 @@ train. (make bench-imu-activity)
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scenario import Run, cost, save, section, table
+from scenario import Run, command, cost, data_file, draw, save, section, table
 from streams import (
     ABOUT_ARMS,
     ARMS,
@@ -36,7 +34,6 @@ from streams import (
     Stream,
     Twin,
     Windows,
-    draw,
     exported,
     kept_net,
     paired,
@@ -88,11 +85,8 @@ class Recordings:
 
 def load() -> Recordings:
     """Windows of one activity throughout, in the order of the recordings of EDGERUN_DATA's hapt_imu.npz."""
-    folder = os.environ.get("EDGERUN_DATA")
-    if not folder or not Path(folder, "hapt_imu.npz").is_file():
-        raise SystemExit("EDGERUN_DATA must name a folder with hapt_imu.npz")
     found: list[tuple[F32, int, int, int, int]] = []
-    with np.load(Path(folder, "hapt_imu.npz")) as file:
+    with np.load(data_file("hapt_imu.npz")) as file:
         values, label = (file["imu"] * file["scale"]).astype(np.float32), file["label"]
         bouts = np.cumsum(np.diff(label.astype(np.int64), prepend=0) != 0)
         for k, subject in enumerate(file["subject"]):
@@ -274,13 +268,10 @@ def write(to: Path, found: dict[str, list[Run]], right: dict[str, list[list[bool
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__, short="one person, a net of one epoch: does it run?")
     parser.add_argument("--groups", type=int, default=3, help=f"nets, at most {GROUPS}")
     parser.add_argument("--people", type=int, default=1, help="strangers of each net")
-    parser.add_argument("--short", action="store_true", help="one person, a net of one epoch: does it run?")
     parser.add_argument("--nets", type=Path, default=Path("build/imu"), help="where trained nets are kept")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs")
-    parser.add_argument("--markdown", type=Path, help="the page whose section is written, with a figure beside it")
     args = parser.parse_args()
     size = Size(1, 1, epochs=1, calibration=20, thin=5) if args.short else Size(args.groups, args.people)
     args.nets.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ same bits. Inference goes in batches between lessons, which gives the bits of si
 
 from __future__ import annotations
 
-import argparse
 import gc
 import shutil
 import sys
@@ -635,12 +634,9 @@ def panel_marks(title: str, lines: Lines, top: int, samples: int) -> Iterator[st
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = scenario.command(__doc__, short="one round of 2000 samples, one seed: seconds")
     parser.add_argument("--rounds", type=int, default=50, help="of the long life, 20000 samples each")
-    parser.add_argument("--short", action="store_true", help="one round of 2000 samples, one seed: seconds")
     parser.add_argument("--state", type=Path, default=Path("build/long_life"), help="where the long life is kept")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section, and images/long_life.svg beside it")
     args = parser.parse_args()
     form, folder = (SHORT, args.state / "short") if args.short else (Form(rounds=args.rounds), args.state)
     factory_images, field_images = digits.load()
@@ -655,12 +651,9 @@ def main() -> int:
             chapters = in_memory(mine, stream, folder / f"{arm}-{stream.seed}-{count}.jsonl", count)
             runs.append(run_of(arm, stream, untaught, chapters, mine))
             print(f"seed {stream.seed} {arm} done", file=sys.stderr, flush=True)
-    text = page(bundle, form, told, factory[0], runs)
-    scenario.save(args.output, runs)
-    print(text)
+    scenario.publish(args, runs, page(bundle, form, told, factory[0], runs))
     if args.markdown:
-        scenario.section(args.markdown, SCENARIO, text)
-        (args.markdown.parent / "images" / "long_life.svg").write_text(picture(told, form.phase), encoding="utf-8")
+        scenario.draw(args.markdown, "long_life", picture(told, form.phase))
     return 0
 
 

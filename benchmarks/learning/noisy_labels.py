@@ -10,7 +10,6 @@ taken the wrong ones out.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
-from scenario import Run, save, section
+from scenario import Run, command, publish
 from tables import Table, spread
 
 from deploy.demo import arms, digits
@@ -148,12 +147,8 @@ def row(runs: Sequence[Run], arm: str, noise: Noise) -> tuple[str, ...]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
+    parser = command(__doc__, short="one seed, 150 lessons, 30 %% wrong: seconds", seeds=3)
     parser.add_argument("--lessons", type=int, default=480, help="of the stream")
-    parser.add_argument("--short", action="store_true", help="one seed, 150 lessons, 30 %% wrong: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
     args = parser.parse_args()
     factory, field = digits.load()
     cases = [(noise, arm) for noise in NOISES for arm in (ARMS if noise.share else ARMS[:2])]
@@ -168,14 +163,10 @@ def main() -> int:
             print(
                 runs[-1].arm, seed, {k: round(v, 3) for k, v in runs[-1].figures.items()}, file=sys.stderr, flush=True
             )
-    save(args.output, runs)
     heads = ("wrong labels", "arm", "turned %", "straight %", "set aside: wrong, right", "undone")
     told = Table("", heads, [row(runs, arm, noise) for noise, arm in cases]).markdown()
     size = 4 * Doubt().margins + 2 + 2 * bundle.manifest.classes.capacity * Doubt().votes
-    text = TEXT.format(lessons=args.lessons, seeds=args.seeds, bytes=size, table=told)
-    print(text)
-    if args.markdown:
-        section(args.markdown, "noisy_labels", text)
+    publish(args, runs, TEXT.format(lessons=args.lessons, seeds=args.seeds, bytes=size, table=told))
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from itertools import pairwise
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scenario import Run, matrix, save, section, table
+from scenario import Run, data_file, matrix, publish, table
 from torch.nn import functional
 
 from exporters.runs import by_arm
@@ -36,7 +35,7 @@ Tensors = list[torch.Tensor]
 
 
 def mnist() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    with np.load(Path(os.environ["EDGERUN_DATA"]) / "mnist.npz") as data:
+    with np.load(data_file("mnist.npz")) as data:
         pixels = (torch.from_numpy(data[name].reshape(-1, 784)).float() / 255 for name in ("x_train", "x_test"))
         digits = (torch.from_numpy(data[name].astype(np.int64)) for name in ("y_train", "y_test"))
         x, test_x = pixels
@@ -206,12 +205,8 @@ def main() -> int:
         for strength in args.strengths
         for seed in range(1, 1 + (args.seeds if strength else 1))
     ]
-    save(args.output, runs)
     matrices = "\n".join(matrix(runs, arm) for arm in by_arm(runs))
-    text = TEXT.format(args=args, table=table(runs), course=course(runs), matrices=matrices)
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, TEXT.format(args=args, table=table(runs), course=course(runs), matrices=matrices))
     return 0
 
 

@@ -9,7 +9,6 @@ stream; --output FOLDER keeps every run, --markdown FILE rewrites its section of
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from dataclasses import replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 import numpy as np
-from scenario import Run, save, section
+from scenario import Run, command, publish
 
 from deploy.demo import arms, digits
 from deploy.demo.digits import Digits, Split
@@ -100,12 +99,7 @@ def memory_table(found: dict[ProfileName, Bundle]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="how many seeds, from 1 on")
-    parser.add_argument("--short", action="store_true", help="one seed, a quarter of the stream")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="a folder for every run")
-    parser.add_argument("--markdown", type=Path, help="rewrite its section of this page")
-    args = parser.parse_args()
+    args = command(__doc__, short="one seed, a quarter of the stream", seeds=10).parse_args()
     factory, field = digits.load()
     seeds = 1 if args.short else args.seeds
     with tempfile.TemporaryDirectory() as folder:
@@ -116,16 +110,12 @@ def main() -> int:
         for profile in PROFILES:
             rows[profile].append(one_seed(found[profile], shortened(data) if args.short else data))
         print(f"seed {seed} of {seeds} done", file=sys.stderr)
-    text = TEXT.format(seeds=seeds, accuracy=accuracy_table(rows), memory=memory_table(found))
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
     runs = [
         Run(scenario=SCENARIO, arm=profile, seed=seed, figures=figures)
         for profile in PROFILES
         for seed, figures in enumerate(rows[profile], 1)
     ]
-    save(args.output, runs)
+    publish(args, runs, TEXT.format(seeds=seeds, accuracy=accuracy_table(rows), memory=memory_table(found)))
     return 0
 
 

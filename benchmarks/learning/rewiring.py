@@ -10,18 +10,16 @@ seed; "moving" takes a share of each layer's synapses to where the gradient asks
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
 from chains import accuracy, bundle_of, integers, new_learner, quantised, rules, teach
 from dense_rules import Data, digits, orders
-from scenario import Run, save, section
+from scenario import Run, command, publish
 
 from edgerun.price import memory_plan
 from edgerun.spec import Rewiring
@@ -106,12 +104,7 @@ def spread(values: np.ndarray) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
-    parser.add_argument("--short", action="store_true", help="one seed, one density, a third of the samples, one epoch")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="a folder for every run")
-    parser.add_argument("--markdown", type=Path, help="rewrite its section of this page")
-    args = parser.parse_args()
+    args = command(__doc__, short="one seed, one density, a third of the samples, one epoch", seeds=3).parse_args()
     data, test = digits()
     seeds, densities, epochs = (1, DENSITIES[1:2], 1) if args.short else (args.seeds, DENSITIES, EPOCHS)
     data = data.take(slice(0, len(data.x) // 3)) if args.short else data
@@ -121,11 +114,7 @@ def main() -> int:
             runs += [one(seed, density, rewiring, data, test, epochs) for rewiring in (FIXED, MOVING)]
         runs.append(one(seed, 1.0, FIXED, data, test, epochs))
         print(f"seed {seed} of {seeds} done", file=sys.stderr)
-    save(args.output, runs)
-    text = page(runs, seeds)
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, page(runs, seeds))
     return 0
 
 

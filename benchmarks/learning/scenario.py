@@ -1,8 +1,10 @@
-"""What every scenario of this folder shares: its runs in a file, their table, its section of `docs/results.md`.
+"""What every scenario of this folder shares: its options, its runs in a file, their table, its section of a page.
 
+    args = command(__doc__, short="one seed, 200 images a task", seeds=5).parse_args()
     runs = [Run(scenario="split_mnist", arm="full", seed=1, matrix=R, untrained=b, ...), ...]
-    save(Path("build/learning"), runs)                       -> build/learning/split_mnist.json, for `edgerun report`
-    section(Path("docs/results.md"), "split_mnist", f"## Split MNIST, 5 seeds\\n\\n...\\n\\n{table(runs)}")
+    publish(args, runs, f"## Split MNIST, 5 seeds\\n\\n...\\n\\n{table(runs)}")
+
+writes build/learning/split_mnist.json, for `edgerun report`, and with `--markdown docs/results.md` that page's section.
 
 Accuracies are shares in a run and percent in a table. Arms are called none, plain and full; the float twin of one is
 "full (float)". Memory and energy follow `exporters.runs.Run`.
@@ -10,6 +12,8 @@ Accuracies are shares in a run and percent in a table. Arms are called none, pla
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +33,53 @@ from edgerun.price import memory_plan, work
 from edgerun.spec import LearningPlan
 from exporters.runs import SHARES, Run, by_arm, measures, read_runs, write_runs
 
-__all__ = ["Run", "cost", "filtered", "gap", "load", "matrix", "save", "section", "table"]
+__all__ = [
+    "Run",
+    "command",
+    "cost",
+    "data_file",
+    "draw",
+    "filtered",
+    "gap",
+    "load",
+    "matrix",
+    "publish",
+    "save",
+    "section",
+    "table",
+]
+
+SEEDS = "how many seeds, from 1 on"
+
+
+def command(about: str | None, *, short: str, seeds: int | None = None, counts: str = SEEDS) -> argparse.ArgumentParser:
+    """The options of a scenario's command: --short, --output, --markdown, and --seeds where it counts anything by them.
+
+    short  what the short form leaves of it     seeds  how many where nobody says     counts  what --seeds counts
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds, help=counts)
+    parser.add_argument("--short", action="store_true", help=short)
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
+    parser.add_argument("--markdown", type=Path, help="rewrite this page's section, and the pictures beside it")
+    return parser
+
+
+def publish(args: argparse.Namespace, runs: Sequence[Run], text: str) -> None:
+    """What a scenario ends with: its runs in a file, its section printed and, where a page is given, written."""
+    save(args.output, runs)
+    print(text)
+    if args.markdown:
+        section(args.markdown, runs[0].scenario, text)
+
+
+def data_file(name: str) -> Path:
+    """A file of the folder EDGERUN_DATA. Raises SystemExit where it is not there."""
+    folder = os.environ.get("EDGERUN_DATA")
+    if not folder or not Path(folder, name).is_file():
+        raise SystemExit(f"EDGERUN_DATA must name a folder with {name}")
+    return Path(folder, name)
 
 
 def save(folder: Path, runs: Sequence[Run]) -> Path:
@@ -76,15 +126,20 @@ def matrix(runs: Sequence[Run], arm: str) -> str:
 
 
 def gap(
-    runs: Sequence[Run], left: str, right: str, of: Callable[[Run], float] = lambda run: float(np.mean(run.matrix[-1]))
+    runs: Sequence[Run],
+    left: str,
+    right: str,
+    of: Callable[[Run], float] = lambda run: float(np.mean(run.matrix[-1])),
+    digits: int = 1,
 ) -> str:
     """How far one arm is above another, in points, over seeds that both have run: mean ± standard deviation.
 
-    of  the share that is compared: ACC, unless told otherwise
+    of  the share that is compared: ACC, unless told otherwise     digits  behind the point
     """
     found = {(run.arm, run.seed): 100 * of(run) for run in runs}
     gaps = [found[left, seed] - value for (arm, seed), value in found.items() if arm == right and (left, seed) in found]
-    return f"{np.mean(gaps):+.1f} ± {np.std(gaps, ddof=1):.1f}" if len(gaps) > 1 else f"{gaps[0]:+.1f}"
+    deviation = f" ± {np.std(gaps, ddof=1):.{digits}f}" if len(gaps) > 1 else ""
+    return f"{np.mean(gaps):+.{digits}f}{deviation}"
 
 
 def filtered(x: AnyArray, factor: float) -> F64:
@@ -102,6 +157,12 @@ def section(page: Path, name: str, markdown: str) -> None:
     if f"<!-- {name} -->" not in text:
         page.write_text(f"{text.rstrip()}\n\n<!-- {name} -->\n<!-- end of {name} -->\n", encoding="utf-8")
     write_section(page, name, markdown)
+
+
+def draw(page: Path, name: str, svg: str) -> None:
+    """Put a figure into the folder `images` beside a page."""
+    (page.parent / "images").mkdir(exist_ok=True)
+    (page.parent / "images" / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def cost(bundle: Bundle, board: str = "pico2") -> tuple[dict[str, int], dict[str, float]]:

@@ -16,8 +16,6 @@ Needs EDGERUN_DATA and the extra train. (make bench-semg-sessions)
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scenario import Run, cost, matrix, save, section, table
+from scenario import Run, command, cost, data_file, draw, matrix, save, section, table
 from streams import (
     ABOUT_ARMS,
     ARMS,
@@ -36,7 +34,6 @@ from streams import (
     Stream,
     Twin,
     Windows,
-    draw,
     exported,
     kept_net,
     paired,
@@ -115,11 +112,8 @@ class Recordings:
 
 def load() -> Recordings:
     """All windows of semg_myo.npz in the folder EDGERUN_DATA."""
-    folder = os.environ.get("EDGERUN_DATA")
-    if not folder or not Path(folder, "semg_myo.npz").is_file():
-        raise SystemExit("EDGERUN_DATA must name a folder with semg_myo.npz")
     found: list[tuple[F32, int, int, int, int]] = []
-    with np.load(Path(folder, "semg_myo.npz")) as file:
+    with np.load(data_file("semg_myo.npz")) as file:
         emg, label, offsets = file["emg"], file["label"], file["offsets"]
         for k, gesture in enumerate(file["gesture"]):
             place = slice(int(offsets[k]), int(offsets[k + 1]))
@@ -257,14 +251,9 @@ def write(to: Path, found: list[Run], right: dict[str, list[list[bool]]], middle
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__, short="one person, a net of one epoch, one window in three: does it run?")
     parser.add_argument("--people", type=int, default=8, help="each with a net of its own")
-    parser.add_argument(
-        "--short", action="store_true", help="one person, a net of one epoch, one window in three: does it run?"
-    )
     parser.add_argument("--nets", type=Path, default=Path("build/semg"), help="where trained nets are kept")
-    parser.add_argument("-o", "--output", type=Path, default=Path("build/learning"), help="folder of the runs")
-    parser.add_argument("--markdown", type=Path, help="the page whose section is written, with a figure beside it")
     args = parser.parse_args()
     people, epochs, step = (1, 1, 3) if args.short else (args.people, EPOCHS, 1)
     args.nets.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import torch
-from scenario import filtered
+from scenario import filtered, gap
 
 sys.path.append(str(Path(__file__).parents[2]))
 
@@ -43,7 +43,7 @@ from edgerun.spec import Head, LearningPlan, Level, Replay
 from exporters.data import hold_out
 from exporters.export import PROBE_ROWS, Options, exemplar_rows, export
 from exporters.head import inverse_root
-from exporters.runs import Run, by_arm
+from exporters.runs import Run
 from exporters.training.one_cycle import Course
 from exporters.training.surrogate import LIMIT, RecurrentLif, Shape, fit, write_nir
 from firmware_sim.flash import SimFlash
@@ -474,15 +474,11 @@ def as_array(parameter: torch.Tensor) -> F64:
 
 def paired(runs: Sequence[Run], task: int) -> str:
     """Integers less their float twin in points of accuracy on the last tasks, for each arm that has one."""
-    arms, parts = by_arm(runs), []
-    for name in TWINS:
-        twins = {run.seed: run for run in arms[f"{name} (float)"]}
-        gaps = [
-            100 * (np.mean(run.matrix[-1][task:]) - np.mean(twins[run.seed].matrix[-1][task:])) for run in arms[name]
-        ]
-        deviation = f" ± {np.std(gaps, ddof=1):.2f}" if len(gaps) > 1 else ""
-        parts.append(f"{name} {np.mean(gaps):+.2f}{deviation}")
-    return "; ".join(parts)
+
+    def last(run: Run) -> float:
+        return float(np.mean(run.matrix[-1][task:]))
+
+    return "; ".join(f"{name} {gap(runs, name, f'{name} (float)', last, digits=2)}" for name in TWINS)
 
 
 WIDTH, HEIGHT, LEFT, TOP = 720, 220, 44, 30
@@ -517,12 +513,6 @@ def picture(title: str, right: Mapping[str, Sequence[Sequence[bool]]], smooth: i
         parts.append(f'<text x="{x + 22}" y="{y}">{arm}</text>')
     parts.append(f'<text x="{LEFT}" y="{TOP + HEIGHT + 18}">0 to {last} windows</text>')
     return "\n".join([*parts, "</svg>\n"])
-
-
-def draw(page: Path, name: str, svg: str) -> None:
-    """Put a figure into the folder `images` beside a page."""
-    (page.parent / "images").mkdir(exist_ok=True)
-    (page.parent / "images" / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def smoothed(rows: Sequence[Sequence[bool]], smooth: int) -> F64:

@@ -15,7 +15,6 @@ inputs, 64 hidden neurons and 32 outputs for 200, 256 and 200.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from scenario import Run, save, section, table
+from scenario import Run, command, draw, publish, table
 
 from edgerun import price
 from edgerun.arrays import F64, I16, AnyArray, Tensors
@@ -443,15 +442,9 @@ def finding(runs: Sequence[Run]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
+    parser = command(__doc__, short="one seed, small nets, symmetric feedback: seconds", seeds=3)
     parser.add_argument("--lessons", type=int, nargs=2, default=(800, 400), metavar=("XOR", "BITMAP"))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--short", action="store_true", help="one seed, small nets, symmetric feedback: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument(
-        "--markdown", type=Path, help="rewrite this page's section, and images/superspike.svg beside it"
-    )
     args = parser.parse_args()
     lessons, seeds = dict(zip(TASKS, args.lessons, strict=True)), range(1, args.seeds + 1)
     jobs = [
@@ -462,14 +455,12 @@ def main() -> int:
     with ProcessPoolExecutor(args.jobs) as pool:
         outcomes = dict(zip(jobs, pool.map(do, jobs), strict=True))
     runs = [run_of(job, outcome) for job, outcome in outcomes.items()]
-    save(args.output, runs)
-    print(table(runs))
+    text = TEXT.format(
+        table=table(runs), seeds=", ".join(map(str, seeds)), board=BOARD, finding=finding(runs), **lessons
+    )
+    publish(args, runs, text)
     if args.markdown:
-        (args.markdown.parent / "images" / "superspike.svg").write_text(picture(outcomes), encoding="utf-8")
-        text = TEXT.format(
-            table=table(runs), seeds=", ".join(map(str, seeds)), board=BOARD, finding=finding(runs), **lessons
-        )
-        section(args.markdown, SCENARIO, text)
+        draw(args.markdown, "superspike", picture(outcomes))
     return 0
 
 

@@ -13,8 +13,6 @@ windows. The float twin of `plain` starts from the exported weights, takes the s
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -24,7 +22,7 @@ from typing import Any
 import msgspec
 import nir
 import numpy as np
-from scenario import Run, cost, save, section
+from scenario import Run, command, cost, data_file, publish, save
 from tables import Table, spread
 
 from edgerun.arrays import F64, AnyArray
@@ -64,11 +62,8 @@ class Data:
 
 
 def sets() -> tuple[Data, Data]:
-    """Both sets of trials, in windows that end at each bin. Raises DataError where the data are not there."""
-    folder = os.environ.get("EDGERUN_DATA")
-    if not folder:
-        raise DataError("EDGERUN_DATA is not set: it names the folder of reach_macaque.npz")
-    with np.load(Path(folder) / "reach_macaque.npz") as file:
+    """Both sets of trials, in windows that end at each bin."""
+    with np.load(data_file("reach_macaque.npz")) as file:
         first, second = ((file[f"spikes_{k}"], file[f"velocity_{k}"].astype(np.float64)) for k in "ab")
     places, moved = np.arange(UNITS), np.arange(0, UNITS, 3)
     places[moved] = np.roll(moved, 1)
@@ -332,12 +327,7 @@ def apart(arms: dict[str, list[Run]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many nets, from seed 1 on")
-    parser.add_argument("--short", action="store_true", help="one small net, few windows: seconds")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
-    args = parser.parse_args()
+    args = command(__doc__, short="one small net, few windows: seconds", seeds=5).parse_args()
     first, second = sets()
     seeds, trained, adapted, neurons, epochs = args.seeds, TRAINED, ADAPTED, 64, 15
     if args.short:
@@ -350,10 +340,7 @@ def main() -> int:
             print(f"seed {seed}: {run.arm} {run.figures}", file=sys.stderr, flush=True)
         save(args.output, runs)
     sizes = {"trained": trained, "adapted": adapted, "neurons": neurons}
-    text = page(runs, sizes | {"old": len(first.x) - trained, "new": len(second.x) - adapted})
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, page(runs, sizes | {"old": len(first.x) - trained, "new": len(second.x) - adapted}))
     return 0
 
 

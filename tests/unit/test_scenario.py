@@ -130,6 +130,7 @@ def test_a_gap_is_of_pairs_and_positive_where_the_first_is_above(scenario: Modul
     assert scenario.gap(found, "full", "plain") == "+30.0 ± 14.1"
     assert scenario.gap(found[:1] + found[3:], "plain", "full") == "-40.0"
     assert scenario.gap(found, "full", "plain", of=lambda run: run.untrained[0]) == "+0.0 ± 0.0"
+    assert scenario.gap(found, "full", "plain", digits=3) == "+30.000 ± 14.142"
 
 
 def test_traces_decay(scenario: ModuleType) -> None:
@@ -145,6 +146,47 @@ def test_a_section_is_made_once_and_rewritten_later(scenario: ModuleType, tmp_pa
         "# Results\n\n<!-- other -->\nkept\n<!-- end of other -->\n\n"
         "<!-- mine -->\n## Mine\n\nnew\n<!-- end of mine -->\n"
     )
+
+
+def test_a_scenario_has_the_options_of_all_scenarios_and_its_own(scenario: ModuleType) -> None:
+    parser = scenario.command("What it is.", short="one seed", seeds=4)
+    args = parser.parse_args([])
+    assert vars(args) == {"seeds": 4, "short": False, "output": Path("build/learning"), "markdown": None}
+    args = parser.parse_args(["--seeds", "7", "--short", "-o", "a", "--markdown", "b"])
+    assert vars(args) == {"seeds": 7, "short": True, "output": Path("a"), "markdown": Path("b")}
+    assert parser.format_help().index("What it is.") < parser.format_help().index("one seed")
+    assert "how many seeds, from 1 on" in parser.format_help()
+    with pytest.raises(SystemExit):
+        scenario.command(None, short="").parse_args(["--seeds", "1"])
+
+
+def test_what_is_published_is_saved_printed_and_written(
+    scenario: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n")
+    parser = scenario.command(None, short="")
+    scenario.publish(parser.parse_args(["-o", str(tmp_path / "quiet")]), RUNS, "## Two tasks")
+    assert page.read_text() == "# Results\n"
+    scenario.publish(parser.parse_args(["-o", str(tmp_path), "--markdown", str(page)]), RUNS, "## Two tasks")
+    assert scenario.load(tmp_path, "two_tasks") == scenario.load(tmp_path / "quiet", "two_tasks") == RUNS
+    assert capsys.readouterr().out == "## Two tasks\n" * 2
+    assert page.read_text() == "# Results\n\n<!-- two_tasks -->\n## Two tasks\n<!-- end of two_tasks -->\n"
+    scenario.draw(page, "a-figure", "<svg/>")
+    assert (tmp_path / "images" / "a-figure.svg").read_text() == "<svg/>"
+
+
+def test_a_file_of_data_is_there_or_it_is_said_where_it_was_looked_for(
+    scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.npz").touch()
+    monkeypatch.setenv("EDGERUN_DATA", str(tmp_path))
+    assert scenario.data_file("a.npz") == tmp_path / "a.npz"
+    with pytest.raises(SystemExit, match=r"EDGERUN_DATA must name a folder with b\.npz"):
+        scenario.data_file("b.npz")
+    monkeypatch.delenv("EDGERUN_DATA")
+    with pytest.raises(SystemExit, match=r"EDGERUN_DATA must name a folder with a\.npz"):
+        scenario.data_file("a.npz")
 
 
 def test_cost_is_what_the_planner_and_the_price_list_say(scenario: ModuleType, digits_bundle: Path) -> None:
