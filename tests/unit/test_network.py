@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import integers
 
 from edgerun.arrays import AnyArray, Tensors
-from edgerun.errors import DataError
+from edgerun.errors import DataError, SpecError
 from edgerun.kernels import head, spiking
 from edgerun.network import Network
 from edgerun.ops import DenseRun, LifRun, ReadoutRun
@@ -112,7 +112,25 @@ def test_any_neuron_equals_the_slow_one_on_extreme_numbers(data: st.DataObject) 
         rng, 4, 5, extreme=data.draw(st.booleans()), threshold=threshold, weight_exponent=exponent,
         recurrent_shift=shift, **fields,
     )  # fmt: skip
+    currents = largest_currents(spec, tensors)
+    beyond = [current for current in currents if current >= 1 << 30]
+    if beyond:
+        with pytest.raises(SpecError, match=f"largest input current {beyond[0]} is above {(1 << 30) - 1}"):
+            spec.certify(tensors, (1,), frozenset())
+        return
+    assert spec.certify(tensors, (1,), frozenset()).bound == max(currents)
     compare(spec, tensors, rng.integers(0, 2, (12, 2, 4)))
+
+
+def largest_currents(spec: Lif, tensors: Tensors) -> list[int]:
+    """What drives each neuron where every spike comes that helps, whichever its sign."""
+    inputs, bias = tensors["hidden.input"].tolist(), tensors["hidden.bias"].tolist()
+    recurrent = tensors["hidden.recurrent"].tolist() if spec.recurrent else []
+    totals = [
+        sum(abs(row[j]) for row in inputs) + sum(abs(row[j]) << spec.recurrent_shift for row in recurrent)
+        for j in range(spec.outputs)
+    ]
+    return [integers.current(total, spec.weight_exponent) + abs(b) for total, b in zip(totals, bias, strict=True)]
 
 
 def test_membranes_at_the_rail_saturate_and_do_not_wrap() -> None:
