@@ -206,12 +206,31 @@ class Head(Record, frozen=True, kw_only=True):
 # ------------------------------------------------------------------ learning
 
 
-class Intelligence(Record, frozen=True, kw_only=True):
-    """Synaptic intelligence (Zenke et al. 2017): pull back what mattered, credit what helped."""
+NO_PULL: Final = 58
+"""The strength at which not even the largest importance pulls."""
+Strength: TypeAlias = Annotated[int, Meta(ge=0, le=NO_PULL)]
+"""sc: the pull is (Omega * (ref - shadow)) >> sc, clamped for stability."""
+Damping: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 30)]
+"""xi, in (shadow LSB)**2 / 256."""
 
-    strength: Annotated[int, Meta(ge=0, le=30)]  # sc: the pull is (Omega * (ref - shadow)) >> sc, clamped for stability
-    damping: Annotated[int, Meta(ge=1, le=1 << 30)]  # xi, in (shadow LSB)**2 / 256
+
+class Intelligence(Record, frozen=True, kw_only=True):
+    """Synaptic intelligence (Zenke et al. 2017): pull back what mattered, credit what helped.
+
+    strength, damping  one number for all plastic tensors, or one for each, in the order of the rule's rates
+    """
+
+    strength: Strength | tuple[Strength, ...]
+    damping: Damping | tuple[Damping, ...]
     every: Annotated[int, Meta(ge=0, le=1 << 20)] = 0  # consolidate after so many updates; 0 = by command or when idle
+
+    def strength_of(self, index: int) -> int:
+        """Of the index-th plastic tensor."""
+        return self.strength if isinstance(self.strength, int) else self.strength[index]
+
+    def damping_of(self, index: int) -> int:
+        """Of the index-th plastic tensor."""
+        return self.damping if isinstance(self.damping, int) else self.damping[index]
 
 
 class Replay(Record, frozen=True, kw_only=True):
@@ -292,12 +311,21 @@ class LearningPlan(Record, frozen=True, kw_only=True):
             raise SpecError("rewiring needs a rule, there is none")
         if self.profile == "small":
             self._check_small()
+        if self.intelligence is not None:
+            self._check_own(self.intelligence)
         limited = [rate for rate in self.rule.rates if rate.max_norm] if self.rule else []
         if limited and self.normaliser is not UNSET:
             raise SpecError(
                 f"rate of {limited[0].tensor!r} has max_norm {limited[0].max_norm}, must be 0 behind a normaliser: "
                 f"it would measure the gradient before it"
             )
+
+    def _check_own(self, intelligence: Intelligence) -> None:
+        """Numbers of each tensor's own: as many as there are tensors that learn."""
+        rates = len(self.rule.rates) if self.rule else 0
+        for name, own in (("strength", intelligence.strength), ("damping", intelligence.damping)):
+            if not isinstance(own, int) and len(own) != rates:
+                raise SpecError(f"intelligence {name} has {len(own)} numbers, the rule has {rates} plastic tensors")
 
     def _check_small(self) -> None:
         """Eight bits of a trace are left out: rates and gradient_shift must have as many to give."""

@@ -17,11 +17,10 @@ from edgerun.arrays import I16, I64, Tensors
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary
 from edgerun.network import Network
-from edgerun.spec import Manifest, Replay
+from edgerun.spec import NO_PULL, Manifest, Replay
 
 ORDER_SEED: Final = 3
 ALWAYS: Final = 32768  # error threshold: no sample is skipped
-NO_PULL: Final = 30  # strength at which no importance pulls
 
 
 def priors(manifest: Manifest, tensors: Tensors, x: I16, y: I64, targets: I16 | None = None) -> Tensors:

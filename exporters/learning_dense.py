@@ -23,6 +23,7 @@ from edgerun.kernels.mq import TARGET
 from edgerun.layers.base import INPUT
 from edgerun.rules.dense import ChainRecord
 from edgerun.spec import (
+    NO_PULL,
     Backprop,
     ClassTable,
     Dense,
@@ -212,17 +213,17 @@ def intelligence(
 
         2 c rate Omega = 2 c eta 2**(sg - 16 - shift);        xi counts steps of (sw / 256)**2 * 256
 
-    Integers have one pull and one damping for all tensors: the geometric mean of theirs.
+    Each tensor has its own of both: the nearest power of two of its pull, and its xi.
     """
-    chain = units(manifest, tensors, maps)
+    weights = {
+        layer.name: unit.weight for layer, unit in zip(manifest.layers, units(manifest, tensors, maps), strict=True)
+    }
     pulls = [2 * strength * rate.eta * 2.0 ** (rule.gradient_shift - 16 - rate.shift) for rate in rule.rates]
-    dampings = [damping * SHADOW / unit.weight**2 for unit in chain]
-    return Intelligence(strength=min(30, max(0, round(-math.log2(mean(pulls))))), damping=max(1, round(mean(dampings))))
-
-
-def mean(values: Sequence[float]) -> float:
-    """The geometric one."""
-    return math.exp(sum(map(math.log, values)) / len(values))
+    steps = [weights[rate.tensor.rpartition(".")[0]] ** 2 / SHADOW for rate in rule.rates]
+    return Intelligence(
+        strength=tuple(min(NO_PULL, max(0, round(-math.log2(pull)))) for pull in pulls),
+        damping=tuple(max(1, round(damping / step)) for step in steps),
+    )
 
 
 def error_units(chain: Sequence[Unit]) -> list[float]:

@@ -157,7 +157,9 @@ def _learning(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if isinstance(plan.normaliser, RMaxProp):
         yield "steps", f"{plan.normaliser.__struct_config__.tag}, {plan.normaliser.describe()}"
     if plan.intelligence:
-        yield "protection", f"synaptic intelligence, strength {plan.intelligence.strength}"
+        own = plan.intelligence.strength
+        strength = own if isinstance(own, int) else ", ".join(map(str, own))
+        yield "protection", f"synaptic intelligence, strength {strength}"
     if isinstance(plan.rewiring, Rewiring):
         yield "rewiring", f"{plan.rewiring.share / 32768:.0%} of synapses at a boundary, as many grow"
     if plan.replay.capacity:

@@ -86,7 +86,8 @@ class Consolidation:
 
     def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None:
         code, ref = state[f"importance.{step.tensor}"][step.rows], state[f"ref.{step.tensor}"][step.rows]
-        plasticity.pull(step.wanted, code, ref, step.shadow, self.spec.strength, step.noise(Use.PULL))
+        strength = self.spec.strength_of(step.index)
+        plasticity.pull(step.wanted, code, ref, step.shadow, strength, step.noise(Use.PULL))
 
     def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
         omega, words = state[f"omega.{step.tensor}"][step.rows], step.noise(Use.OMEGA)
@@ -94,12 +95,12 @@ class Consolidation:
 
     def consolidate(self, tensor: str, index: int, state: Mapping[str, AnyArray], seed: int, update: int) -> None:
         """Turn credit into importance, block by block, and move the anchor here."""
-        shadow = state[f"shadow.{tensor}"]
+        shadow, damping = state[f"shadow.{tensor}"], self.spec.damping_of(index)
         for rows in blocks(len(shadow), self.profile.block_rows):
             words = np.empty(shadow[rows].shape, np.uint32)
             fill_words(words, key(seed, update, stream(index, Use.IMPORTANCE)), rows.start * shadow.shape[1])
             code, ref, omega = (state[f"{kind}.{tensor}"][rows] for kind in ("importance", "ref", "omega"))
-            plasticity.consolidate(code, ref, omega, shadow[rows], self.spec.damping, words, self.profile.credit_drop)
+            plasticity.consolidate(code, ref, omega, shadow[rows], damping, words, self.profile.credit_drop)
 
 
 @dataclass(frozen=True, slots=True)

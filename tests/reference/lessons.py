@@ -283,7 +283,8 @@ def change(
     living = lives(plan, state, rate.tensor, place)
     if plan.intelligence:
         code, ref = int(state[f"importance.{rate.tensor}"][place]), int(state[f"ref.{rate.tensor}"][place])
-        d += pull(code, widths.anchor(ref) - before, plan.intelligence.strength, words[PULL])
+        strength = own(plan, plan.intelligence.strength, rate.tensor)
+        d += pull(code, widths.anchor(ref) - before, strength, words[PULL])
     if not living:
         d, growth = 0, state[f"growth.{rate.tensor}"]
         g = sat16(half(gradient, plan.rule.gradient_shift - widths.trace_drop)) if plan.rule else 0
@@ -295,6 +296,12 @@ def change(
         omega, made = state[f"omega.{rate.tensor}"], int(shadow[place]) - before
         credit = stochastic(-g * made, widths.credit_drop, words[OMEGA])
         omega[place] = widths.credited(int(omega[place]) + credit)
+
+
+def own(plan: LearningPlan, numbers: int | tuple[int, ...], tensor: str) -> int:
+    """A tensor's own number of those that its rates are in the order of, or the one for all."""
+    rates = plan.rule.rates if plan.rule else ()
+    return numbers if isinstance(numbers, int) else dict(zip([r.tensor for r in rates], numbers, strict=True))[tensor]
 
 
 def rewiring(plan: LearningPlan) -> Rewiring:
@@ -388,7 +395,7 @@ def follow(mean: AnyArray, gradients: Matrix, number: int, memory: int) -> None:
 
 def boundary(plan: LearningPlan, seed: int, number: int, index: int, tensor: str, state: dict[str, AnyArray]) -> None:
     """Credit becomes importance and the anchor moves, in place."""
-    widths, damping = WIDTHS[plan.profile], plan.intelligence.damping if plan.intelligence else 0
+    widths, damping = WIDTHS[plan.profile], own(plan, plan.intelligence.damping, tensor) if plan.intelligence else 0
     code, ref, omega, shadow = (state[f"{part}.{tensor}"] for part in ("importance", "ref", "omega", "shadow"))
     for at, place in enumerate(np.ndindex(*shadow.shape)):
         moved = int(shadow[place]) - widths.anchor(int(ref[place]))

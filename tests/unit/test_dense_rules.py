@@ -17,14 +17,16 @@ from edgerun.certificate import certify
 from edgerun.errors import ModelError, SpecError
 from edgerun.kernels import chain as kernels
 from edgerun.kernels import mq
+from edgerun.kernels.plasticity import decode_importance
 from edgerun.learn import tape
 from edgerun.learn.il_prox import IlProxRule
 from edgerun.learn.learner import Learner
 from edgerun.learn.predictive import PredictiveCodingRule
+from edgerun.learn.records import Boundary
 from edgerun.learn.rules import rule_of
 from edgerun.lifetime import new_learner
 from edgerun.network import Network
-from edgerun.price import memory_plan, recorded
+from edgerun.price import memory_plan, recorded, work
 from edgerun.spec import Guard, Intelligence, LearningPlan, Manifest, MeanQuotient, Rule
 from exporters import learning_dense
 from exporters.learning_dense import Quantised
@@ -293,6 +295,69 @@ def test_mq_makes_every_tensor_move_as_far(trained: paper.Net, digits: tuple[F64
     mean = np.mean(moved[1:], axis=0)
     assert (mean > 0.4e-3).all()
     assert (mean < 2e-3).all()
+
+
+# ------------------------------------------------------------------ synaptic intelligence in real units
+
+
+def test_each_tensor_is_pulled_as_the_paper_says(trained: paper.Net, digits: tuple[F64, AnyArray]) -> None:
+    """Credit, importance and pull in real units, along the integers' own path: c and xi hold for every tensor."""
+    strength, damping, rate = 0.01, 1e-4, 0.02
+    chain = quantise(trained)
+    rule, units = learning_dense.backprop(*chain, rate), learning_dense.units(*chain)
+    spec = learning_dense.intelligence(rule, *chain, strength, damping)
+    assert len({spec.strength_of(k) for k in range(3)}) > 1
+    assert len({spec.damping_of(k) for k in range(3)}) > 1
+    q, y = quantised(digits[0][1200:1300]), digits[1][1200:1300]
+    learner = new_learner(bundle_of(chain, rule, q, y, intelligence=spec))
+    state = learner.arrays()
+    shadows = [state[f"shadow.fc{k}.weight"] for k in range(3)]
+    start = [shadow.astype(np.float64) for shadow in shadows]
+    omegas = [np.zeros(shadow.shape) for shadow in shadows]
+    for row, label in zip(q, y, strict=True):
+        live = Quantised(chain.manifest, {**chain.tensors, **learner.network.tensors}, chain.maps)
+        found = paper.backprop(as_floats(live), row[None] / 127, np.array([label]))
+        before = [shadow.astype(np.float64) for shadow in shadows]
+        learner.apply(learner.plan_lesson(row, int(label), "full"))
+        for omega, g, shadow, old, unit in zip(omegas, found.weight, shadows, before, units, strict=True):
+            omega -= g * (shadow - old) * unit.weight / 256
+    moved = [(shadow - old) * unit.weight / 256 for shadow, old, unit in zip(shadows, start, units, strict=True)]
+    learner.apply(Boundary(reason="command"))
+    for k, (omega, way) in enumerate(zip(omegas, moved, strict=True)):
+        want = 2 * strength * rate * np.maximum(0, omega) / (way**2 + damping)
+        got = decode_importance(state[f"importance.fc{k}.weight"]) * 2.0 ** -spec.strength_of(k)
+        exact = 2 * strength * rule.rates[k].eta * 2.0 ** (rule.gradient_shift - 16 - rule.rates[k].shift)
+        rounded = 2.0 ** -spec.strength_of(k) / exact
+        assert 0.7 < rounded < 1.42
+        assert abs(got.sum() / want.sum() / rounded - 1) < 0.05, k
+        assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.95
+
+
+def test_numbers_of_a_tensors_own_are_as_many_as_tensors_learn() -> None:
+    rule = learning_dense.backprop(*quantise(paper.Net.he(SIZES, np.random.default_rng(1))), 0.02)
+    for own in ({"strength": (9, 9), "damping": 64}, {"strength": 9, "damping": (64,)}):
+        with pytest.raises(SpecError, match=r"intelligence \w+ has [12] numbers, the rule has 3 plastic tensors"):
+            LearningPlan(rule=rule, intelligence=Intelligence(**own))
+    with pytest.raises(SpecError, match="strength has 3 numbers, the rule has 0"):
+        LearningPlan(intelligence=Intelligence(strength=(9, 9, 9), damping=64))
+
+
+def test_own_numbers_cost_nothing_and_come_back_from_a_file(trained: paper.Net, digits: tuple[F64, AnyArray]) -> None:
+    chain, (q, y) = quantise(trained), (quantised(digits[0][:16]), digits[1][:16])
+    rule = learning_dense.backprop(*chain, 0.02)
+    specs = [Intelligence(strength=12, damping=64), Intelligence(strength=(12, 12, 12), damping=(64, 64, 64))]
+    one, own = (bundle_of(chain, rule, q, y, intelligence=spec) for spec in specs)
+    assert (one.manifest.learning.intelligence, own.manifest.learning.intelligence) == (specs[0], specs[1])
+    assert memory_plan(one) == memory_plan(own)
+    assert work(one) == work(own)
+    digests = []
+    for bundle in (one, own):
+        learner = new_learner(bundle)
+        for row, label in zip(q, y, strict=True):
+            learner.apply(learner.plan_lesson(row, int(label), "full"))
+            learner.apply(Boundary(reason="command"))
+        digests.append(learner.digest())
+    assert digests[0] == digests[1]
 
 
 # ------------------------------------------------------------------ determinism, memory, bounds

@@ -116,6 +116,25 @@ def test_importance_holds_weights_where_they_are() -> None:
     assert (distances[1][~important] == distances[0][~important]).all()
 
 
+def test_a_tensor_takes_its_own_of_many_numbers() -> None:
+    """The tensor is the rule's third: the third of many numbers is what one number for all would be."""
+
+    def path(spec: Intelligence) -> tuple[list[Any], list[Any]]:
+        chain = Chain(spec=spec)
+        for step in range(20):
+            chain.update(factors(step, scale=800))
+        chain.boundary()
+        for step in range(20, 24):
+            chain.update(factors(step, scale=800))
+        return chain.state["importance.w"].tolist(), chain.state["shadow.w"].tolist()
+
+    one, own = path(SPEC), path(Intelligence(strength=(30, 4, 12), damping=(1, 9, 64)))
+    assert one == own
+    weaker = path(Intelligence(strength=(12, 12, 30), damping=64))
+    assert (weaker[0], weaker[1] == one[1]) == (one[0], False)
+    assert path(Intelligence(strength=12, damping=(64, 64, 6400)))[0] != one[0]
+
+
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_row_blocks_of_any_size_give_the_same_bits(rows: int) -> None:
     def path(profile: Profile) -> tuple[dict[str, list[Any]], list[int]]:

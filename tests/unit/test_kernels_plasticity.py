@@ -8,6 +8,7 @@ from reference import integers
 
 from edgerun.kernels import plasticity
 from edgerun.kernels.noise import fill_words, key, stochastic_round
+from edgerun.spec import NO_PULL
 
 TOP = integers.decode(231)
 CODES = np.arange(232, dtype=np.uint8)
@@ -145,7 +146,7 @@ def test_importance_saturates_at_231(value: int) -> None:
 
 @given(
     code=st.integers(0, 231), ref=st.integers(-32512, 32512), shadow=st.integers(-32512, 32512),
-    strength=st.integers(0, 30), word=WORDS,
+    strength=st.integers(0, NO_PULL), word=WORDS,
 )  # fmt: skip
 @example(code=231, ref=1, shadow=0, strength=0, word=2**32 - 1)
 @example(code=231, ref=-1, shadow=0, strength=0, word=0)
@@ -161,6 +162,17 @@ def test_a_pull_equals_the_definition_and_never_overshoots(
     assert got == integers.pull(code, ref - shadow, strength, word)
     assert min(0, ref - shadow) <= got <= max(0, ref - shadow)
     assert code or not got
+
+
+def test_where_nothing_pulls_any_more() -> None:
+    """One step under it the largest importance still does."""
+    ends = []
+    for strength in (NO_PULL - 1, NO_PULL):
+        wanted, words = np.zeros(1, np.int64), np.array([2**32 - 1], np.uint32)
+        code, ref, shadow = np.array([231], np.uint8), np.array([1], np.int16), np.array([0], np.int16)
+        plasticity.pull(wanted, code, ref, shadow, strength, words)
+        ends.append(bool(wanted.any()))
+    assert ends == [True, False]
 
 
 def test_the_strongest_pull_comes_home_and_stays() -> None:

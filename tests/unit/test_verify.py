@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import structs
 
 from edgerun import encode
 from edgerun.arrays import AnyArray, Tensors
@@ -37,6 +38,7 @@ from edgerun.spec import (
     Replay,
 )
 
+RATES = tuple(PlasticRate(tensor=f"hidden.{part}", eta=3, shift=8) for part in ("input", "recurrent"))
 SPIKING = Manifest(
     name="spiking",
     input=InputSpec(shape=(2, 4), dtype="uint8"),
@@ -227,6 +229,17 @@ def test_inspect_shows_every_section_and_no_escape_sequence(path: Path, capsys: 
     assert KID.hex() in out
     assert "\x1b" not in out
     assert not any(line.endswith(" ") for line in out.splitlines())
+
+
+@pytest.mark.parametrize(("strength", "shown"), [(12, "strength 12\n"), ((31, 9), "strength 31, 9\n")])
+def test_inspect_says_how_strongly_weights_are_held(
+    strength: int | tuple[int, ...], shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = EProp(layer="hidden", readout="out", rates=RATES, chunk_steps=20)
+    plan = LearningPlan(rule=rule, intelligence=Intelligence(strength=strength, damping=16))
+    (tmp_path / "own.edgb").write_bytes(built(structs.replace(SPIKING, learning=plan)))
+    assert main(["inspect", str(tmp_path / "own.edgb")]) == 0
+    assert f"synaptic intelligence, {shown}" in capsys.readouterr().out
 
 
 def test_inspect_speaks_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
