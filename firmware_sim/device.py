@@ -8,7 +8,6 @@ Only the ports are pretend. Everything above them is what runs on a real device;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from edgerun.agent import Agent, Ports, Settings
@@ -134,5 +133,4 @@ class PretendDevice:
     def new_sensor(self, sensor: Sensor) -> None:
         """Point the board at another recording."""
         self.sensor = sensor
-        self.agent.ports = replace(self.agent.ports, sensor=sensor)
-        self.agent.exhausted = False
+        self.agent.senses.watch(sensor)

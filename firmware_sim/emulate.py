@@ -228,9 +228,9 @@ class Emulation:
             {int(fault.arguments["write"]): int(fault.arguments["bits"]) for fault in scenario.of("bit-flip")},
         )
         self._weather = sorted(self._planned_weather(), key=lambda each: each[0])
-        self._phase = (0.0, self.device.agent.budget.power_mw)
-        self._bad = self.device.agent.bad_samples
-        self.probe_before = self.device.agent.probe
+        self._phase = (0.0, self.device.agent.energy.budget.power_mw)
+        self._bad = self.device.agent.senses.bad
+        self.probe_before = self.device.agent.school.probe
 
     def live(self, ending: threading.Event) -> dict[str, Any]:
         """Until the end of the recording, or of the time, or until `ending`; then what there is to tell."""
@@ -271,7 +271,7 @@ class Emulation:
                 self._note(f"bit-flip in {path}")
         if recording.played > played:
             self._keep_score(played)
-        if self.device.agent.budget.power_mw != self._phase[1]:
+        if self.device.agent.energy.budget.power_mw != self._phase[1]:
             self._close_phase()
 
     def _over(self) -> bool:
@@ -279,7 +279,7 @@ class Emulation:
         if self.scenario.seconds is not None:
             return self.now_s >= self.scenario.seconds
         end_s = len(self.scenario.recording) * self.scenario.settings.period_s + REST_S
-        return agent.exhausted and (not agent.busy or self.now_s >= end_s)
+        return agent.senses.exhausted and (not agent.busy or self.now_s >= end_s)
 
     def _come_back(self) -> None:
         """Boot until the power stays; another cut may fall into a boot."""
@@ -296,13 +296,13 @@ class Emulation:
 
     def _keep_score(self, number: int) -> None:
         """Sample `number` of the recording was played: what was wrong with it, and whether the answer was right."""
-        agent, decision = self.device.agent, self.device.agent.decision
+        agent, decision = self.device.agent, self.device.agent.energy.decision
         for fault in self.scenario.faults:
             if fault.arguments.get("sample") == number:
                 self._note(str(fault))
         if decision is not None:
             self.levels[decision.level] += 1
-        if agent.answer is None or agent.answer[0] != agent.samples:
+        if agent.answer is None or agent.answer[0] != agent.senses.number:
             return
         self.inferences += 1
         truth = self.scenario.recording.truth
@@ -345,10 +345,11 @@ class Emulation:
 
     def progress(self) -> str:
         agent = self.device.agent
-        level = agent.decision.level if agent.decision else "-"
+        decision = agent.energy.decision
+        level = decision.level if decision else "-"
         return (
             f"{self.now_s:9.1f} s  {self.scenario.recording.played} samples, newest {NEWEST} {_percent(self.newest)}, "
-            f"{agent.learner.lessons} lessons, probe {_percent(_known(agent.probe))}, level {level}"
+            f"{agent.learner.lessons} lessons, probe {_percent(_known(agent.school.probe))}, level {level}"
         )
 
     @property
@@ -367,7 +368,7 @@ class Emulation:
                     "worst_window_mw": round(worst_mw, 3),
                 }
             )
-        self._phase = (self.now_s, self.device.agent.budget.power_mw)
+        self._phase = (self.now_s, self.device.agent.energy.budget.power_mw)
 
     def told(self, *, interrupted: bool) -> dict[str, Any]:
         """What --json prints."""
@@ -386,21 +387,21 @@ class Emulation:
                 "all": self.hits / self.judged if self.judged else None,
                 "newest": self.newest,
                 "probe_before": _known(self.probe_before),
-                "probe_after": _known(agent.probe),
+                "probe_after": _known(agent.school.probe),
             },
             "lessons": lessons,
             "updates": agent.learner.updates,
             "digest": agent.life.digest(),
             "boots": device.boots,
             "sensor": {
-                "refused": agent.bad_samples,
-                "missing": agent.missed_samples,
-                "stuck": agent.stuck_samples,
+                "refused": agent.senses.bad,
+                "missing": agent.senses.missed,
+                "stuck": agent.senses.stuck,
             },
             "energy": {
                 "all_j": device.power.energy_j,
                 "per_act_mj": {name: uj / 1e3 for name, uj in sorted(device.power.spent_uj.items())},
-                "source": agent.prices.source,
+                "source": agent.energy.prices.source,
             },
             "phases": self.phases,
             "levels": {level: self.levels[level] / cycles for level in LEVELS if self.levels[level]},

@@ -100,7 +100,7 @@ class Bench:
             final = [each for each in self.results(name) if each.status not in ("accepted", "running")]
             if final:
                 return final[0]
-        raise AssertionError(f"{name} was not answered: {self.agent.decision}")
+        raise AssertionError(f"{name} was not answered: {self.agent.energy.decision}")
 
     def results(self, name: str) -> list[Result]:
         found = {
@@ -124,7 +124,7 @@ class Bench:
         for image in images:
             self.feed.queue.append(np.asarray(image, np.uint8))
             self.device.cycle()
-            numbers.append(self.agent.samples)
+            numbers.append(self.agent.senses.number)
         return numbers
 
     def correct(self, first: int, count: int, *, wrong: int = 0) -> Result:
@@ -146,7 +146,7 @@ class Bench:
         """Everything that a refusal must leave as it is."""
         files = {name: (self.folder / name).read_bytes() for name in files_under(self.folder, "journal", "learned")}
         agent = self.agent
-        return agent.life.digest(), agent.learner.meta(), files, agent.budget, agent.reporter._mode, agent.busy
+        return agent.life.digest(), agent.learner.meta(), files, agent.energy.budget, agent.reporter._mode, agent.busy
 
 
 def files_under(folder: Path, *parts: str) -> list[str]:

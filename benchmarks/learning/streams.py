@@ -1,7 +1,7 @@
 """What streams of windows share: the net that they meet, a device's lifetime that follows one, and its float twin.
 
 A stream is windows in the order in which they came, and labels that come later: `told` names past windows by number,
-as the command `feedback` does (`edgerun/agent.py`). `Device` does with them what an agent does: it keeps the newest
+as the command `feedback` does (`edgerun/agent/`). `Device` does with them what an agent does: it keeps the newest
 windows, teaches `Lifetime` the one that a label names, and asks the lesson guard whenever a group is full.
 """
 
@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from deploy.demo.arms import plain_plan
 from edgerun import encode
-from edgerun.agent import WINDOWS
+from edgerun.agent.senses import WINDOWS
 from edgerun.arrays import F64, I16, I64, AnyArray, Bool
 from edgerun.bundle import Bundle, Probe, read_bundle
 from edgerun.errors import DataError

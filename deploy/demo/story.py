@@ -159,11 +159,11 @@ class Story:
         self.feed.next = image
         self.device.cycle()
         agent = self.device.agent
-        if agent.decision is not None:
-            self.levels.add(agent.decision.level)
+        self.levels.add(agent.energy.allowed.level)
         if agent.cycles % 2 == 0:
             self.rows.append((self.now_s, agent.metrics() | {"power_window_mw": self.window_mw()}))
-        return agent.samples if agent.remembers(agent.samples) else None
+        number = agent.senses.number
+        return number if agent.senses.remembers(number) else None
 
     def window_mw(self) -> float:
         """Mean power of the last 60 s, by the pretend board's own meter."""
@@ -229,7 +229,7 @@ class Story:
         worst = self.device.power.worst_window_mw(self.phase_from_s, self.now_s)
         self.told.governor.append(
             {
-                "budget_mw": self.device.agent.budget.power_mw,
+                "budget_mw": self.device.agent.energy.budget.power_mw,
                 "worst_window_mw": round(worst, 3),
                 "levels_visited": [level for level in LEVELS if level in self.levels],
                 "seconds": round(self.now_s - self.phase_from_s, 1),
@@ -377,8 +377,8 @@ class Story:
     def finish(self) -> None:
         device, agent = self.device, self.device.agent
         energies = {
-            "per_inference_uj": agent.mean_energy_uj("inference"),
-            "per_update_uj": agent.mean_energy_uj("lesson"),
+            "per_inference_uj": agent.energy.mean_uj("inference"),
+            "per_update_uj": agent.energy.mean_uj("lesson"),
         }
         self.told.energy = {name: round(value, 2) for name, value in energies.items()} | {"source": self.prices.source}
         device.stop()

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgerun.agent import Agent, Ports, Settings, within
+from edgerun.agent import Agent, Ports, Settings
+from edgerun.agent.energy import within
 from edgerun.boards import get_board
 from edgerun.bundle import MAX_FILE_BYTES, Bundle, read_bundle
 from edgerun.config import Broker, Config, load_config
@@ -273,9 +274,9 @@ def serve(agent: Agent, clock: ServiceClock, notifier: Notifier, *, verbose: boo
     agent.start()
     notifier.tell("READY=1")
     due_s, last_s = clock.device_s() + TELL_S, math.inf
-    while not clock.ending and (not agent.exhausted or (agent.busy and clock.device_s() < last_s)):
+    while not clock.ending and (not agent.senses.exhausted or (agent.busy and clock.device_s() < last_s)):
         agent.cycle()
-        if agent.exhausted:
+        if agent.senses.exhausted:
             last_s = min(last_s, clock.device_s() + LINGER_S)
         if clock.device_s() >= due_s:
             due_s += TELL_S
@@ -289,11 +290,13 @@ def serve(agent: Agent, clock: ServiceClock, notifier: Notifier, *, verbose: boo
 
 def progress(agent: Agent) -> str:
     """One line: what it did, how well, what it costs."""
-    level = f"{agent.decision.level} ({agent.decision.reason})" if agent.decision else "not decided"
-    probe = "no probe" if math.isnan(agent.probe) else f"probe {agent.probe:.1%}"
+    decision, probed = agent.energy.decision, agent.school.probe
+    level = f"{decision.level} ({decision.reason})" if decision else "not decided"
+    probe = "no probe" if math.isnan(probed) else f"probe {probed:.1%}"
     if agent.answer is not None and not agent.learner.classes:
         probe = f"newest answer {agent.answer[1]}"
     return (
-        f"level {level}, {agent.samples} samples, {agent.inferences} inferences, {agent.learner.lessons} lessons, "
-        f"{agent.learner.updates} updates, {probe}, {sum(agent.energy_uj.values()) / 1e6:.3g} J"
+        f"level {level}, {agent.senses.number} samples, {agent.inferences} inferences, "
+        f"{agent.learner.lessons} lessons, {agent.learner.updates} updates, {probe}, "
+        f"{agent.energy.total_uj / 1e6:.3g} J"
     )

@@ -14,7 +14,8 @@ import pytest
 from bench import AMPLE_MW, BOARD, BUNDLE, PERIOD_S, Bench, examples
 from pretend import CAPACITY, INPUTS, sample, twin_digest
 
-from edgerun.agent import METRICS_EVERY, QUEUE
+from edgerun.agent import METRICS_EVERY
+from edgerun.agent.lessons import QUEUE
 from edgerun.learn.records import encode
 from edgerun.price import prices, work
 from edgerun.telemetry.commands import Example
@@ -46,7 +47,7 @@ def test_a_new_class_is_taught_judged_and_known(bench: Bench) -> None:
     done = bench.do("teach", label="mug", examples=examples(4))
     assert (done.status, done.detail["examples"], done.detail["classes"]) == ("done", 3, 5)
     bench.show(sample(4, 50))
-    assert bench.agent.answer == (bench.agent.samples, "mug")
+    assert bench.agent.answer == (bench.agent.senses.number, "mug")
     assert [event.detail["label"] for event in bench.events("class-added")] == ["mug"]
     assert len(bench.events("taught")) == len(bench.events("consolidated")) == 1
     more = bench.do("teach", label="mug", examples=examples(4, 2, 10), consolidate=False)
@@ -67,7 +68,8 @@ def test_a_class_that_waits_survives_that_the_one_before_is_rolled_back(bench: B
     second = bench.send("teach", label="mug", examples=examples(5))
     bench.hear()
     bench.agent.life._best = 2.0  # so that the guard is appalled
-    while len(bench.agent._jobs) > 1:
+    bad = bench.agent.lessons.first
+    while bench.agent.lessons.first is bad:
         bench.device.cycle()
     bench.agent.life._best = 0.0
     while bench.agent.busy:
@@ -125,12 +127,12 @@ def test_a_wipe_leaves_no_sample_on_the_flash(bench: Bench) -> None:
     secrets = [sample(4, i).astype(np.uint8).tobytes() for i in range(3)] + [b"mug"]
     assert all(any(secret in data for data in bench.learned()[2].values()) for secret in secrets)
     bench.show(sample(0, 77))
-    waiting = bench.send("feedback", items=[{"sample": bench.agent.samples, "label": "a"}])
+    waiting = bench.send("feedback", items=[{"sample": bench.agent.senses.number, "label": "a"}])
     bench.hear()
     assert bench.do("wipe-learned").detail["digest"] == factory == bench.agent.life.digest()
     assert bench.results(waiting)[-1].status == "failed"
     assert not any(secret in data for data in bench.learned()[2].values() for secret in secrets)
-    assert not bench.agent.remembers(bench.agent.samples)
+    assert not bench.agent.senses.remembers(bench.agent.senses.number)
     bench.reboot()
     assert bench.agent.life.digest() == factory
     assert bench.correct(3, 2).status == "done"
@@ -142,7 +144,7 @@ def test_checkpoint_consolidate_probe_and_rebirth_are_answered(bench: Bench) -> 
     assert bench.do("checkpoint").detail == {"generation": 1}
     assert bench.do("consolidate").detail == {"updates": bench.agent.learner.updates}
     probe = bench.do("probe").detail
-    assert probe == {"accuracy": round(bench.agent.probe, 4), "digest": bench.agent.life.digest()}
+    assert probe == {"accuracy": round(bench.agent.school.probe, 4), "digest": bench.agent.life.digest()}
     assert bench.do("rebirth").status == "done"
 
 
@@ -244,7 +246,7 @@ def test_a_flood_of_lessons_is_bounded(bench: Bench) -> None:
         bench.hear()
         accepted += [each.status for each in bench.results(name)] == ["accepted"]
     assert accepted == QUEUE // 3
-    assert bench.agent._waiting <= QUEUE
+    assert bench.agent.lessons.waiting <= QUEUE
     assert bench.do("probe").status == "done"
 
 
@@ -261,7 +263,7 @@ def test_commands_that_wait_for_energy_are_bounded(bench: Bench) -> None:
 def test_the_budget_that_was_set_outlives_a_restart(bench: Bench) -> None:
     assert bench.do("budget-set", power_mw=50).detail == {"power_mw": 50.0}
     bench.reboot()
-    assert bench.agent.budget.power_mw == 50.0
+    assert bench.agent.energy.budget.power_mw == 50.0
 
 
 # ------------------------------------------------------------------ the guard
@@ -278,10 +280,10 @@ def test_wrong_lessons_are_rolled_back_and_said_to_be(bench: Bench) -> None:
         bench.hear()
         if bench.events("rolled-back"):
             break
-        good, probe = {name: array.copy() for name, array in learner.arrays().items()}, bench.agent.probe
+        good, probe = {name: array.copy() for name, array in learner.arrays().items()}, bench.agent.school.probe
     told = bench.events("rolled-back")[0].detail
     assert told["best"] - told["correct"] / told["of"] > BUNDLE.manifest.learning.guard.max_drop
-    assert bench.agent.probe == probe
+    assert bench.agent.school.probe == probe
     for name, array in learner.arrays().items():
         np.testing.assert_array_equal(array, good[name])
     assert bench.replays()
@@ -293,7 +295,7 @@ def test_after_a_class_is_forgotten_the_guard_measures_anew(bench: Bench) -> Non
     """The probe's samples of that class are wrong from then on: good lessons must not be undone for it."""
     bench.correct(0, 4)
     assert bench.do("forget-class", label="d").status == "done"
-    assert bench.agent.probe <= 0.8
+    assert bench.agent.school.probe <= 0.8
     for first in range(0, 12, 4):
         bench.correct(first, 3)
         bench.device.cycle()
@@ -325,7 +327,7 @@ def test_broken_readings_are_counted_and_harm_nothing(bench: Bench) -> None:
     for _ in range(10):
         bench.device.cycle()
     agent = bench.agent
-    assert (agent.bad_samples, agent.inferences, agent.missed_samples, agent.stuck_samples) == (5, 3, 2, 1)
+    assert (agent.senses.bad, agent.inferences, agent.senses.missed, agent.senses.stuck) == (5, 3, 2, 1)
     assert agent.life.digest() == digest
     assert bench.correct(0, 2).status == "done"
 
@@ -428,7 +430,7 @@ def test_a_wipe_cut_short_is_whole_or_has_not_begun(tmp_path: Path) -> None:
 def test_a_budget_cut_short_is_the_old_or_the_new(tmp_path: Path) -> None:
     seen = set()
     for bench, done in after_every_cut(tmp_path, lambda bench: bench.do("budget-set", power_mw=70)):
-        seen.add((bench.agent.budget.power_mw, done))
+        seen.add((bench.agent.energy.budget.power_mw, done))
         assert bench.agent.learner.lessons == 3
     assert {(AMPLE_MW, False), (70.0, True)} <= seen <= {(AMPLE_MW, False), (70.0, False), (70.0, True)}
 
@@ -453,7 +455,9 @@ def test_no_window_exceeds_its_budget_whatever_is_asked(tmp_path: Path, seed: in
         numbers = bench.show(*(sample(int(rng.integers(4)), 9000 + step) for _ in range(int(rng.integers(1, 4)))))
         kind = rng.random()
         if kind < 0.5:
-            items = [{"sample": n, "label": "abcd"[rng.integers(4)]} for n in numbers if bench.agent.remembers(n)]
+            items = [
+                {"sample": n, "label": "abcd"[rng.integers(4)]} for n in numbers if bench.agent.senses.remembers(n)
+            ]
             if items:
                 bench.send("feedback", items=items)
         elif kind < 0.56:
@@ -468,9 +472,9 @@ def test_no_window_exceeds_its_budget_whatever_is_asked(tmp_path: Path, seed: in
             bench.send("wipe-learned")
         elif kind < 0.64:
             bench.send("forget-class", label="b")
-        levels.add(bench.agent.decision.level)
+        levels.add(bench.agent.energy.decision.level)
         if step % 60 == 59:
-            now_s, budget_mw = bench.device.clock.device_s(), bench.agent.budget.power_mw
+            now_s, budget_mw = bench.device.clock.device_s(), bench.agent.energy.budget.power_mw
             assert bench.device.power.worst_window_mw(since_s, now_s) <= budget_mw
             bench.send("budget-set", power_mw=some_budget())
             bench.hear()
@@ -487,12 +491,12 @@ def test_a_small_budget_sheds_learning_and_a_large_one_brings_it_back(tmp_path: 
         bench.show(sample(i % 4, i))
     assert bench.agent.inferences == 60, "service goes before plasticity"
     shed = bench.agent.learner.lessons
-    number = bench.agent.samples
+    number = bench.agent.senses.number
     bench.send("budget-set", power_mw=AMPLE_MW)
     bench.send("feedback", items=[{"sample": number, "label": "a"}])
     for _ in range(80):
         bench.device.cycle()
-    assert bench.agent.decision.level == "full"
+    assert bench.agent.energy.decision.level == "full"
     assert bench.agent.learner.lessons == shed + 1
     bench.agent.abandon()
 

@@ -98,7 +98,7 @@ def said(bench: Bench) -> AnyArray:
 def show(bench: Bench, number: int) -> int:
     bench.feed.queue.append(sample(number))
     bench.device.cycle()
-    found: int = bench.agent.samples
+    found: int = bench.agent.senses.number
     return found
 
 
@@ -139,11 +139,11 @@ def test_feedback_brings_values_late(bench: Bench) -> None:
 def test_a_stream_with_targets_teaches_and_broken_ones_are_counted(bench: Bench) -> None:
     good, bad = target(1), np.array([np.nan, 0.0], np.float32)
     told = iter([Sample(sample(1), target=good), Sample(sample(2), target=bad), Sample(sample(3), label="cup")])
-    bench.agent.ports.sensor.read = lambda: next(told, None)  # type: ignore[method-assign]  # a feed that knows
+    bench.feed.read = lambda: next(told, None)  # type: ignore[method-assign]  # a feed that knows
     for _ in range(12):
         bench.device.cycle()
     assert bench.agent.learner.lessons == 1
-    assert bench.agent.bad_samples == 1
+    assert bench.agent.senses.bad == 1
 
 
 def test_a_rehearsal_tells_and_changes_nothing(bench: Bench) -> None:

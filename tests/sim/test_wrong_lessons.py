@@ -13,7 +13,8 @@ import pytest
 from bench import BUNDLE, Bench, examples
 from pretend import INPUTS, sample
 
-from edgerun.agent import COMMANDS, COMMANDS_PER_S, QUEUE
+from edgerun.agent import COMMANDS, COMMANDS_PER_S
+from edgerun.agent.lessons import QUEUE
 from edgerun.spec import Doubt
 from edgerun.telemetry.commands import TOO_MANY, Example
 
@@ -124,7 +125,7 @@ def test_a_flood_of_teaching_keeps_the_device_at_its_work(bench: Bench) -> None:
         bench.show(sample(cycle % 4, cycle))
     agent = bench.agent
     assert agent.inferences == 100
-    assert agent._waiting <= QUEUE
+    assert agent.lessons.waiting <= QUEUE
     assert agent.life.digest() == digest
     taken = agent.commands - 1
     assert taken <= COMMANDS + COMMANDS_PER_S * 100 * 0.5 + 1

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgerun.agent import spike_rate
+from edgerun.agent.voice import spike_rate
 from edgerun.graph import wanted_tensors
 from edgerun.layers import AlphaCells, Cells, Dense, DenseSum, Layer, Lif, SLstm
 from edgerun.layers.spiking import SPIKING
