@@ -190,4 +190,53 @@ void er_class_means(int32_t *means, const int32_t *sums, const int32_t *counts, 
 void er_prototype_scores(int32_t *scores, const int32_t *z, const int32_t *means, const int32_t *bias,
                          const int32_t *counts, int32_t k, int32_t d);
 
+/* ---------------------------------------------------------------- noise */
+
+typedef struct er_key {
+    uint32_t k0, k1;
+} er_key;
+
+/* What a stream of words is for: stream = tensor * 16 + use. */
+enum er_use { ER_USE_UPDATE, ER_USE_PULL, ER_USE_OMEGA, ER_USE_IMPORTANCE, ER_USE_HISTORY, ER_USE_DECAY };
+
+er_key er_noise_key(uint64_t seed, uint64_t update, uint32_t stream);
+
+/* The word at linear index i. */
+static inline uint32_t er_word(er_key key, uint32_t i) {
+    uint32_t x = i * 0x9e3779b1u + key.k0;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x ^= key.k1;
+    x *= 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+/* ---------------------------------------------------------------- plastic weights */
+
+/* A plastic tensor, the factors of its gradient and what consolidation notes about it: `edgerun.learn.stages`.
+ *
+ * G = history' post, of T = `steps` outer products, T <= 128. In profile small (`small` is 1) the history is
+ * history_high, which counts 2**8, shadows' high bytes are the weights (weight is NULL), anchors and credit are the
+ * narrow ones; else the others. Without consolidation importance, anchor and credit are NULL. index is the tensor's
+ * place in the learning plan. |shadow - 128 * small| <= 32512.
+ */
+#define ER_PLASTIC(I, IN, OPT, OUT, MAY) \
+    I(rows) I(columns) I(steps) I(index) I(small) I(eta) I(shift) I(max_step) I(max_norm) I(decay_shift) \
+    I(gradient_shift) I(strength) I(damping) \
+    OPT(int16_t, history, (int64_t)r->steps * r->rows) OPT(int8_t, history_high, (int64_t)r->steps * r->rows) \
+    IN(int16_t, post, (int64_t)r->steps * r->columns) \
+    OUT(int16_t, shadow, (int64_t)r->rows * r->columns) MAY(int8_t, weight, (int64_t)r->rows * r->columns) \
+    MAY(uint8_t, importance, (int64_t)r->rows * r->columns) \
+    MAY(int16_t, ref, (int64_t)r->rows * r->columns) MAY(int8_t, ref_high, (int64_t)r->rows * r->columns) \
+    MAY(int32_t, omega, (int64_t)r->rows * r->columns) MAY(int16_t, omega_narrow, (int64_t)r->rows * r->columns)
+ER_RECORD(er_plastic, ER_PLASTIC)
+
+/* One update: descend, decay, pull, write, credit. Returns the squared norm of the change made, in shadow LSB. */
+int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number);
+/* A boundary: credit becomes importance, the anchor moves here. */
+void er_consolidate(const er_plastic *p, uint64_t seed, uint64_t number);
+/* The fewest halvings e >= 0 with |G| * eta <= max_norm * 2**(shift + e), shift + e <= 30; 0 where max_norm is 0. */
+int32_t er_limit_shift(const er_plastic *p);
+
 #endif

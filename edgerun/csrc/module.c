@@ -1,34 +1,18 @@
 /* edgerun._native: the C kernels for Python. A record is filled from a dict, field by field, each array checked for its
  * type, its length and whether it may be written; views stay open for as long as the object lives.
  */
-#define Py_LIMITED_API 0x030b0000
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "module.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "edgerun.h"
-
 /* ---------------------------------------------------------------- records from dicts */
 
-typedef struct views {
-    Py_buffer *all;
-    Py_ssize_t count, room;
-} views;
-
-static void close_views(views *open) {
+void close_views(views *open) {
     for (Py_ssize_t k = 0; k < open->count; k++) PyBuffer_Release(&open->all[k]);
     free(open->all);
     memset(open, 0, sizeof *open);
 }
-
-typedef struct source {
-    const char *record;
-    PyObject *fields; /* a dict */
-    Py_ssize_t taken;
-    views *open;
-} source;
 
 static PyObject *look_up(source *from, const char *name) {
     PyObject *found = PyDict_GetItemString(from->fields, name);
@@ -39,7 +23,7 @@ static PyObject *look_up(source *from, const char *name) {
     return found;
 }
 
-static int take_number(source *from, const char *name, int32_t *to) {
+int take_number(source *from, const char *name, int32_t *to) {
     PyObject *found = look_up(from, name);
     if (!found) return -1;
     long value = PyLong_AsLong(found);
@@ -88,8 +72,7 @@ static void *open_array(views *open, const char *record, const char *name, PyObj
     return view->buf;
 }
 
-static int take_array(source *from, const char *name, const char *type, int64_t count, int writable, int optional,
-                      void **to) {
+int take_array(source *from, const char *name, const char *type, int64_t count, int writable, int optional, void **to) {
     PyObject *found = look_up(from, name);
     if (!found) return -1;
     *to = NULL;
@@ -101,23 +84,10 @@ static int take_array(source *from, const char *name, const char *type, int64_t 
     return *to ? 0 : -1;
 }
 
-#define TAKE_NUMBER(name) \
-    if (take_number(from, #name, &r->name)) return -1;
-#define TAKE(type, name, count, writable, optional) \
-    if (take_array(from, #name, #type, count, writable, optional, (void **)&r->name)) return -1;
-#define TAKE_IN(type, name, count) TAKE(type, name, count, 0, 0)
-#define TAKE_OPT(type, name, count) TAKE(type, name, count, 0, 1)
-#define TAKE_OUT(type, name, count) TAKE(type, name, count, 1, 0)
-#define TAKE_MAY(type, name, count) TAKE(type, name, count, 1, 1)
-#define FILLER(kind, record, FIELDS) \
-    static int fill_##record(source *from, record *r) { \
-        FIELDS(TAKE_NUMBER, TAKE_IN, TAKE_OPT, TAKE_OUT, TAKE_MAY) \
-        return 0; \
-    }
 ER_LAYERS(FILLER)
 FILLER(, er_plan, ER_NET)
 
-static int all_taken(const source *from) {
+int all_taken(const source *from) {
     if (from->taken == PyDict_Size(from->fields)) return 0;
     PyErr_Format(PyExc_ValueError, "%s: %zd fields are given, it has %zd", from->record, PyDict_Size(from->fields),
                  from->taken);
@@ -142,15 +112,6 @@ static int fill_layer(er_layer *layer, PyObject *kind_and_fields, views *open) {
 }
 
 /* ---------------------------------------------------------------- Net */
-
-typedef struct {
-    PyObject_HEAD
-    er_net net;
-    er_layer *layers;
-    er_dense whiten;
-    views open;
-    int long_call; /* whether a window is worth releasing the interpreter lock for */
-} NetObject;
 
 static int check_net(const er_net *net) {
     const er_plan *plan = &net->plan;
@@ -229,10 +190,13 @@ static int32_t argmax(const int32_t *scores, int32_t count) {
     return count ? best : -1;
 }
 
-/* A call's own array, closed by the caller. */
-static void *borrow(Py_buffer *view, PyObject *array, const char *name, const char *type, int64_t count, int writable) {
+void *borrow(Py_buffer *view, PyObject *array, const char *name, const char *type, int64_t count, int writable) {
     views one = {view, 0, 1};
     return open_array(&one, "call", name, array, type, count, writable);
+}
+
+void give_back(Py_buffer *view) {
+    if (view->obj) PyBuffer_Release(view);
 }
 
 /* infer(q, known, scores) -> label: one window from a clean state.
@@ -262,8 +226,8 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
         }
         label = PyLong_FromLong(argmax(to, (int32_t)known));
     }
-    if (scores.obj) PyBuffer_Release(&scores);
-    if (q.obj) PyBuffer_Release(&q);
+    give_back(&scores);
+    give_back(&q);
     return label;
 }
 
@@ -273,7 +237,7 @@ static PyObject *net_run(PyObject *object, PyObject *array) {
     Py_buffer q = {0};
     const int16_t *from = borrow(&q, array, "q", "int16_t", self->net.plan.size, 0);
     if (from) er_net_run(&self->net, from);
-    if (q.obj) PyBuffer_Release(&q);
+    give_back(&q);
     if (!from) return NULL;
     Py_RETURN_NONE;
 }
@@ -308,7 +272,7 @@ static PyObject *net_decide(PyObject *object, PyObject *args) {
     Py_buffer scores = {0};
     int32_t *to = borrow(&scores, array, "scores", "int32_t", plan->capacity ? known : plan->outputs, 1);
     if (to) er_net_decide(&self->net, known, to);
-    if (scores.obj) PyBuffer_Release(&scores);
+    give_back(&scores);
     if (!to) return NULL;
     Py_RETURN_NONE;
 }
@@ -323,7 +287,7 @@ static PyObject *net_reading(PyObject *object, PyObject *args) {
     Py_buffer out = {0};
     int32_t *to = borrow(&out, array, "out", "int32_t", er_layer_outputs(&self->net.layers[layer]), 1);
     if (to) er_layer_reading(&self->net.layers[layer], to);
-    if (out.obj) PyBuffer_Release(&out);
+    give_back(&out);
     if (!to) return NULL;
     Py_RETURN_NONE;
 }
@@ -357,7 +321,8 @@ static int fill_module(PyObject *module) {
     PyObject *net = PyType_FromSpec(&net_spec), *names = PyTuple_New(ER_KINDS);
     if (!net || !names) return -1;
     for (int k = 0; k < ER_KINDS; k++) PyTuple_SetItem(names, k, PyUnicode_FromString(kinds[k]));
-    const int failed = PyModule_AddObjectRef(module, "Net", net) || PyModule_AddObjectRef(module, "KINDS", names);
+    const int failed = PyModule_AddObjectRef(module, "Net", net) || PyModule_AddObjectRef(module, "KINDS", names) ||
+                       add_learning(module, (PyTypeObject *)net);
     Py_DECREF(net);
     Py_DECREF(names);
     return failed ? -1 : 0;

@@ -17,7 +17,8 @@ from edgerun.arrays import I8, I16, I32, I64, AnyArray, Bool, Tensors
 from edgerun.errors import DataError, SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity
-from edgerun.learn import doubt, prototypes, reservoir, stages, tape
+from edgerun.kernels.native import Backend, library
+from edgerun.learn import doubt, native, prototypes, reservoir, stages, tape
 from edgerun.learn.doubt import Doubter
 from edgerun.learn.profiles import high_bytes, profile_of
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
@@ -27,7 +28,7 @@ from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL, RuleRecord
-from edgerun.spec import Doubt, Level, Manifest, Rewiring
+from edgerun.spec import Doubt, Level, Manifest, PlasticRate, Rewiring
 
 BATCH = 32
 DEEP: tuple[Level, ...] = ("full", "light", "sparse")
@@ -118,6 +119,7 @@ class Learner:
     priors     importance codes from offline training, by plastic tensor name
     exemplars  (x, label) that the reservoir starts from
     keeper     where the last good state lives
+    backend    who changes weights: numpy, or C in what it has a form of; the bits are the same
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Learner:
         priors: Mapping[str, AnyArray],
         exemplars: tuple[AnyArray, AnyArray] | None = None,
         keeper: Keeper | None = None,
+        backend: Backend = "numpy",
     ) -> None:
         self.network, self.manifest = network, network.manifest
         self._tensors = cast(Tensors, network.tensors)
@@ -148,6 +151,9 @@ class Learner:
         self._doubter = Doubter(plan.doubt, self._state) if isinstance(plan.doubt, Doubt) else None
         if network.prototypes is not None:
             self._adopt_prototypes()
+        self._plastic: tuple[native.Plastic, ...] = ()
+        if backend != "numpy" and library() is not None and not native.numpy_stages(plan):
+            self._plastic = native.plastics(self.manifest, self._tensors, self._state)
         self.reset()
 
     # ------------------------------------------------------------------ state
@@ -355,25 +361,30 @@ class Learner:
 
     def _update(self, found: Mapping[str, stages.Factors], gradient_shift: int) -> float:
         """Apply one update to all plastic tensors; returns its norm in weight LSB."""
-        chain = tuple(stage for stage in (self._consolidation, self._rewire) if stage)
         squared = 0
         for index, (rate, factors) in enumerate(zip(self._rates, found.values(), strict=True)):
-            squared += stages.update(
-                rate,
-                index,
-                factors,
-                self._copy(rate.tensor),
-                self._state,
-                chain,
-                gradient_shift=gradient_shift,
-                seed=self.manifest.seed,
-                number=self.updates,
-                normaliser=self._normaliser,
-                profile=self._profile,
-            )
+            if self._plastic:
+                squared += self._plastic[index].update(factors, self.updates)
+            else:
+                squared += self._update_by_stages(index, rate, factors, gradient_shift)
             self._load_weights(rate.tensor)
         self.updates += 1
-        return float(np.sqrt(squared)) / 256
+        return norm_of(squared)
+
+    def _update_by_stages(self, index: int, rate: PlasticRate, factors: stages.Factors, gradient_shift: int) -> int:
+        return stages.update(
+            rate,
+            index,
+            factors,
+            self._copy(rate.tensor),
+            self._state,
+            tuple(stage for stage in (self._consolidation, self._rewire) if stage),
+            gradient_shift=gradient_shift,
+            seed=self.manifest.seed,
+            number=self.updates,
+            normaliser=self._normaliser,
+            profile=self._profile,
+        )
 
     @property
     def _triggered(self) -> bool:
@@ -524,7 +535,10 @@ class Learner:
         if self._consolidation is None:
             return
         for index, rate in enumerate(self._rates):
-            self._consolidation.consolidate(rate.tensor, index, self._state, self.manifest.seed, self.updates)
+            if self._plastic:
+                self._plastic[index].consolidate(self.updates)
+            else:
+                self._consolidation.consolidate(rate.tensor, index, self._state, self.manifest.seed, self.updates)
 
     def _consolidate_on_count(self, updates_before: int) -> None:
         every = self.manifest.learning.intelligence.every if self.manifest.learning.intelligence else 0
@@ -593,6 +607,11 @@ class Learner:
         if self.reservoir is None:
             raise DataError("the lesson replays samples, the bundle has no reservoir")
         return self.reservoir
+
+
+def norm_of(squared: int) -> float:
+    """The norm in weight LSB of a change whose squared norm counts shadow LSB."""
+    return float(np.sqrt(squared)) / 256
 
 
 def trigger(threshold: int, share: int, seen: int, ceiling: int) -> int:

@@ -1,0 +1,110 @@
+"""Learning in C beside numpy's: the same bits, update by update and window by window, random and at the ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgerun.arrays import Tensors
+from edgerun.kernels import plasticity
+from edgerun.kernels.native import library
+from edgerun.learn import native, stages
+from edgerun.learn.profiles import PROFILES
+from edgerun.learn.stages import Consolidation, Factors
+from edgerun.spec import EProp, Intelligence, LearningPlan, PlasticRate, ProfileName
+
+pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
+
+SEED = (1 << 63) + 12345
+
+
+def some(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
+    """Integers of a type: near its ends, around zero, or all over, and many zeros."""
+    ends = np.iinfo(dtype)
+    spread = int(rng.choice([3, 300, ends.max]))
+    found = rng.integers(max(ends.min, -spread), min(ends.max, spread), shape, endpoint=True)
+    if rng.random() < 0.3:
+        found = rng.choice([ends.min, ends.max, 0], shape)
+    return np.where(rng.random(shape) < 0.3, 0, found).astype(dtype)
+
+
+class Case:
+    """One plastic tensor with everything about it, in numbers that reach their ends."""
+
+    def __init__(self, seed: int, profile_name: ProfileName, *, notes: bool) -> None:
+        rng, profile = np.random.default_rng(seed), PROFILES[profile_name]
+        low, steps = 0 if profile.copies else 8, int(rng.choice([1, 1, 5, 100]))
+        shape = (int(rng.integers(1, 40)), int(rng.choice([1, 3, 20, 257, 300])))
+        self.profile, self.index = profile, int(rng.integers(5))
+        self.rate = PlasticRate(
+            tensor="t", eta=int(rng.choice([0, 1, 500, 32767])), shift=int(rng.integers(low, 31)),
+            max_step=int(rng.choice([1, 512, 32512])), max_norm=int(rng.choice([0, 1, 4000, 1 << 24])),
+            decay_shift=int(rng.choice([0, 1, 12, 30])),
+        )  # fmt: skip
+        spec = Intelligence(strength=int(rng.choice([0, 4, 16, 30, 58])), damping=int(rng.choice([1, 600, 1 << 30])))
+        self.rule = EProp(
+            layer="l", readout="r", chunk_steps=1, rates=(self.rate,), gradient_shift=int(rng.integers(max(1, low), 31))
+        )
+        self.plan = LearningPlan(rule=self.rule, intelligence=spec if notes else None, profile=profile_name)
+        history, post = some(rng, (steps, shape[0]), profile.trace), some(rng, (steps, shape[1]), "int16")
+        self.factors = Factors(history, post, profile.trace_drop)
+        self.stages = (Consolidation(spec, profile),) if notes else ()
+        wide = some(rng, shape, "int16").astype(np.int32)
+        shadow = np.clip(wide, profile.middle - 32512, profile.middle + 32512).astype(np.int16)
+        self.state: Tensors = {"shadow.t": shadow, "weights": np.zeros(shape, np.int8)}
+        plasticity.weights_from_shadow(self.state["weights"], shadow)
+        if notes:
+            code = rng.integers(0, 232, shape) * (rng.random(shape) < 0.7) * (rng.random() < 0.8)
+            self.state |= {
+                "ref.t": some(rng, shape, profile.anchor), "omega.t": some(rng, shape, profile.credit),
+                "importance.t": code.astype(np.uint8),
+            }  # fmt: skip
+
+    def by_numpy(self, number: int) -> tuple[int, Tensors]:
+        state = {name: array.copy() for name, array in self.state.items()}
+        shape = state["shadow.t"].shape
+        for name, slot in stages.scratch_slots(shape[1], self.profile).items():
+            state[name] = np.zeros(slot.shape, slot.dtype)
+        changed = stages.update(
+            self.rate, self.index, self.factors, state["weights"] if self.profile.copies else None, state, self.stages,
+            gradient_shift=self.rule.gradient_shift, seed=SEED, number=number, profile=self.profile,
+        )  # fmt: skip
+        return changed, {name: state[name] for name in self.state}
+
+    def by_c(self, number: int) -> tuple[int, Tensors]:
+        state = {name: array.copy() for name, array in self.state.items()}
+        return self.plastic(state).update(self.factors, number), state
+
+    def plastic(self, state: Tensors) -> native.Plastic:
+        return native.Plastic(native.plastic_fields(self.plan, self.rate, self.index, state["weights"], state), SEED)
+
+
+def same(ours: Tensors, theirs: Tensors) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("notes", [True, False])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_update_gives_numpys_bits(profile: ProfileName, notes: bool) -> None:
+    moved = 0
+    for seed in range(80):
+        case = Case(seed, profile, notes=notes)
+        (changed, ours), (wanted, theirs) = case.by_c(seed << 30), case.by_numpy(seed << 30)
+        same(ours, theirs)
+        assert changed == wanted, seed
+        moved += changed > 0
+    assert moved > 40
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_boundary_gives_numpys_bits(profile: ProfileName) -> None:
+    for seed in range(60):
+        case = Case(seed, profile, notes=True)
+        ours, theirs = ({name: array.copy() for name, array in case.state.items()} for _ in range(2))
+        case.plastic(ours).consolidate(seed)
+        case.stages[0].consolidate("t", case.index, theirs, SEED, seed)
+        same(ours, theirs)
