@@ -10,63 +10,35 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import valued
 from bench import BOARD, Bench
 
-from edgerun.arrays import AnyArray, Tensors
-from edgerun.bundle import Bundle, Selftest, no_probe, pack, read_bundle
+from edgerun.arrays import AnyArray
+from edgerun.bundle import Bundle
 from edgerun.linux.disk import RealDisk
-from edgerun.network import Network
 from edgerun.ports import Sample
-from edgerun.rules import EPropValues
-from edgerun.spec import (
-    Frames,
-    Guard,
-    Head,
-    InputSpec,
-    LearningPlan,
-    Lif,
-    Manifest,
-    OutputSpec,
-    PlasticRate,
-    Readout,
-)
+from edgerun.spec import Guard, LearningPlan, Lif
 from edgerun.telemetry.commands import Example
 from exporters.life import relive
 from exporters.life_page import page
 
-STEPS, INPUTS, NEURONS, OUTPUTS = 12, 10, 24, 2
+STEPS, INPUTS, NEURONS = 12, 10, 24
+SHIFTS = {"hidden.input": 16, "hidden.recurrent": 20, "out.input": 10}
 UNIT = 3.0  # of the values, in the readout's own
 
 
-def manifest() -> Manifest:
-    shifts = {"hidden.input": 16, "hidden.recurrent": 20, "out.input": 10}
-    rates = tuple(PlasticRate(tensor=name, eta=1, shift=shift, max_norm=4000) for name, shift in shifts.items())
-    rule = EPropValues(
-        layer="hidden", readout="out", chunk_steps=STEPS, target_steps=2, post_shift=6, rates=rates
-    )  # fmt: skip
-    return Manifest(
-        name="hand", input=InputSpec(shape=(STEPS, INPUTS)), encoder=Frames(),
-        layers=(
-            Lif(name="hidden", inputs=INPUTS, outputs=NEURONS, weight_exponent=8),
-            Readout(name="out", inputs=NEURONS, outputs=OUTPUTS, weight_exponent=8),
-        ),
-        head=Head(kind="values"), output=OutputSpec(shape=(OUTPUTS,), scale=UNIT * 2.0**-24),
-        learning=LearningPlan(rule=rule, guard=Guard(every=8)), seed=5,
-    )  # fmt: skip
-
-
 def bundle() -> Bundle:
+    rule = valued.plan(SHIFTS, 4000, chunk_steps=STEPS, target_steps=2)
+    hidden = Lif(name="hidden", inputs=INPUTS, outputs=NEURONS, weight_exponent=8)
+    learning = LearningPlan(rule=rule, guard=Guard(every=8))
+    model = valued.manifest(rule, (STEPS, INPUTS), hidden, unit=UNIT, learning=learning, seed=5)
     rng = np.random.default_rng(3)
-    tensors: Tensors = {
+    tensors = valued.unbiased(NEURONS, 28000) | {
         "hidden.input": rng.integers(-30, 70, (INPUTS, NEURONS)).astype(np.int8),
         "hidden.recurrent": rng.integers(-20, 21, (NEURONS, NEURONS)).astype(np.int8),
-        "hidden.bias": np.zeros(NEURONS, np.int32), "hidden.decay": np.full(NEURONS, 28000, np.uint16),
-        "out.input": np.zeros((NEURONS, OUTPUTS), np.int8),
-        "out.bias": np.zeros(OUTPUTS, np.int32), "out.kappa": np.full(OUTPUTS, 28000, np.uint16),
-    }  # fmt: skip
-    x = np.stack([sample(k) for k in range(8)])
-    y = np.array([Network(manifest(), tensors).infer(row.reshape(-1).astype(np.int16)).scores for row in x], np.int32)
-    return read_bundle(pack(manifest(), tensors, selftest=Selftest(x, y), probe=no_probe(manifest())))
+        "out.input": np.zeros((NEURONS, valued.OUTPUTS), np.int8),
+    }
+    return valued.bundle(model, tensors, np.stack([sample(k) for k in range(8)]))
 
 
 def sample(number: int) -> AnyArray:

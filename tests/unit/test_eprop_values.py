@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import valued
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,7 +14,7 @@ from reference import integers
 
 from edgerun import price
 from edgerun.arrays import I16, AnyArray, Tensors
-from edgerun.bundle import Bundle, Selftest, no_probe, pack, read_bundle
+from edgerun.bundle import Bundle
 from edgerun.errors import DataError, SpecError
 from edgerun.kernels import eprop
 from edgerun.learn import records
@@ -23,22 +24,9 @@ from edgerun.lifetime import Lifetime
 from edgerun.linux.disk import RealDisk
 from edgerun.network import Network
 from edgerun.rules import EPropValues
-from edgerun.spec import (
-    ClassTable,
-    Frames,
-    Guard,
-    Head,
-    InputSpec,
-    LearningPlan,
-    Lif,
-    Manifest,
-    OutputSpec,
-    PlasticRate,
-    Readout,
-    Replay,
-)
+from edgerun.spec import ClassTable, Guard, Head, LearningPlan, Lif, Manifest, Replay
 
-STEPS, INPUTS, NEURONS, OUTPUTS = 60, 20, 40, 2
+STEPS, INPUTS, NEURONS, OUTPUTS = 60, 20, 40, valued.OUTPUTS
 SHIFTS = {"hidden.input": 18, "hidden.recurrent": 20, "out.input": 14}
 NAMES = tuple(SHIFTS)
 DECAY = round(32768 * np.exp(-1 / 10))
@@ -46,36 +34,21 @@ SPIKE = 64
 
 
 def plan(**changes: Any) -> EPropValues:
-    fields: dict[str, Any] = {
-        "layer": "hidden", "readout": "out", "chunk_steps": STEPS, "target_steps": STEPS, "post_shift": 6,
-        "rates": tuple(PlasticRate(tensor=n, eta=1, shift=s, max_norm=400) for n, s in SHIFTS.items()),
-    }  # fmt: skip
-    return EPropValues(**(fields | changes))
+    return valued.plan(SHIFTS, 400, **({"chunk_steps": STEPS, "target_steps": STEPS} | changes))
 
 
 def manifest(rule: EPropValues, **changes: Any) -> Manifest:
-    fields: dict[str, Any] = {
-        "name": "pattern", "input": InputSpec(shape=(STEPS, INPUTS)), "encoder": Frames(),
-        "layers": (
-            Lif(name="hidden", inputs=INPUTS, outputs=NEURONS, weight_exponent=12, recurrent_shift=6),
-            Readout(name="out", inputs=NEURONS, outputs=OUTPUTS, weight_exponent=8),
-        ),
-        "head": Head(kind="values"), "output": OutputSpec(shape=(OUTPUTS,), scale=2.0**-24),
-        "learning": LearningPlan(rule=rule, guard=Guard(every=4096)),
-    }  # fmt: skip
-    return Manifest(**(fields | changes))
+    hidden = Lif(name="hidden", inputs=INPUTS, outputs=NEURONS, weight_exponent=12, recurrent_shift=6)
+    learning = LearningPlan(rule=rule, guard=Guard(every=4096))
+    return valued.manifest(rule, (STEPS, INPUTS), hidden, **({"learning": learning} | changes))
 
 
 def tensors() -> Tensors:
     rng = np.random.default_rng(1)
-    return {
+    return valued.unbiased(NEURONS, DECAY) | {
         "hidden.input": np.clip(rng.normal(10, 20, (INPUTS, NEURONS)), -127, 127).astype(np.int8),
         "hidden.recurrent": np.clip(rng.normal(0, 5, (NEURONS, NEURONS)), -127, 127).astype(np.int8),
-        "hidden.bias": np.zeros(NEURONS, np.int32),
-        "hidden.decay": np.full(NEURONS, DECAY, np.uint16),
         "out.input": np.clip(rng.normal(0, 10, (NEURONS, OUTPUTS)), -127, 127).astype(np.int8),
-        "out.bias": np.zeros(OUTPUTS, np.int32),
-        "out.kappa": np.full(OUTPUTS, DECAY, np.uint16),
     }
 
 
@@ -163,9 +136,7 @@ def test_the_error_of_values_equals_its_definition(outputs: AnyArray, target: An
 
 
 def bundle_of() -> Bundle:
-    model, x = manifest(plan()), np.zeros((8, STEPS, INPUTS), np.int8)
-    scores = np.array([Network(model, tensors()).infer(Q * 0).scores] * 8, np.int32)
-    return read_bundle(pack(model, tensors(), selftest=Selftest(x, scores), probe=no_probe(model)))
+    return valued.bundle(manifest(plan()), tensors(), np.zeros((8, STEPS, INPUTS), np.int8))
 
 
 def test_a_bundle_learns_values_through_a_restart(tmp_path: Path) -> None:
