@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 import msgspec
 
@@ -32,133 +32,138 @@ WHOLE: Final = {"capacity": (1, 4096), "seq": (0, 2**63 - 1), "steps": (1, 1024)
 """Whole numbers that an argument may be."""
 NAME: Final = r"[A-Za-z0-9_.-]{1,64}"
 
+Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any]]
+"""The names of an argument, and what argparse is told of it."""
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL.{onnx,tflite,nir}", help="a trained model")
-    parser.add_argument(
+
+def option(*names: str, **settings: Any) -> Option:
+    return names, settings
+
+
+FILES: Final = (
+    option("model", type=Path, metavar="MODEL.{onnx,tflite,nir}", help="a trained model"),
+    option(
         "--calibrate",
         type=Path,
         required=True,
         metavar="DATA.npz",
         help="x, and y where it is labelled: ranges, class means, self-test, probe",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.edgb", help="the bundle to write")
-    parser.add_argument("--test", type=Path, metavar="DATA.npz", help="measure accuracy on these samples instead")
-    parser.add_argument(
+    ),
+    option("-o", "--output", type=Path, required=True, metavar="MODEL.edgb", help="the bundle to write"),
+    option("--test", type=Path, metavar="DATA.npz", help="measure accuracy on these samples instead"),
+    option(
         "--report",
         type=Path,
         metavar="FILE.{html,json}",
         help="explain layer by layer and class by class, as a page to look at or as JSON",
-    )
-    parser.add_argument(
+    ),
+    option(
         "--board", choices=sorted(BOARDS), action="append", help=f"energy on this board; {' and '.join(DEFAULT_BOARDS)}"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a page")
-    parser.add_argument("--sign", metavar="KEY", action="append", default=[], help="sign with this private key")
-    model = parser.add_argument_group("the bundle")
-    model.add_argument(
-        "--learn",
-        choices=(*LEARN, VALUES, *DENSE),
-        default="none",
-        help="what the device may learn",
-    )
-    model.add_argument(
+    ),
+    option("--json", action="store_true", help="print the report as JSON instead of a page"),
+    option("--sign", metavar="KEY", action="append", default=[], help="sign with this private key"),
+)
+BUNDLE: Final = (
+    option("--learn", choices=(*LEARN, VALUES, *DENSE), default="none", help="what the device may learn"),
+    option(
         "--profile",
         choices=get_args(ProfileName),
         default="standard",
         help="how wide learning's numbers are stored: small takes about half the memory, for e-prop",
-    )
-    model.add_argument(
+    ),
+    option(
         "--head",
         choices=("logits", "prototypes", "values"),
         help="who decides; follows --learn where not given. values: nobody, the outputs are the answer; so also where "
         "the data have neither labels nor class names",
-    )
-    model.add_argument(
+    ),
+    option(
         "--window",
         choices=get_args(Fit),
         default="fit",
         help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
-    )
-    model.add_argument(
+    ),
+    option(
         "--front",
         metavar="log-mel:RATE[,FIELD=N...]",
         help="recordings come in, at RATE Hz: log energies of mel bands are what the model takes, (frames, bands)",
-    )
-    model.add_argument(
+    ),
+    option(
         "--watch",
         action="store_true",
         help="tell, without labels, when samples have become unlike the first ones of their class",
-    )
-    model.add_argument(
+    ),
+    option(
         "--doubt",
         action="store_true",
         help="set feedback aside that contradicts what is known surely, until most of it agrees",
-    )
-    model.add_argument(
+    ),
+    option(
         "--beside",
         action="store_true",
         help="what the field teaches of a class gets a mean beside the factory's, which stays as it is",
-    )
-    model.add_argument(
+    ),
+    option(
         "--rewire",
         action="store_true",
         help="at boundaries, let the weakest synapses that --prune left go, as many grow where learning asks for it",
-    )
-    model.add_argument(
+    ),
+    option(
         "--whiten",
         choices=get_args(Whiten),
         default="shared",
         help="how prototypes measure distance: by the covariance that classes share, or as the features are (none), "
         "for an embedding trained to tell new classes apart",
-    )
-    model.add_argument("--features", metavar="LAYER", help="what prototypes look at: any layer but a readout")
-    model.add_argument("--classes", metavar="A,B,...", help="factory class names, in the order of the labels")
-    model.add_argument("--capacity", type=int, metavar="N", help="how many classes the device may know in the end")
-    model.add_argument("--name", help="the model's name; the file's where not given")
-    model.add_argument(
-        "--seq", type=int, default=0, metavar="N", help="rises with every release: devices refuse lower ones"
-    )
-    model.add_argument("--device-class", default="any", metavar="NAME", help="which devices may run it")
-    model.add_argument(
+    ),
+    option("--features", metavar="LAYER", help="what prototypes look at: any layer but a readout"),
+    option("--classes", metavar="A,B,...", help="factory class names, in the order of the labels"),
+    option("--capacity", type=int, metavar="N", help="how many classes the device may know in the end"),
+    option("--name", help="the model's name; the file's where not given"),
+    option("--seq", type=int, default=0, metavar="N", help="rises with every release: devices refuse lower ones"),
+    option("--device-class", default="any", metavar="NAME", help="which devices may run it"),
+    option(
         "--calibration",
         choices=("auto", *METHODS),
         default="auto",
         help="how ranges are chosen; auto tries them all and keeps what changes the answers least",
-    )
-    model.add_argument(
-        "--percentile", type=float, metavar="P", help="ranges that hold P per cent of the values, 90 to 100"
-    )
-    bytes_ = parser.add_argument_group("fewer bytes")
-    bytes_.add_argument(
-        "--bits", choices=get_args(Bits), default="8", help="of a weight; auto: few where the loss minds it least"
-    )
-    bytes_.add_argument("--flash", type=float, metavar="KB", help="what all weights may take, with --bits auto")
-    bytes_.add_argument("--prune", type=float, metavar="SHARE", help="keep this share of each layer's weights")
-    bytes_.add_argument(
+    ),
+    option("--percentile", type=float, metavar="P", help="ranges that hold P per cent of the values, 90 to 100"),
+)
+BYTES: Final = (
+    option("--bits", choices=get_args(Bits), default="8", help="of a weight; auto: few where the loss minds it least"),
+    option("--flash", type=float, metavar="KB", help="what all weights may take, with --bits auto"),
+    option("--prune", type=float, metavar="SHARE", help="keep this share of each layer's weights"),
+    option(
         "--finetune",
         type=int,
         metavar="EPOCHS",
         help=f"train what is left; {EPOCHS} where torch is there, needs no labels",
-    )
-    spiking = parser.add_argument_group("what a NIR file may leave open")
-    spiking.add_argument(
-        "--reset", choices=("subtract", "soft", "zero", "none"), help="what a spike does to the membrane"
-    )
-    spiking.add_argument("--reset-delay", type=int, choices=(0, 1), help="1: the reset acts one step after the spike")
-    spiking.add_argument("--readout", choices=("last",), help="the last LIF layer is a readout that does not spike")
-    spiking.add_argument(
-        "--encoder", choices=("phase-rate", "frames", "constant"), help="how inputs arrive, step by step"
-    )
-    spiking.add_argument("--steps", type=int, metavar="N", help="time steps of one sample")
-    spiking.add_argument("--full-scale", type=int, metavar="N", help="the input value that spikes in every step")
-    spiking.add_argument("--dt", type=float, metavar="S", help="seconds that one time step stands for (1e-4)")
-    spiking.add_argument("--input-scale", type=float, metavar="X", help="what one step of the input stands for")
-    parser.epilog = (
-        "example:\n  edgerun export digits.onnx --calibrate digits.npz -o digits.edgb\n"
-        "  edgerun export digits.nir --calibrate digits.npz --learn eprop --capacity 10 -o digits.edgb\n"
-        "  edgerun export words.nir --calibrate words.npz --front log-mel:8000 --learn eprop --beside -o words.edgb"
-    )
+    ),
+)
+SPIKING: Final = (
+    option("--reset", choices=("subtract", "soft", "zero", "none"), help="what a spike does to the membrane"),
+    option("--reset-delay", type=int, choices=(0, 1), help="1: the reset acts one step after the spike"),
+    option("--readout", choices=("last",), help="the last LIF layer is a readout that does not spike"),
+    option("--encoder", choices=("phase-rate", "frames", "constant"), help="how inputs arrive, step by step"),
+    option("--steps", type=int, metavar="N", help="time steps of one sample"),
+    option("--full-scale", type=int, metavar="N", help="the input value that spikes in every step"),
+    option("--dt", type=float, metavar="S", help="seconds that one time step stands for (1e-4)"),
+    option("--input-scale", type=float, metavar="X", help="what one step of the input stands for"),
+)
+GROUPS: Final = {"": FILES, "the bundle": BUNDLE, "fewer bytes": BYTES, "what a NIR file may leave open": SPIKING}
+EXAMPLES: Final = (
+    "example:\n  edgerun export digits.onnx --calibrate digits.npz -o digits.edgb\n"
+    "  edgerun export digits.nir --calibrate digits.npz --learn eprop --capacity 10 -o digits.edgb\n"
+    "  edgerun export words.nir --calibrate words.npz --front log-mel:8000 --learn eprop --beside -o words.edgb"
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title) if title else parser
+        for names, settings in options:
+            group.add_argument(*names, **settings)
+    parser.epilog = EXAMPLES
 
 
 def run(args: argparse.Namespace) -> int:
