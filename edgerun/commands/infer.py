@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
@@ -25,10 +25,11 @@ from edgerun import encode
 from edgerun.arrays import F32, I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.files import check_output, writing
+from edgerun.commands.neighbours import runner
 from edgerun.commands.text import columns
 from edgerun.encode.files import heard
 from edgerun.encode.targets import real_answers, wanted_answers
-from edgerun.errors import DataError
+from edgerun.errors import DataError, Refused
 from edgerun.graph import score_width
 from edgerun.kernels.native import BACKENDS, Backend
 from edgerun.metrics import r_squared, relative_error
@@ -47,10 +48,13 @@ class Answers:
 
     y      (N, *output shape)  int32  the last layer's integers, or (N, classes) scores where prototypes decide
     label  (N,)                int32  the winning class, or None where the outputs are the answer
+
+    instructions: of one inference, the mean, where a board was asked
     """
 
     y: I32
     label: I32 | None
+    instructions: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Told:
     r2: float | None  # of values, where the file has targets
     nrmse: float | None
     seconds: float
+    board: str | None
+    instructions: float | None  # of one inference on the board
     notes: tuple[str, ...]
 
 
@@ -86,6 +92,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=BACKENDS,
         help="C kernels, or numpy: the same bits (default: EDGERUN_BACKEND, else C where it was built)",
     )
+    parser.add_argument(
+        "--board",
+        metavar="NAME",
+        help="run the bundle's C firmware on an emulated board, mps2-an386 for one: the same bits",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.epilog = "example:\n  edgerun infer digits.edgb field.npz -o answers.npz"
 
@@ -102,7 +113,14 @@ def run(args: argparse.Namespace) -> int:
     truth = labels(args.data.name, arrays, len(found), classes) if classes else []
     began = time.monotonic()
     tell = progress(sys.stderr.isatty() and not args.json)
-    answers = infer(bundle, found, args.data.name, tell, args.backend)
+    if args.board is None:
+        answers = infer(bundle, found, args.data.name, tell, args.backend)
+    elif args.backend is None:
+        answers = infer_on(bundle, found, args.data.name, args.board)
+    else:
+        raise Refused(
+            f"--backend {args.backend} says how this machine computes, --board {args.board} computes elsewhere"
+        )
     seconds = time.monotonic() - began
     with writing(args.output) as file:
         np.savez(file, **cast(dict[str, Any], as_arrays(bundle, answers)))
@@ -118,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
         r2=r2,
         nrmse=nrmse,
         seconds=round(seconds, 4),
+        board=args.board,
+        instructions=answers.instructions,
         notes=(*found.notes(), *units, *unknown_notes(truth, classes), *answer_notes(bundle.manifest)),
     )
     print(json.dumps(asdict(told), indent=2) if args.json else "\n".join(page(told)))
@@ -135,7 +155,6 @@ def infer(
     Raises DataError naming the first sample that is not finite, SpecError where C is asked for and cannot run it.
     """
     manifest, count = bundle.manifest, len(found)
-    shape = manifest.output.shape if manifest.output else None
     network = network_of(manifest, bundle.tensors, backend).batched(min(BLOCK, count))
     y: I32 = np.zeros((count, score_width(manifest)), np.int32)
     for first in range(0, count, BLOCK):
@@ -144,9 +163,20 @@ def infer(
             network = network.batched(last - first)
         y[first:last] = network.scores(quantised(manifest.input, found.take(first, last), name, first))
         tell(last, count)
-    known = len(manifest.classes.names)
+    return judged(manifest, y)
+
+
+def infer_on(bundle: Bundle, found: Windows, name: str, board: str) -> Answers:
+    """The same of the bundle's firmware on a board. Raises Refused where that cannot be run here."""
+    ran = runner(board).infer(bundle, board, quantised(bundle.manifest.input, found.take(0, len(found)), name, 0))
+    return replace(judged(bundle.manifest, ran.scores), instructions=round(float(ran.instructions.mean()), 1))
+
+
+def judged(manifest: Manifest, y: I32) -> Answers:
+    """Scores (N, k) as answers."""
+    known, shape = len(manifest.classes.names), manifest.output.shape if manifest.output else None
     label = y[:, :known].argmax(axis=1).astype(np.int32) if known else None
-    return Answers(y.reshape(count, *shape) if shape else y, label)
+    return Answers(y.reshape(len(y), *shape) if shape else y, label)
 
 
 def quantised(spec: InputSpec, x: AnyArray, name: str, first: int) -> I16:
@@ -244,5 +274,7 @@ def page(told: Told) -> Iterator[str]:
         rows.append(("values", f"R2 {told.r2:.3f}, nRMSE {told.nrmse:.3f} of {told.samples:,} targets"))
     if told.accuracy is not None:
         rows.append(("accuracy", f"{told.accuracy:.2%} of {told.labelled:,} labelled samples right"))
+    if told.instructions is not None:
+        rows.append((told.board or "", f"{told.instructions:,.0f} instructions an inference"))
     if rows:
         yield from columns(rows)

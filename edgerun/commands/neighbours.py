@@ -1,0 +1,65 @@
+"""What commands ask of neighbours of this package, found by entry points so that nothing here imports them.
+
+edgerun.runners   objects with the methods of `Runner`: they run a bundle on a board that is not this machine
+edgerun.tools     what neighbours do for each other, by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final, Protocol
+
+from edgerun.arrays import F64, I16, I32
+from edgerun.bundle import Bundle
+from edgerun.errors import Refused
+
+RUNNERS: Final = "edgerun.runners"
+TOOLS: Final = "edgerun.tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What samples came to on a board.
+
+    scores        (n, k)  int32
+    instructions  (n,)    float64  of each inference, counted by the board's own ticks
+    """
+
+    scores: I32
+    instructions: F64
+
+
+class Runner(Protocol):
+    """Runs bundles on boards. Raises Refused where something on this machine is missing, one line that says what."""
+
+    boards: Sequence[str]
+
+    def infer(self, bundle: Bundle, board: str, q: I16) -> Ran:
+        """Answers to quantised samples q (n, size)."""
+        ...
+
+
+def runners() -> Iterator[Runner]:
+    """Every runner that is installed."""
+    for point in metadata.entry_points(group=RUNNERS):
+        yield point.load()
+
+
+def runner(board: str) -> Runner:
+    """Who runs a board. Raises Refused, naming the boards that can be run."""
+    boards: list[str] = []
+    for each in runners():
+        if board in each.boards:
+            return each
+        boards += each.boards
+    raise Refused(f"board {board!r} cannot be run here: expected one of {', '.join(boards) or 'none'}")
+
+
+def tool(name: str) -> Callable[..., Any]:
+    """A neighbour's service. Raises Refused where the neighbour is not installed."""
+    for point in metadata.entry_points(group=TOOLS, name=name):
+        found: Callable[..., Any] = point.load()
+        return found
+    raise Refused(f"no package here offers {name!r}")

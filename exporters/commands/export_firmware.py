@@ -1,0 +1,27 @@
+"""`edgerun export-firmware`: a bundle as a C project for a microcontroller."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgerun.bundle import open_bundle
+from exporters.firmware.boards import BOARDS
+from exporters.firmware.project import write_project
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", help="a bundle file, *.edgb")
+    parser.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(BOARDS)}")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the project's folder")
+    parser.epilog = (
+        "example:\n  edgerun export-firmware digits.edgb --board mps2-an386 -o firmware\n  make -C firmware\n"
+        "needs nothing itself; the project is built with gcc-arm-none-eabi (Debian's name)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    bundle = open_bundle(args.bundle)
+    write_project(bundle, args.board, args.output)
+    print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: make -C {args.output}")
+    return 0

@@ -1,0 +1,27 @@
+/* The stream of samples: frames, of which a damaged one is told and left out.
+ *
+ *     'E' 'R'  kind  0  value (int32)  length (uint32)  payload (length bytes)  CRC-32 of kind to payload
+ *
+ * All numbers are little-endian.
+ */
+#ifndef FRAMES_H
+#define FRAMES_H
+
+#include <stdint.h>
+
+typedef struct frame {
+    uint8_t kind;
+    int32_t value;
+    uint32_t length; /* 0, or exactly that of a sample */
+} frame;
+
+enum frame_end { FRAME_WHOLE, FRAME_DAMAGED, STREAM_ENDED };
+
+/* Read one frame; its payload, where it has one, becomes the sample q (MODEL_SIZE,). Of a damaged frame nothing may be
+ * used, and q is no sample. */
+enum frame_end read_frame(frame *found, int16_t *q);
+
+/* CRC-32 (IEEE 802.3), begun with 0 and continued with what it gave. */
+uint32_t crc32(uint32_t crc, const void *bytes, uint32_t count);
+
+#endif

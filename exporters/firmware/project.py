@@ -1,0 +1,105 @@
+"""The files of a project, by name: a bundle for a board."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from edgerun.bundle import Bundle
+from edgerun.errors import SpecError
+from edgerun.image import image_of
+from edgerun.plan import make_plan
+from exporters.firmware import model
+from exporters.firmware.boards import FirmwareBoard, firmware_board
+
+KERNELS: Final = "edgerun"
+"""The folder of the project that holds copies of `edgerun/csrc`."""
+
+PYTHON_ONLY: Final = ("module",)
+"""Sources of `edgerun/csrc` that only a Python process needs begin so."""
+
+STACK: Final = 6144
+
+LINKER: Final = """\
+/* {name}: {cpu}. Written by `edgerun export-firmware`. */
+MEMORY {{
+    FLASH (rx) : ORIGIN = {flash[0]:#010x}, LENGTH = {flash[1]}
+    RAM (rwx) : ORIGIN = {ram[0]:#010x}, LENGTH = {ram[1]}
+}}
+ENTRY(Reset_Handler)
+SECTIONS {{
+    .text : {{ KEEP(*(.vectors)) *(.text*) *(.rodata*) . = ALIGN(4); }} > FLASH
+    _data_flash = LOADADDR(.data);
+    .data : {{ _data = .; *(.data*) . = ALIGN(4); _data_end = .; }} > RAM AT> FLASH
+    .bss (NOLOAD) : {{ _bss = .; *(.bss*) *(COMMON) . = ALIGN(4); _bss_end = .; }} > RAM
+    .stack (NOLOAD) : ALIGN(8) {{ . += {stack}; _stack_top = .; }} > RAM
+    /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.attributes) *(.comment) *(.note*) }}
+}}
+"""
+
+MAKEFILE: Final = """\
+# {name}: `make` builds firmware.elf and firmware.map. Written by `edgerun export-firmware`.
+CROSS ?= arm-none-eabi-
+OPT ?= -O2
+FLAGS = -std=gnu99 -mcpu={cpu} -mthumb -mfloat-abi=soft $(OPT) -ffreestanding -fno-strict-aliasing \\
+    -ffunction-sections -fdata-sections -Wall -Wextra -I. -Ilibc
+LINK = -nostdlib -nostartfiles -T board.ld -Wl,--gc-sections -Wl,-Map=firmware.map
+SOURCES = {sources}
+
+firmware.elf: $(SOURCES) $(wildcard *.h edgerun/*.h) board.ld Makefile
+\t$(CROSS)gcc $(FLAGS) $(LINK) $(SOURCES) -lgcc -o $@
+
+clean:
+\trm -f firmware.elf firmware.map
+"""
+
+
+def project(bundle: Bundle, board: str) -> dict[str, str]:
+    """Every file of the project, by its path. Raises Refused for an unknown board, SpecError for a bundle without C."""
+    where = firmware_board(board)
+    image = image_of(bundle.manifest, bundle.tensors)
+    plan = make_plan({name: held.slot for name, held in image.held.items()})
+    if plan.total_bytes + STACK > where.ram[1]:
+        need = plan.total_bytes + STACK
+        raise SpecError(f"{bundle.manifest.name} needs {need:,} bytes of RAM, {board} has {where.ram[1]:,}")
+    files = dict(_copies())
+    files |= {"model.h": model.header(bundle), "model.c": model.source(image, plan), "board.h": _board(where)}
+    sources = " ".join(sorted(name for name in files if name.endswith(".c")))
+    files["board.ld"] = LINKER.format(name=board, cpu=where.cpu, flash=where.flash, ram=where.ram, stack=STACK)
+    files["Makefile"] = MAKEFILE.format(name=bundle.manifest.name, cpu=where.cpu, sources=sources)
+    return files
+
+
+def write_project(bundle: Bundle, board: str, folder: Path) -> None:
+    """Write the project's files into a folder; files of these names that are there are replaced."""
+    for name, text in project(bundle, board).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _copies() -> dict[str, str]:
+    """Sources that stand as they are: the kernels, and the firmware around them."""
+    kernels, firmware = resources.files("edgerun") / "csrc", resources.files("exporters.firmware") / "c"
+    found = {f"{KERNELS}/{file.name}": file.read_text("utf-8") for file in kernels.iterdir() if _ours(file.name)}
+    return found | {
+        f"{folder}{file.name}": file.read_text("utf-8")
+        for folder in ("", "libc/")
+        for file in (firmware / folder).iterdir()
+        if file.is_file()
+    }
+
+
+def _ours(name: str) -> bool:
+    return name.endswith((".c", ".h")) and not name.startswith(PYTHON_ONLY)
+
+
+def _board(board: FirmwareBoard) -> str:
+    return f"""\
+/* {board.name}. Written by `edgerun export-firmware`. */
+#define BOARD_NAME "{board.name}"
+#define BOARD_TICK_HZ {board.tick_hz}u
+#define BOARD_PAGE {board.page}
+#define BOARD_PAGES 2
+"""

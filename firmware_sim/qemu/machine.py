@@ -1,0 +1,103 @@
+"""Build a project and run it: `arm-none-eabi-gcc`, then `qemu-system-arm` with one nanosecond an instruction."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from edgerun.errors import EdgeRunError, Refused
+
+BOARDS: Final = MappingProxyType(
+    {
+        "mps2-an385": 25_000_000,
+        "mps2-an386": 25_000_000,
+        "mps2-an500": 25_000_000,
+        "mps3-an547": 32_000_000,
+        "netduinoplus2": 168_000_000,
+    }
+)
+"""Machines that run the firmware, and their ticks a second."""
+
+PACKAGES: Final = MappingProxyType({"arm-none-eabi-gcc": "gcc-arm-none-eabi", "qemu-system-arm": "qemu-system-arm"})
+"""Debian packages by the program that they bring."""
+
+CACHE: Final = Path("~/.cache/edgerun/firmware")
+FAULT: Final = 99
+LIMIT_S: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run wrote: lines of telemetry, and the region of checkpoints as it lies in flash."""
+
+    answers: str
+    flash: bytes
+
+
+def require(program: str) -> str:
+    """A program's path. Raises Refused naming the Debian package that brings it."""
+    found = shutil.which(program)
+    if found is None:
+        raise Refused(f"{program} is not installed: apt-get install {PACKAGES[program]}")
+    return found
+
+
+def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
+    """The firmware of a project's files, by path. The same files are built once.
+
+    Raises EdgeRunError with the compiler's first words.
+    """
+    compiler = require("arm-none-eabi-gcc")
+    sha = hashlib.sha256(compiler.encode())
+    for name, text in sorted(files.items()):
+        sha.update(f"{name}\0{len(text)}\0{text}".encode())
+    kept = cache.expanduser() / f"{sha.hexdigest()[:32]}.elf"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="edgerun-firmware-") as folder:
+            for name, text in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            done = subprocess.run(["make", "-C", folder, "-s"], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise EdgeRunError(f"the firmware does not build: {(done.stderr.splitlines() or ['make failed'])[0]}")
+            beside = kept.with_suffix(f".{Path(folder).name}")
+            shutil.copyfile(Path(folder, "firmware.elf"), beside)
+            beside.replace(kept)
+    return kept
+
+
+def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"") -> Run:
+    """Run a stream through the firmware on a board, with what its checkpoints hold.
+
+    Raises EdgeRunError where the firmware does not come to the stream's end.
+    """
+    emulator = require("qemu-system-arm")
+    with tempfile.TemporaryDirectory(prefix="edgerun-qemu-") as folder:
+        Path(folder, "samples.bin").write_bytes(stream)
+        if flash:
+            Path(folder, "flash.bin").write_bytes(flash)
+        done = subprocess.run(
+            [
+                emulator, "-M", board, "-icount", "shift=0", "-display", "none", "-monitor", "none", "-serial", "none",
+                "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware),
+            ],
+            cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            why = "a fault" if done.returncode == FAULT else f"exit code {done.returncode}"
+            raise EdgeRunError(f"the firmware on {board} ended with {why}: {done.stderr.strip()[:200]}")
+        return Run(Path(folder, "answers.txt").read_text("ascii"), Path(folder, "flash.bin").read_bytes())
+
+
+def instructions(board: str, ticks: int) -> float:
+    """What so many ticks of a board came to, one instruction a nanosecond."""
+    return ticks * 1e9 / BOARDS[board]

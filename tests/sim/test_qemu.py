@@ -1,0 +1,90 @@
+"""The C firmware on emulated Cortex-M processors: the bits of numpy, on every core, at every optimisation."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgerun import cli
+from edgerun.bundle import Bundle, open_bundle, read_bundle
+from edgerun.commands.neighbours import runner
+from edgerun.errors import Refused
+from edgerun.network import Network
+from exporters.firmware.project import project
+from firmware_sim.qemu import machine, stream
+from firmware_sim.qemu.runner import answers
+
+TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm", "make")
+MISSING = [name for name in TOOLS if shutil.which(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed here: {', '.join(MISSING)}")
+
+WORDS = Path(__file__).parents[2] / "examples/spoken_digits/model.edgb"
+BOARDS = tuple(machine.BOARDS)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of firmware that this session has built."""
+    return tmp_path_factory.mktemp("firmware")
+
+
+def run(bundle: Bundle, board: str, q: np.ndarray, built: Path, level: str = "-O2") -> np.ndarray:
+    """What the firmware answers."""
+    files = project(bundle, board)
+    files["Makefile"] = files["Makefile"].replace("OPT ?= -O2", f"OPT ?= {level}")
+    payloads = q.astype(bundle.manifest.input.dtype)
+    ran = machine.run(machine.build(files, built), board, b"".join(stream.sample(x.tobytes()) for x in payloads))
+    return answers(ran.answers, board, len(q)).scores
+
+
+def wanted(bundle: Bundle, q: np.ndarray) -> np.ndarray:
+    return Network(bundle.manifest, bundle.tensors, (len(q),)).scores(q)
+
+
+def windows(bundle: Bundle, count: int) -> np.ndarray:
+    """Random samples over the whole range of the input, the first two at its ends."""
+    low, high = (0, 255) if bundle.manifest.input.dtype == "uint8" else (-128, 127)
+    q = np.random.default_rng(0).integers(low, high + 1, (count, bundle.manifest.input.size)).astype(np.int16)
+    q[0], q[1] = low, high
+    return q
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_core_gives_numpys_bits(board: str, mlp_bundle: Path, digits_bundle: Path, built: Path) -> None:
+    for path in (mlp_bundle, digits_bundle):
+        bundle = open_bundle(path)
+        q = windows(bundle, 12)
+        np.testing.assert_array_equal(run(bundle, board, q, built), wanted(bundle, q))
+
+
+@pytest.mark.parametrize("level", ["-Os", "-O3"])
+def test_no_optimisation_changes_a_bit(level: str, digits_bundle: Path, built: Path) -> None:
+    bundle = open_bundle(digits_bundle)
+    q = windows(bundle, 12)
+    np.testing.assert_array_equal(run(bundle, "mps2-an386", q, built, level), wanted(bundle, q))
+
+
+def test_words_are_heard_on_the_board(built: Path) -> None:
+    bundle = read_bundle(WORDS.read_bytes())
+    q = windows(bundle, 6)
+    np.testing.assert_array_equal(run(bundle, "mps2-an386", q, built), wanted(bundle, q))
+
+
+def test_infer_writes_the_same_file_on_a_board(
+    mlp_bundle: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {name: array[:40] for name, array in np.load(digits / "factory.npz").items()}
+    np.savez(tmp_path / "few.npz", **few)
+    command = ["infer", str(mlp_bundle), str(tmp_path / "few.npz"), "-o"]
+    assert cli.main([*command, str(tmp_path / "board.npz"), "--board", "mps2-an386"]) == 0
+    assert "instructions an inference" in capsys.readouterr().out
+    assert cli.main([*command, str(tmp_path / "numpy.npz"), "--backend", "numpy"]) == 0
+    assert (tmp_path / "board.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
+
+
+def test_a_board_that_is_none_is_refused() -> None:
+    with pytest.raises(Refused, match="board 'z80' cannot be run here: expected one of mps2-an385"):
+        runner("z80")
