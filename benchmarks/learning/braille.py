@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ import msgspec
 import numpy as np
 import torch
 from scenario import Run, command, cost, data_file, matrix, publish, table
+from streams import kept_net
 
 from edgerun.arrays import F64, I64, AnyArray
 from edgerun.bundle import Bundle, read_bundle
@@ -143,12 +145,8 @@ def case(data: Touches, seed: int, epochs: int, folder: Path) -> Case:
     """The net and bundle of one seed; a net in the folder is not trained again."""
     new = np.sort(np.random.default_rng(seed).permutation(CLASSES)[:NEW])
     old, early = ~np.isin(data.y, new), data.repetition < REPETITIONS
-    trained, file = data.take(old & early), folder / f"braille{seed}_{epochs}.pt"
-    if file.exists():
-        net = torch.load(file, weights_only=False)
-    else:
-        net = train(trained, seed, epochs)
-        torch.save(net, file)
+    trained = data.take(old & early)
+    net = kept_net(folder / f"braille{seed}_{epochs}.pt", partial(train, trained, seed, epochs))
     return Case(net, exported(net, trained), trained, data.take(old & ~early), data.take(~old))
 
 

@@ -22,30 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from scenario import Run, command, cost, data_file, draw, save, section, table
-from streams import (
-    ABOUT_ARMS,
-    ARMS,
-    TWINS,
-    Device,
-    Stream,
-    Twin,
-    Windows,
-    exported,
-    kept_net,
-    paired,
-    picture,
-    planned,
-    train,
-)
+import streams
+from scenario import Run, command, data_file, draw, save, section, table
+from streams import ABOUT_ARMS, Stream, Windows
 from tables import Table, spread
 
 from edgerun.arrays import F32, F64, I64, AnyArray
 from edgerun.bundle import Bundle
-from edgerun.spec import Level
 from exporters.runs import by_arm
 from exporters.training.surrogate import RecurrentLif, Shape
 
@@ -157,7 +143,7 @@ def case(data: Recordings, group: int, size: Size, nets: Path) -> Case:
     held = known & np.isin(data.bout, np.unique(data.bout[known])[::HELD])
     trained = data.take(known & ~held)
     file = nets / f"imu{group}_{size.epochs}.pt"
-    net = kept_net(file, partial(train, trained, SHAPE, group, size.epochs, worn, 1.0))
+    net = streams.kept_net(file, partial(streams.train, trained, SHAPE, group, size.epochs, worn, 1.0))
     rng = np.random.default_rng(group)
     some = [rng.permutation(np.flatnonzero(trained.y == k))[: size.calibration] for k in range(len(ACTIVITIES))]
     strangers, probe = persons[group::GROUPS][: size.people], np.flatnonzero(held)[:: size.thin]
@@ -171,41 +157,16 @@ def runs(scenario: str, data: Recordings, tried: Case, bundle: Bundle) -> Iterat
         first = mine & (data.recording == data.recording[mine].min())
         stream = streamed(data.take(first, TURNS[scenario]))
         tests = (tried.probe, data.take(mine & ~first, TURNS[scenario]))
-        for name in NAMES[scenario]:
-            arm, plan = ARMS[name], planned(bundle, ARMS[name])
-            device = Device(plan)
-            rows, right = followed(device, stream, tests, arm.level)
-            memory, energy = cost(plan)
-            figures = {"right as they came %": share(right), "updates": device.updates, "undone": device.undone}
-            yield run(scenario, person, name, rows, memory_bytes=memory, energy_uj=energy, figures=figures), right
-            if name in TWINS:
-                rows, right = followed(Twin(plan, tried.net, tried.calibration), stream, tests, arm.level)
-                twin = f"{name} (float)"
-                yield run(scenario, person, twin, rows, figures={"right as they came %": share(right)}), right
+        made = partial(Run, scenario=scenario, seed=person, tasks=TASKS, untrained=[1 / len(ACTIVITIES)] * len(TASKS))
+        yield from streams.runs(
+            made, bundle, tried.net, tried.calibration, [stream], tests, arms=NAMES[scenario], undone="undone"
+        )
 
 
 def streamed(windows: Windows) -> Stream:
     """Labels that are still on their way when the recording ends come then."""
     last = len(windows) - 1
     return Stream(windows, tuple((min(k + LATE, last), k) for k in range(0, len(windows), EVERY)))
-
-
-def followed(
-    device: Device | Twin, stream: Stream, tests: tuple[Windows, ...], level: Level | None
-) -> tuple[list[list[float]], list[bool]]:
-    """Accuracy on the tests before and after the stream, and every window of it."""
-    before = [device.share_right(test) for test in tests]
-    right = device.follow(stream, level).tolist()
-    return [before, [device.share_right(test) for test in tests]], right
-
-
-def share(right: list[bool]) -> float:
-    return 100 * float(np.mean(right))
-
-
-def run(scenario: str, person: int, arm: str, rows: list[list[float]], **more: Any) -> Run:
-    chance = [1 / len(ACTIVITIES)] * len(TASKS)
-    return Run(scenario=scenario, arm=arm, seed=person, matrix=rows, tasks=TASKS, untrained=chance, **more)
 
 
 # ------------------------------------------------------------------ what comes out
@@ -238,7 +199,7 @@ def page(found: dict[str, list[Run]]) -> str:
     people = len({run.seed for run in found["imu_activity"]})
     parts = [TEXT.format(people=people, every=EVERY, late=LATE, arms=ABOUT_ARMS)]
     for name, mine in found.items():
-        gaps = paired(mine, 1)
+        gaps = streams.paired(mine, 1)
         parts += [f"{TITLES[name]}\n", changes(mine), table(mine)]
         parts += [f"Integers less their float twin on the new person, paired by person, in points: {gaps}.\n"]
     parts += [FOUND.format(memory=MEMORY)]
@@ -264,7 +225,7 @@ def write(to: Path, found: dict[str, list[Run]], right: dict[str, list[list[bool
     section(to, "imu_activity", page(found))
     people = len(right["none"])
     title = f"A turned phone: per cent of the last {SMOOTH} windows named rightly, mean of {people} people"
-    draw(to, "imu-activity", picture(title, right, SMOOTH, []))
+    draw(to, "imu-activity", streams.picture(title, right, SMOOTH, []))
 
 
 def main() -> int:
@@ -279,7 +240,7 @@ def main() -> int:
     found: dict[str, list[Run]] = {scenario: [] for scenario in TURNS}
     for group in range(size.groups):
         tried = case(data, group, size, args.nets)
-        bundle = exported(tried.net, tried.calibration, ACTIVITIES, MEMORY)
+        bundle = streams.exported(tried.net, tried.calibration, ACTIVITIES, MEMORY)
         for scenario, mine in found.items():
             for done, said in runs(scenario, data, tried, bundle):
                 print(f"{scenario} {done.seed} {done.arm:20} {np.round(done.matrix, 3).tolist()}", flush=True)

@@ -22,28 +22,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from scenario import Run, command, cost, data_file, draw, matrix, save, section, table
-from streams import (
-    ABOUT_ARMS,
-    ARMS,
-    TWINS,
-    Device,
-    Stream,
-    Twin,
-    Windows,
-    exported,
-    kept_net,
-    paired,
-    picture,
-    planned,
-    train,
-)  # fmt: skip
+import streams
+from scenario import Run, command, data_file, draw, matrix, save, section, table
+from streams import ABOUT_ARMS, Stream, Windows
 
 from edgerun.arrays import F32, F64, I64, AnyArray
-from edgerun.spec import Level
 from exporters.training.surrogate import RecurrentLif, Shape
 
 SCENARIO: Final = "semg_sessions"
@@ -178,53 +164,21 @@ class Case:
 def case(data: Recordings, person: int) -> Case:
     mine = data.person == person
     first = mine & (data.session == 1)
-    streams, tests = {}, {1: data.take(first & (data.round >= TRAINED))}
+    later, tests = {}, {1: data.take(first & (data.round >= TRAINED))}
     for session in range(2, SESSIONS + 1):
         now = mine & (data.session == session)
         count = int((now & (data.round < CALIBRATED)).sum())
-        streams[session] = Stream(data.take(now), tuple((k + LATE, k) for k in range(0, count, EVERY)))
+        later[session] = Stream(data.take(now), tuple((k + LATE, k) for k in range(0, count, EVERY)))
         tests[session] = data.take(now & (data.round >= CALIBRATED))
-    return Case(data.take(first & (data.round < TRAINED)), streams, tests)
+    return Case(data.take(first & (data.round < TRAINED)), later, tests)
 
 
 def runs(person: int, tried: Case, net: RecurrentLif) -> Iterator[tuple[Run, list[bool]]]:
     """Every arm of one person, and what it said of each window when it came."""
-    bundle = exported(net, tried.known, GESTURES, MEMORY)
-    for name, arm in ARMS.items():
-        mine = planned(bundle, arm)
-        device = Device(mine)
-        rows, right = followed(device, tried, arm.level)
-        memory, energy = cost(mine)
-        figures = {
-            "right as they came %": share(right),
-            "updates": device.updates,
-            "undone by the guard": device.undone,
-        }
-        yield run(person, name, rows, memory_bytes=memory, energy_uj=energy, figures=figures), right
-        if name in TWINS:
-            rows, right = followed(Twin(mine, net, tried.known), tried, arm.level)
-            yield run(person, f"{name} (float)", rows, figures={"right as they came %": share(right)}), right
-
-
-def followed(device: Device | Twin, tried: Case, level: Level | None) -> tuple[list[list[float]], list[bool]]:
-    """The accuracy matrix of both later sessions, and every window of them."""
-    rows, right = [[device.share_right(test) for test in tried.tests.values()]], []
-    for stream in tried.streams.values():
-        right += device.follow(stream, level).tolist()
-        rows.append([device.share_right(test) for test in tried.tests.values()])
-    return rows, right
-
-
-def share(right: list[bool]) -> float:
-    return 100 * float(np.mean(right))
-
-
-def run(person: int, arm: str, rows: list[list[float]], **more: Any) -> Run:
     sessions = [f"session {k + 1}" for k in range(SESSIONS)]
-    return Run(
-        scenario=SCENARIO, arm=arm, seed=person, matrix=rows, tasks=sessions,
-        untrained=[1 / len(GESTURES)] * SESSIONS, **more,
-    )  # fmt: skip
+    made = partial(Run, scenario=SCENARIO, seed=person, tasks=sessions, untrained=[1 / len(GESTURES)] * SESSIONS)
+    bundle = streams.exported(net, tried.known, GESTURES, MEMORY)
+    return streams.runs(made, bundle, net, tried.known, [*tried.streams.values()], [*tried.tests.values()])
 
 
 # ------------------------------------------------------------------ what comes out
@@ -234,7 +188,7 @@ def page(found: list[Run]) -> str:
     parts = [
         TEXT.format(people=len({run.seed for run in found}), every=EVERY, late=LATE, arms=ABOUT_ARMS),
         table(found),
-        f"Integers less their float twin after session 3, paired by person, in points: {paired(found, 0)}.\n",
+        f"Integers less their float twin after session 3, paired by person, in points: {streams.paired(found, 0)}.\n",
         *(matrix(found, arm) for arm in ("none", "prototypes", "plain", "full")),
         FOUND,
         "![Windows of sessions 2 and 3 named rightly when they came](images/semg-sessions.svg)\n",
@@ -247,7 +201,7 @@ def write(to: Path, found: list[Run], right: dict[str, list[list[bool]]], middle
     section(to, SCENARIO, page(found))
     people = len({run.seed for run in found})
     title = f"sEMG, sessions 2 and 3: per cent of the last {SMOOTH} windows named rightly, mean of {people} people"
-    draw(to, "semg-sessions", picture(title, right, SMOOTH, [middle]))
+    draw(to, "semg-sessions", streams.picture(title, right, SMOOTH, [middle]))
 
 
 def main() -> int:
@@ -260,7 +214,7 @@ def main() -> int:
     data, found, right = load().every(step), [], defaultdict(list)
     for person in range(people):
         tried = case(data, person)
-        net = kept_net(args.nets / f"semg{person}_{epochs}.pt", partial(trained, tried.known, person, epochs))
+        net = streams.kept_net(args.nets / f"semg{person}_{epochs}.pt", partial(trained, tried.known, person, epochs))
         for done, said in runs(person, tried, net):
             print(f"person {person} {done.arm:20} {np.round(done.matrix[-1], 3).tolist()}", flush=True)
             found.append(done)
@@ -273,7 +227,7 @@ def main() -> int:
 
 
 def trained(known: Windows, person: int, epochs: int) -> RecurrentLif:
-    return train(known.take(np.tile(np.arange(len(known)), COPIES)), SHAPE, person, epochs, moved, 1.0)
+    return streams.train(known.take(np.tile(np.arange(len(known)), COPIES)), SHAPE, person, epochs, moved, 1.0)
 
 
 if __name__ == "__main__":

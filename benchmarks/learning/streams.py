@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import torch
-from scenario import filtered, gap
+from scenario import cost, filtered, gap
 
 sys.path.append(str(Path(__file__).parents[2]))
 
@@ -467,6 +467,53 @@ def worth(integers: AnyArray, floats: F64) -> float:
 def as_array(parameter: torch.Tensor) -> F64:
     found: F64 = parameter.detach().numpy().astype(np.float64)
     return found
+
+
+# ------------------------------------------------------------------ every arm
+
+
+def runs(
+    made: Callable[..., Run],
+    bundle: Bundle,
+    net: RecurrentLif,
+    known: Windows,
+    streams: Sequence[Stream],
+    tests: Sequence[Windows],
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    undone: str = "undone by the guard",
+) -> Iterator[tuple[Run, list[bool]]]:
+    """A run of every arm, of its float twin where it has one, and whether each window was named rightly when it came.
+
+    made    a Run, but for its arm and what was measured of it
+    known   what the bundle was calibrated with     undone  what the figure is called
+    """
+    for name in arms:
+        arm, plan = ARMS[name], planned(bundle, ARMS[name])
+        device = Device(plan)
+        matrix, right = followed(device, streams, tests, arm.level)
+        memory, energy = cost(plan)
+        figures = {"right as they came %": share(right), "updates": device.updates, undone: device.undone}
+        yield made(arm=name, matrix=matrix, memory_bytes=memory, energy_uj=energy, figures=figures), right
+        if name in TWINS:
+            matrix, right = followed(Twin(plan, net, known), streams, tests, arm.level)
+            yield made(arm=f"{name} (float)", matrix=matrix, figures={"right as they came %": share(right)}), right
+
+
+def followed(
+    device: Device | Twin, streams: Sequence[Stream], tests: Sequence[Windows], level: Level | None
+) -> tuple[list[list[float]], list[bool]]:
+    """The accuracy matrix, a row before all streams and one after each, and what was said of every window of them."""
+    matrix, right = [[device.share_right(test) for test in tests]], []
+    for stream in streams:
+        right += device.follow(stream, level).tolist()
+        matrix.append([device.share_right(test) for test in tests])
+    return matrix, right
+
+
+def share(right: Sequence[bool]) -> float:
+    """In percent."""
+    return 100 * float(np.mean(right))
 
 
 # ------------------------------------------------------------------ what comes out

@@ -235,7 +235,7 @@ def test_known_people_are_tested_on_bouts_that_nothing_has_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     imu, given = bench(monkeypatch, "imu_activity"), []
-    monkeypatch.setattr(imu, "kept_net", lambda file, make: given.append(make.args[0]))
+    monkeypatch.setattr(imu.streams, "kept_net", lambda file, make: given.append(make.args[0]))
     data = imu.load()
     tried = imu.case(data, 0, imu.Size(1, 2), tmp_path)
     strangers = np.isin(data.person, tried.strangers)
