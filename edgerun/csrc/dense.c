@@ -2,9 +2,12 @@
 #include "edgerun.h"
 
 #include "clones.h"
+#include "dense_vnni.h"
+
+enum { ROWS = 256 }; /* sums that lie on the stack at once */
 
 ER_CLONES
-void er_layer_sums(int32_t *restrict sums, const int8_t *restrict weight, const int16_t *restrict x,
+static void portable_sums(int32_t *restrict sums, const int8_t *restrict weight, const int16_t *restrict x,
                    const int32_t *restrict bias, int32_t n, int32_t m) {
     int32_t k = 0;
     for (; k + 4 <= n; k += 4) {
@@ -29,16 +32,32 @@ void er_layer_sums(int32_t *restrict sums, const int8_t *restrict weight, const 
     }
 }
 
+void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m) {
+#ifdef ER_VNNI
+    if (er_vnni_sums(sums, weight, x, bias, n, m)) return;
+#endif
+    portable_sums(sums, weight, x, bias, n, m);
+}
+
+/* y_k = requant(sum_k), branch-free, so that compilers take several at a time. */
+ER_CLONES
+static void requant_row(int16_t *restrict y, const int32_t *restrict sums, const int32_t *restrict multiplier,
+                        const uint8_t *restrict shift, int64_t zero_point, int64_t low, int64_t high, int32_t n) {
+    for (int32_t k = 0; k < n; k++) {
+        const int64_t s = shift[k], q = ((sums[k] * (int64_t)multiplier[k] + ((int64_t)1 << (s - 1))) >> s) + zero_point;
+        const int64_t floor = q > low ? q : low;
+        y[k] = (int16_t)(floor < high ? floor : high);
+    }
+}
+
 void er_dense_step(const er_dense *r) {
     int32_t total = 0;
     if (r->weight_zero)
         for (int32_t i = 0; i < r->inputs; i++) total += r->x[i];
-    for (int32_t first = 0; first < r->outputs; first += 64) {
-        int32_t sums[64], n = r->outputs - first < 64 ? r->outputs - first : 64;
+    for (int32_t first = 0; first < r->outputs; first += ROWS) {
+        int32_t sums[ROWS], n = r->outputs - first < ROWS ? r->outputs - first : ROWS;
         er_layer_sums(sums, r->weight + (size_t)first * (size_t)r->inputs, r->x, r->bias + first, n, r->inputs);
-        for (int32_t k = 0; k < n; k++) {
-            int32_t at = first + k, sum = r->weight_zero ? sums[k] - r->weight_zero[at] * total : sums[k];
-            r->y[at] = er_requant(sum, r->multiplier[at], r->shift[at], r->zero_point, r->qmin, r->qmax);
-        }
+        for (int32_t k = 0; r->weight_zero && k < n; k++) sums[k] -= r->weight_zero[first + k] * total;
+        requant_row(r->y + first, sums, r->multiplier + first, r->shift + first, r->zero_point, r->qmin, r->qmax, n);
     }
 }

@@ -1,0 +1,84 @@
+/* The sums of dense layers on x86-64 processors with AVX-512 VNNI: 64 products of 8 bits an instruction.
+ *
+ * The instruction multiplies unsigned by signed bytes: sum (w + 128) x - 128 sum x, where w + 128 is w with its top bit
+ * turned and the second sum is the same for all rows. Values that do not fit int8 leave the work to the portable form.
+ */
+#include "dense_vnni.h"
+
+#ifdef ER_VNNI
+#include <immintrin.h>
+#include <stddef.h>
+
+enum { CHUNK = 2048 }; /* values of x that are narrowed at once: |sum (w + 128) x| < 2**27 */
+
+#define ER_LEVEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+
+/* x8 <- x, filled up to a multiple of 64 with zeros; *total <- sum x. 0 where a value does not fit int8. */
+ER_LEVEL static int narrow(int8_t *x8, int32_t *total, const int16_t *x, int32_t m) {
+    const __m512i ones = _mm512_set1_epi16(1);
+    __m512i sum = _mm512_setzero_si512();
+    const int32_t whole = (m + 63) / 64 * 64;
+    for (int32_t i = 0; i < whole; i += 32) {
+        const int32_t left = m - i;
+        const __mmask32 some = left >= 32 ? 0xffffffffu : left <= 0 ? 0u : (1u << left) - 1u;
+        const __m512i wide = _mm512_maskz_loadu_epi16(some, x + i);
+        const __m256i slim = _mm512_cvtepi16_epi8(wide);
+        if (_mm512_cmpneq_epi16_mask(_mm512_cvtepi8_epi16(slim), wide)) return 0;
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(wide, ones));
+        _mm256_storeu_si256((__m256i *)(void *)(x8 + i), slim);
+    }
+    *total = _mm512_reduce_add_epi32(sum);
+    return 1;
+}
+
+/* sums_k <- sum (w_k + 128) x of four rows that lie `stride` apart: x is read once for all of them. */
+ER_LEVEL static void four_rows(int32_t *sums, const int8_t *w, size_t stride, const int8_t *x8, int32_t m) {
+    const __m512i top = _mm512_set1_epi8((char)0x80);
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    int32_t i = 0;
+#define PRODUCTS(to, row) to = _mm512_dpbusd_epi32(to, _mm512_xor_si512(LOAD(w + (row)*stride + i), top), x)
+#define ROWS PRODUCTS(a, 0); PRODUCTS(b, 1); PRODUCTS(c, 2); PRODUCTS(d, 3)
+#define LOAD(from) _mm512_loadu_si512(from)
+    for (; i + 64 <= m; i += 64) {
+        const __m512i x = _mm512_loadu_si512(x8 + i);
+        ROWS;
+    }
+#undef LOAD
+#define LOAD(from) _mm512_maskz_loadu_epi8(some, from)
+    if (i < m) {
+        const __mmask64 some = ((__mmask64)1 << (m - i)) - 1;
+        const __m512i x = _mm512_loadu_si512(x8 + i);
+        ROWS;
+    }
+#undef LOAD
+#undef ROWS
+#undef PRODUCTS
+    sums[0] = _mm512_reduce_add_epi32(a);
+    sums[1] = _mm512_reduce_add_epi32(b);
+    sums[2] = _mm512_reduce_add_epi32(c);
+    sums[3] = _mm512_reduce_add_epi32(d);
+}
+
+ER_LEVEL static int32_t one_row(const int8_t *w, const int8_t *x8, int32_t m) {
+    const __m512i top = _mm512_set1_epi8((char)0x80);
+    __m512i a = _mm512_setzero_si512();
+    for (int32_t i = 0; i < m; i += 64) {
+        const __mmask64 some = m - i >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (m - i)) - 1;
+        const __m512i row = _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + i), top);
+        a = _mm512_dpbusd_epi32(a, row, _mm512_loadu_si512(x8 + i));
+    }
+    return _mm512_reduce_add_epi32(a);
+}
+
+int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m) {
+    int8_t x8[CHUNK];
+    int32_t total;
+    if (!__builtin_cpu_supports("avx512vnni") || m > CHUNK || !narrow(x8, &total, x, m)) return 0;
+    const size_t stride = (size_t)m;
+    int32_t k = 0;
+    for (; k + 4 <= n; k += 4) four_rows(sums + k, weight + (size_t)k * stride, stride, x8, m);
+    for (; k < n; k++) sums[k] = one_row(weight + (size_t)k * stride, x8, m);
+    for (k = 0; k < n; k++) sums[k] += bias[k] - 128 * total;
+    return 1;
+}
+#endif
