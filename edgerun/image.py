@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from edgerun.arrays import AnyArray, Tensors
+from edgerun.arrays import I16, AnyArray, Tensors
 from edgerun.graph import score_width
 from edgerun.layers.base import INPUT
 from edgerun.native import Fields, NativeLayer, NativeNetwork, Records
-from edgerun.plan import Part, Slot
+from edgerun.plan import Part, Slot, SlotType
 from edgerun.spec import Constant, Manifest
 
 
@@ -49,7 +50,8 @@ class Image:
 class _Unbound(NativeNetwork):
     """A network of records alone: no C need be there to describe it."""
 
-    def bind(self) -> None:
+    def bind(self, shadows: Mapping[str, I16] = MappingProxyType({})) -> None:
+        self._shadows = {f"shadow.{name}": array for name, array in shadows.items()}
         self.packed = self.records()
 
     def runs(self) -> list[NativeLayer]:
@@ -63,7 +65,7 @@ def image_of(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> Image:
     fields = list(_all(network.packed))
     used = {id(array) for each in fields for array in each.values() if array is not None}
     held = {
-        name: Held(array, Slot(array.shape, array.dtype.name, part, live))  # type: ignore[arg-type]  # a name of numpy's
+        name: Held(array, slot_of(array, part, live))
         for name, array, part, live in _written(network)
         if id(array) in used or part == "io"
     }
@@ -76,6 +78,10 @@ def image_of(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> Image:
         if isinstance(array, np.ndarray) and id(array) not in mine
     }
     return Image(manifest, network.packed, held, constants)
+
+
+def slot_of(array: AnyArray, part: Part, live: tuple[int, int] | None = None) -> Slot:
+    return Slot(array.shape, cast(SlotType, array.dtype.name), part, live)
 
 
 def _all(records: Records) -> Iterator[Fields]:

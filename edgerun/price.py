@@ -26,11 +26,13 @@ from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
 from edgerun.graph import feature_width, layer_reaches, plastic_tensors, score_width
+from edgerun.image import image_of, slot_of
 from edgerun.kernels.rewire import NEVER
 from edgerun.layers.base import INPUT
 from edgerun.learn import watch
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.profiles import profile_of
+from edgerun.native import missing
 from edgerun.network import Network
 from edgerun.plan import Plan, Slot, make_plan
 from edgerun.spec import DType, Layer, Level, Manifest, PhaseRate, Prices, Rewiring
@@ -334,8 +336,9 @@ def memory_plan(bundle: Bundle) -> Plan:
 
     Learning's arrays (`learned_slots`, `working_slots`) are what the learner carves, to the byte; what numpy takes
     beside them is bounded (`learn.tape`), but for the float64 weights of dense chains (`RuleRecord.carriers`). For the
-    network it is the firmware's view: int16 membranes, int32 logits, no float32 carriers. The numpy backend holds these
-    integers in wider arrays and scores in batches, which Linux boards have the memory for. Weights count as memory also
+    network it is the firmware's view (`image_of`): what C has, to the byte, int16 between layers, no float32 carriers.
+    The numpy backend holds these integers in wider arrays and scores in batches, which Linux boards have the memory
+    for. Weights count as memory also
     where a controller could leave the frozen ones in flash, and as they are unpacked, a byte each, in however few bytes
     the bundle stores them: packing saves flash only.
     """
@@ -343,8 +346,8 @@ def memory_plan(bundle: Bundle) -> Plan:
     learned = learned_slots(manifest, bundle.tensors)
     return make_plan(
         dict(_weights(bundle, learned))
-        | dict(_states(manifest))
-        | dict(_between(manifest))
+        | dict(_front(manifest))
+        | dict(_network(bundle))
         | learned
         | watch.slots(manifest)
         | working_slots(manifest, bundle.tensors)
@@ -381,13 +384,30 @@ def _weights(bundle: Bundle, learned: Mapping[str, Slot]) -> Iterator[tuple[str,
             yield record.name, Slot(record.shape, record.dtype, "weights")
 
 
-def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
+def _front(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
     if manifest.front is not None:
         bands, window = manifest.input.shape[1], manifest.front.window
         yield "front.recording", Slot((manifest.front.longest,), "int16", "io")
         yield "front.fourier", Slot((window, window + 2), "int16", "weights")
         yield "front.bank", Slot((window // 2 + 1, bands), "int16", "weights")
         yield "front.energy", Slot((manifest.input.size,), "int64", "scratch", (0, 0))
+
+
+def _network(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
+    """What the network keeps and writes: to the byte what its C form has, or, where a layer has none, as its record
+    says."""
+    manifest = bundle.manifest
+    if missing(manifest):
+        yield from _states(manifest)
+        yield from _between(manifest)
+    else:
+        image = image_of(manifest, bundle.tensors)
+        yield from ((name, held.slot) for name, held in image.held.items())
+        made = ((name, array) for name, array in image.constants.items() if name not in bundle.tensors)
+        yield from ((name, slot_of(array, "weights")) for name, array in made)
+
+
+def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
     if isinstance(manifest.encoder, PhaseRate):
         yield "encoder.phase", Slot((manifest.input.size,), "uint16")
     for layer in manifest.layers:
