@@ -22,8 +22,10 @@ from edgerun.bundle import Bundle
 from edgerun.encode.targets import real_answers, real_targets
 from edgerun.errors import StoreError
 from edgerun.graph import plastic_tensors
+from edgerun.kernels.native import Backend, chosen
 from edgerun.learn import records
 from edgerun.learn.learner import Learner, Taught
+from edgerun.learn.native import network_for
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.watch import Watch
 from edgerun.network import Network
@@ -54,12 +56,17 @@ class Judgement:
     best: float  # share of the last good state
 
 
-def new_learner(bundle: Bundle, keeper: Any = None) -> Learner:
-    """A learner on factory weights, with its own writable copies of the plastic tensors where it keeps any."""
+def new_learner(bundle: Bundle, keeper: Any = None, backend: Backend | None = None) -> Learner:
+    """A learner on factory weights, with its own writable copies of the plastic tensors where it keeps any.
+
+    backend  who computes, see `edgerun.kernels.native`: the bits are the same
+    """
+    asked = chosen(backend)
     plastic = plastic_tensors(bundle.manifest) if profile_of(bundle.manifest.learning).copies else frozenset()
     tensors: Tensors = {name: array.copy() if name in plastic else array for name, array in bundle.tensors.items()}
     exemplars = None if bundle.exemplars is None else (_rows(bundle.exemplars.x), bundle.exemplars.label)
-    return Learner(Network(bundle.manifest, tensors), priors=bundle.priors, exemplars=exemplars, keeper=keeper)
+    network = network_for(bundle.manifest, tensors, asked)
+    return Learner(network, priors=bundle.priors, exemplars=exemplars, keeper=keeper, backend=asked)
 
 
 class Lifetime:

@@ -20,7 +20,7 @@ from edgerun.graph import feature_width
 from edgerun.kernels.native import Backend, chosen, library
 from edgerun.layers import Dense, Layer, Lif, Readout
 from edgerun.layers.base import INPUT
-from edgerun.network import UNDECIDED, Network, Outcome, Prototypes, last_stateful
+from edgerun.network import UNDECIDED, Network, Outcome, Prototypes, Recording, Tape, last_stateful
 from edgerun.ops.base import LayerRun
 from edgerun.spec import Constant, Direct, Frames, Manifest, PhaseRate
 
@@ -77,13 +77,21 @@ def dense(spec: Dense, tensors: Mapping[str, AnyArray], run: NativeLayer, source
     return numbers | fields | {"x": sources[0], "y": run.out}
 
 
+def weights(spec: Layer, tensors: Mapping[str, AnyArray], part: str) -> Fields:
+    """A weight matrix by its name, or as the high bytes of its shadow where a learner has given that out."""
+    shadow = tensors.get(f"shadow.{spec.name}.{part}")
+    return {part: spec.tensor(tensors, part) if shadow is None else None, f"{part}_shadow": shadow}
+
+
 def lif(spec: Lif, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
     numbers = ("inputs", "outputs", "weight_exponent", "recurrent_shift", "threshold", "refractory_steps")
     fields: Fields = {name: getattr(spec, name) for name in numbers}
     fields |= {"reset": RESETS[spec.reset], "reset_delay": int(spec.reset_delay)}
     given = {field.part for field in spec.fields()}
-    for part in ("input", "recurrent", "bias", "decay", "rho", "beta"):
+    for part in ("bias", "decay", "rho", "beta"):
         fields[part] = spec.tensor(tensors, part) if part in given else None
+    fields |= weights(spec, tensors, "input")
+    fields |= weights(spec, tensors, "recurrent") if spec.recurrent else {"recurrent": None, "recurrent_shadow": None}
     for part in ("v", "carry", "fired", "counts", "adaptation", "adaptation_carry", "resting"):
         fields[part] = run.arrays.get(part)
     run.scratch["sums"] = np.zeros(spec.outputs, np.int32)
@@ -92,9 +100,21 @@ def lif(spec: Lif, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: l
 
 def readout(spec: Readout, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
     fields: Fields = {name: getattr(spec, name) for name in ("inputs", "outputs", "weight_exponent")}
-    fields |= {part: spec.tensor(tensors, part) for part in ("input", "bias", "kappa")}
+    fields |= {part: spec.tensor(tensors, part) for part in ("bias", "kappa")} | weights(spec, tensors, "input")
     run.scratch["sums"] = np.zeros(spec.outputs, np.int32)
     return fields | run.arrays | {"x": sources[0], "sums": run.scratch["sums"]}
+
+
+def tape_fields(manifest: Manifest, name: str, tape: Tape) -> Fields:
+    """`er_tape`: where one window of a layer is written. Raises DataError where the layer has no spikes to record."""
+    if not isinstance(manifest.layer(name), Lif):
+        raise DataError(f"layer {name!r} has no spikes to record")
+    place = next(k for k, layer in enumerate(manifest.layers) if layer.name == name)
+    return {
+        "layer": place, "inputs": tape.pre.shape[1], "outputs": tape.spikes.shape[1], "steps": len(tape.pre),
+        "chunk": len(tape.psi), "pre": tape.pre if tape.pre.dtype == np.int8 else None,
+        "pre_wide": tape.pre if tape.pre.dtype == np.int16 else None, "spikes": tape.spikes, "psi": tape.psi,
+    }  # fmt: skip
 
 
 Packer = Callable[[Any, Mapping[str, AnyArray], NativeLayer, list[AnyArray]], Fields]
@@ -135,6 +155,7 @@ class NativeNetwork(Network):
             raise SpecError(f"{', '.join(lacking)}: no C form")
         self.manifest, self.tensors, self.batch = manifest, tensors, ()
         self.known = len(manifest.classes.names)
+        self._classifies, self._outputs = bool(manifest.classes.names), manifest.layers[-1].outputs
         self._coder = encode.coder(manifest, ())
         self._runs = [NativeLayer(layer, k) for k, layer in enumerate(manifest.layers)]
         self.layers: dict[str, LayerRun] = {run.spec.name: run for run in self._runs}
@@ -144,8 +165,12 @@ class NativeNetwork(Network):
             self.prototypes = NativePrototypes(tensors, manifest.classes.capacity, manifest.head.means)
         self.bind()
 
-    def bind(self) -> None:
-        """Point C at the arrays as they are now: after a learner has moved them."""
+    def bind(self, shadows: Mapping[str, I16] = MappingProxyType({})) -> None:
+        """Point C at the arrays as they are now: after a learner has moved them.
+
+        shadows  of tensors whose weights are their high bytes, by tensor
+        """
+        self._shadows = {f"shadow.{name}": array for name, array in shadows.items()}
         library_ = library()
         if library_ is None:
             raise SpecError("the C kernels are not built")
@@ -154,13 +179,18 @@ class NativeNetwork(Network):
         for run in self._runs:
             run.net = self._net
 
+    @property
+    def net(self) -> Any:
+        """What C holds of it, until the next `bind`."""
+        return self._net
+
     def records(self) -> Records:
         """The network's records over its arrays as they are now."""
         outs = {INPUT: self._x} | {run.spec.name: run.out for run in self._runs}
-        layers = []
+        layers, tensors = [], {**self.tensors, **self._shadows}
         for run, (spec, sources) in zip(self._runs, self.manifest.wiring(), strict=True):
             pack = PACKERS[type(spec)]
-            layers.append((pack.__name__, pack(spec, self.tensors, run, [outs[name] for name in sources])))
+            layers.append((pack.__name__, pack(spec, tensors, run, [outs[name] for name in sources])))
         plan, whiten, made = self._plan(), self.manifest.head.whiten, None
         if whiten is not None:
             self._whitened = NativeLayer(whiten, 0)
@@ -207,17 +237,22 @@ class NativeNetwork(Network):
         return NativeBatch(self, n)
 
     def infer(self, q: I16) -> Outcome:
-        scores = self._room()
-        label: int = self._net.infer(self._checked(q), self.known, scores)
-        return Outcome(label if self.manifest.classes.names else UNDECIDED, scores)
+        label, scores = self._answer(q)
+        return Outcome(label if self._classifies else UNDECIDED, scores)
 
     def scores(self, q: I16) -> I32:
-        scores = self._room()
-        self._net.infer(self._checked(q), self.known, scores)
-        return scores
+        return self._answer(q)[1]
+
+    def _answer(self, q: I16) -> tuple[int, I32]:
+        """The winner and the scores of one window. C looks at type and length; what it refuses is looked at again."""
+        scores = np.empty(self.known if self.prototypes is not None else self._outputs, np.int32)
+        try:
+            return self._net.infer(q, self.known, scores), scores
+        except (TypeError, ValueError):
+            return self._net.infer(self._checked(q), self.known, scores), scores
 
     def decide(self) -> I32:
-        scores = self._room()
+        scores = np.empty(self.known if self.prototypes is not None else self._outputs, np.int32)
         self._net.decide(self.known, scores)
         return scores
 
@@ -237,14 +272,15 @@ class NativeNetwork(Network):
     def reset(self) -> None:
         self._net.reset()
 
+    def record_all(self, q: I16, recording: Recording) -> None:
+        tapes = tuple(tape_fields(self.manifest, name, tape) for name, tape in recording.tapes.items())
+        self._net.record(self._checked(q), tapes, recording.outputs.reshape(-1))
+
     def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
         """Nothing: C reads the tensors themselves."""
 
     def _run(self, q: I16) -> None:
         self._net.run(self._checked(q))
-
-    def _room(self) -> I32:
-        return np.empty(self.known if self.prototypes is not None else self._runs[-1].spec.outputs, np.int32)
 
     def _checked(self, q: I16) -> I16:
         if q.shape != (self.manifest.input.size,):

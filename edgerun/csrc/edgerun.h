@@ -93,15 +93,21 @@ static inline uint8_t er_surrogate(int32_t margin, int32_t threshold) {
 void er_add_rows(int32_t *sums, const int8_t *weight, const int16_t *x, int32_t m, int32_t n);
 /* The same of spikes (m,) 0 or 1, each counting `unit`. */
 void er_add_spikes(int32_t *sums, const int8_t *weight, const uint8_t *spikes, int32_t unit, int32_t m, int32_t n);
+/* Both with the high bytes of shadows (m, n) as weights: learning's profile `small`. */
+void er_add_rows_high(int32_t *sums, const int16_t *shadow, const int16_t *x, int32_t m, int32_t n);
+void er_add_spikes_high(int32_t *sums, const int16_t *shadow, const uint8_t *spikes, int32_t unit, int32_t m, int32_t n);
 
 enum er_reset { ER_RESET_SUBTRACT, ER_RESET_ZERO, ER_RESET_HOLD, ER_RESET_NONE, ER_RESET_SOFT };
 
 /* Recurrent LIF or ALIF neurons: `edgerun.layers.Lif`. Weights are pre-major. recurrent, rho and resting are NULL where
- * the layer has none. y, a copy of the newest spikes for the layers behind, is NULL where nobody reads it.
+ * the layer has none. y, a copy of the newest spikes for the layers behind, is NULL where nobody reads it. Weights that
+ * learn in profile `small` are the high bytes of their shadows: input_shadow in place of input, and so on.
  */
 #define ER_LIF(I, IN, OPT, OUT, MAY) \
     I(inputs) I(outputs) I(weight_exponent) I(recurrent_shift) I(threshold) I(reset) I(reset_delay) I(refractory_steps) \
-    IN(int8_t, input, (int64_t)r->inputs * r->outputs) OPT(int8_t, recurrent, (int64_t)r->outputs * r->outputs) \
+    OPT(int8_t, input, (int64_t)r->inputs * r->outputs) OPT(int16_t, input_shadow, (int64_t)r->inputs * r->outputs) \
+    OPT(int8_t, recurrent, (int64_t)r->outputs * r->outputs) \
+    OPT(int16_t, recurrent_shadow, (int64_t)r->outputs * r->outputs) \
     IN(int32_t, bias, r->outputs) IN(uint16_t, decay, r->outputs) \
     OPT(uint16_t, rho, r->outputs) OPT(int16_t, beta, r->outputs) IN(int16_t, x, r->inputs) \
     OUT(int16_t, v, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(uint8_t, fired, r->outputs) \
@@ -111,10 +117,11 @@ ER_RECORD(er_lif, ER_LIF)
 /* One step. psi (outputs,), the surrogate derivative, is written where it is not NULL. */
 void er_lif_step(const er_lif *r, uint8_t *psi);
 
-/* Leaky integrators, y in Q7.24: `edgerun.layers.Readout`. Weights are pre-major. */
+/* Leaky integrators, y in Q7.24: `edgerun.layers.Readout`. Weights are pre-major, or high bytes as above. */
 #define ER_READOUT(I, IN, OPT, OUT, MAY) \
     I(inputs) I(outputs) I(weight_exponent) \
-    IN(int8_t, input, (int64_t)r->inputs * r->outputs) IN(int32_t, bias, r->outputs) IN(uint16_t, kappa, r->outputs) \
+    OPT(int8_t, input, (int64_t)r->inputs * r->outputs) OPT(int16_t, input_shadow, (int64_t)r->inputs * r->outputs) \
+    IN(int32_t, bias, r->outputs) IN(uint16_t, kappa, r->outputs) \
     IN(int16_t, x, r->inputs) OUT(int32_t, y, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(int32_t, sums, r->outputs)
 ER_RECORD(er_readout, ER_READOUT)
 void er_readout_step(const er_readout *r);
@@ -238,5 +245,124 @@ int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number);
 void er_consolidate(const er_plastic *p, uint64_t seed, uint64_t number);
 /* The fewest halvings e >= 0 with |G| * eta <= max_norm * 2**(shift + e), shift + e <= 30; 0 where max_norm is 0. */
 int32_t er_limit_shift(const er_plastic *p);
+
+/* ---------------------------------------------------------------- a recorded window */
+
+/* Where one window of a Lif layer is written: what drives it (pre, or pre_wide where that leaves int8) and its spikes at
+ * all steps, its surrogate derivative at the last `chunk` of them.
+ */
+#define ER_TAPE(I, IN, OPT, OUT, MAY) \
+    I(layer) I(inputs) I(outputs) I(steps) I(chunk) \
+    MAY(int8_t, pre, (int64_t)r->steps * r->inputs) MAY(int16_t, pre_wide, (int64_t)r->steps * r->inputs) \
+    OUT(uint8_t, spikes, (int64_t)r->steps * r->outputs) OUT(uint8_t, psi, (int64_t)r->chunk * r->outputs)
+ER_RECORD(er_tape, ER_TAPE)
+
+/* One window from a clean state, written down.   q (size,)   outputs (last, outputs): the last layer's, at the end */
+void er_net_record(const er_net *net, const int16_t *q, const er_tape *tapes, int32_t count, int32_t *outputs,
+                   int32_t last);
+
+/* ---------------------------------------------------------------- e-prop */
+
+/* A layer's part in e-prop, beside its tape: traces of its input, of its spikes one step late and of its spikes as the
+ * readout filters them (NULL where no gradient needs them), its learning signal, filtered, then its post factor, in
+ * `post`, and the matrix that its error comes through. In profile small traces are the ones called high, of 8 bits.
+ */
+#define ER_TAUGHT(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(chunk) I(last) I(classes) I(decay) I(reach) \
+    MAY(int16_t, input, (int64_t)r->chunk * r->inputs) MAY(int8_t, input_high, (int64_t)r->chunk * r->inputs) \
+    MAY(int16_t, recurrent, (int64_t)r->chunk * r->outputs) MAY(int8_t, recurrent_high, (int64_t)r->chunk * r->outputs) \
+    MAY(int16_t, readout, (int64_t)r->last * r->outputs) MAY(int8_t, readout_high, (int64_t)r->last * r->outputs) \
+    OUT(int16_t, post, (int64_t)r->chunk * r->outputs) MAY(int64_t, adjoint, r->outputs) \
+    OPT(int8_t, feedback, (int64_t)r->outputs * r->classes) OPT(int16_t, feedback_shadow, (int64_t)r->outputs * r->classes)
+ER_RECORD(er_taught, ER_TAUGHT)
+
+/* history (S, units) <- a presynaptic trace after each of the last S = `kept` of `steps` steps, from zero at the start.
+ *
+ * One of pre, pre_wide and spikes (steps, units) is read, `late` steps late; |pre| <= reach. One of history and
+ * history_high is written.   state (4, units) scratch
+ */
+typedef struct er_trace {
+    int32_t steps, kept, units, decay, reach, late;
+    const int8_t *pre;
+    const int16_t *pre_wide;
+    const uint8_t *spikes;
+    int16_t *history;
+    int8_t *history_high;
+    int32_t *state;
+} er_trace;
+void er_traces(const er_trace *r);
+
+/* L <- sat16(half_up(sum_k B_jk error_k / 2**shift)).   signal (S, n)   error (S, k)   B feedback or shadow (n, k) */
+void er_learning_signal(int16_t *signal, const int32_t *error, const int8_t *feedback, const int16_t *shadow,
+                        int32_t shift, int32_t steps, int32_t n, int32_t k);
+/* error <- sat16(half_up((y - target * 2**12) / 2**shift)); returns max(0, 2**15 - mean|error|).   all (size,) */
+int32_t er_value_error(int32_t *error, const int32_t *outputs, const int16_t *target, int32_t shift, int32_t size);
+/* The readout filter, backwards in time, in place.   filtered (S, n)   state (2, n) scratch */
+void er_filter_backwards(int16_t *filtered, int32_t kappa, int32_t *state, int32_t steps, int32_t n);
+/* Lf <- sat16(Lf + R), R_j = sat16(half_up((256 sum_t spikes_j - target) * cost / 2**16)).   all (S, n) */
+void er_regularise(int16_t *filtered, const uint8_t *spikes, int32_t target, int32_t cost, int32_t steps, int32_t n);
+/* post <- sat16(half_up(psi * post / 2**shift)), in place.   all (S, n) */
+void er_post_factor(int16_t *post, const uint8_t *psi, int32_t shift, int32_t steps, int32_t n);
+/* The same of adaptive neurons, credit running backwards through their adaptation.   beta, rho, adjoint (n,) */
+void er_post_factor_adaptive(int16_t *post, const uint8_t *psi, int32_t shift, int32_t gamma, const int16_t *beta,
+                             const uint16_t *rho, int64_t *adjoint, int32_t steps, int32_t n);
+
+/* error <- softmax(logits) - onehot(label) in Q0.15 over the classes in play, 0 for others; returns p(label).
+ * All (k,); in_play holds the label; error may be logits. */
+int32_t er_softmax_error(int32_t *error, const int32_t *logits, int32_t shift, const uint8_t *in_play, int32_t label,
+                         int32_t k);
+extern const uint16_t er_softmax_table[256];
+
+/* ---------------------------------------------------------------- dense chains */
+
+/* A layer of a dense chain, in running order: its place in the net, what it read, its error (NULL below those that
+ * learn). What goes back from it to the layer below is divided by 2**back_shift.
+ */
+#define ER_LINK(I, IN, OPT, OUT, MAY) \
+    I(layer) I(inputs) I(outputs) I(back_shift) OUT(int16_t, read, r->inputs) MAY(int16_t, error, r->outputs)
+ER_RECORD(er_link, ER_LINK)
+
+/* below <- sat16(half_up(W' error / 2**shift)) where active > 0, else 0.   below, active (m,)  weight (n, m)  error (n,) */
+void er_error_below(int16_t *below, const int8_t *weight, const int16_t *error, int32_t shift, const int16_t *active,
+                    int32_t n, int32_t m);
+
+/* ---------------------------------------------------------------- one labelled window */
+
+enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP };
+
+/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`. error, logits, clipped and target are
+ * of the last `last` steps. seed: low word, high word. state is the scratch of traces, 4 rows of the widest.
+ */
+#define ER_RULE(I, IN, OPT, OUT, MAY) \
+    I(kind) I(plastic) I(taught) I(links) I(classes) I(last) I(temperature_shift) I(error_shift) \
+    I(kappa) I(signal_shift) I(post_shift) I(gamma) I(spikes_target) I(spikes_cost) I(widest) \
+    IN(uint32_t, seed, 2) OUT(int32_t, error, (int64_t)r->last * r->classes) \
+    MAY(int16_t, clipped, (int64_t)r->last * r->classes) MAY(int32_t, logits, (int64_t)r->last * r->classes) \
+    MAY(int16_t, target, (int64_t)r->last * r->classes) MAY(int32_t, state, 4 * (int64_t)r->widest)
+ER_RECORD(er_rule, ER_RULE)
+
+typedef struct er_learner {
+    const er_net *net;
+    er_rule rule;
+    const er_plastic *plastic; /* (rule.plastic,) in the order of the learning plan's rates */
+    const er_tape *tapes;      /* (rule.taught,) e-prop's layers */
+    const er_taught *taught;   /* (rule.taught,) */
+    const er_link *links;      /* (rule.links,) backpropagation's layers */
+} er_learner;
+
+/* Learn from one labelled window: run it, record it, take its error and, unless p >= threshold, update every plastic
+ * tensor once. Values learn towards rule.target, their label is 0.
+ *
+ * q (size,)   in_play (classes,) 1 for the label and all classes that the error is about   update its number
+ *
+ * Returns p in Q0.15, p(label) or how near the values were, and in *changed the squared norm of the change in shadow
+ * LSB, or -1 where nothing was done.
+ */
+int32_t er_learn_window(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
+                        uint64_t update, int64_t *changed);
+/* Its last part but one: from tape and error to the factors of every gradient. */
+void er_learn_factors(const er_learner *l);
+/* A boundary for every plastic tensor; nothing without consolidation. */
+void er_boundary(const er_learner *l, uint64_t update);
 
 #endif

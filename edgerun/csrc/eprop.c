@@ -1,9 +1,144 @@
-/* e-prop over one recorded window: traces, signals and the size of a gradient that is not formed. */
+/* e-prop over one recorded window: traces, signals, and the size of a gradient that is not formed. */
 #include "edgerun.h"
 
 #include <string.h>
 
 #include "clones.h"
+
+/* ---------------------------------------------------------------- traces */
+
+/* f of the trace's increment 2**f: the largest with which a unit giving `reach` at every step cannot saturate. */
+static int32_t trace_gain(int32_t decay, int32_t reach) {
+    int32_t room = (int32_t)((int64_t)32767 * (32768 - decay) >> 15) / reach, f = 0;
+    while (room >> (f + 1) > 0) f++;
+    return f;
+}
+
+/* drive (units,) <- what comes in at one step, times 2**f */
+static void take_in(const er_trace *r, int32_t *drive, int32_t step, int32_t unit) {
+    const size_t first = (size_t)step * (size_t)r->units;
+    if (r->pre)
+        for (int32_t i = 0; i < r->units; i++) drive[i] = r->pre[first + (size_t)i] * unit;
+    else if (r->pre_wide)
+        for (int32_t i = 0; i < r->units; i++) drive[i] = r->pre_wide[first + (size_t)i] * unit;
+    else
+        for (int32_t i = 0; i < r->units; i++) drive[i] = r->spikes[first + (size_t)i] * unit;
+}
+
+/* x <- sat16((x * decay + carry >> 15) + drive)   all (n,) */
+ER_CLONES
+static void leak(int32_t *restrict x, int32_t *restrict carry, const int32_t *restrict drive, int32_t decay, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t t = x[i] * decay + carry[i], y = (t >> 15) + drive[i];
+        carry[i] = t & 0x7fff;
+        x[i] = y < INT16_MIN ? INT16_MIN : y > INT16_MAX ? INT16_MAX : y;
+    }
+}
+
+/* The high byte of the trace, what it leaves out going along in `rest`. */
+ER_CLONES
+static void keep_high(int8_t *restrict history, const int32_t *restrict x, int32_t *restrict rest, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t w = rest[i] + x[i], high = w >> 8;
+        history[i] = (int8_t)(high < INT8_MAX ? high : INT8_MAX);
+        rest[i] = w & 0xff;
+    }
+}
+
+void er_traces(const er_trace *r) {
+    const int32_t n = r->units, unit = 1 << trace_gain(r->decay, r->reach);
+    int32_t *x = r->state, *carry = x + n, *drive = carry + n, *rest = drive + n;
+    memset(x, 0, 3 * (size_t)n * sizeof *x);
+    for (int32_t i = 0; i < n; i++) rest[i] = 128;
+    for (int32_t t = 0; t < r->steps; t++) {
+        if (t >= r->late) take_in(r, drive, t - r->late, unit);
+        leak(x, carry, drive, r->decay, n);
+        const int32_t kept = t - (r->steps - r->kept);
+        if (kept < 0) continue;
+        if (r->history_high)
+            keep_high(r->history_high + (size_t)kept * (size_t)n, x, rest, n);
+        else
+            for (int32_t i = 0; i < n; i++) r->history[(size_t)kept * (size_t)n + (size_t)i] = (int16_t)x[i];
+    }
+}
+
+/* ---------------------------------------------------------------- errors and signals */
+
+int32_t er_value_error(int32_t *error, const int32_t *outputs, const int16_t *target, int32_t shift, int32_t size) {
+    int64_t total = 0;
+    for (int32_t i = 0; i < size; i++) {
+        const int64_t missed = outputs[i] - (int64_t)target[i] * 4096 + ((int64_t)1 << (shift - 1));
+        error[i] = er_sat16(missed >> shift);
+        total += error[i] < 0 ? -error[i] : error[i];
+    }
+    const int64_t near = (1 << 15) - total / size;
+    return near > 0 ? (int32_t)near : 0;
+}
+
+void er_learning_signal(int16_t *signal, const int32_t *error, const int8_t *feedback, const int16_t *shadow,
+                        int32_t shift, int32_t steps, int32_t n, int32_t k) {
+    for (int32_t t = 0; t < steps; t++)
+        for (int32_t j = 0; j < n; j++) {
+            const int32_t *e = error + (size_t)t * (size_t)k;
+            int64_t sum = (int64_t)1 << (shift - 1);
+            for (int32_t i = 0; i < k; i++) {
+                const size_t at = (size_t)j * (size_t)k + (size_t)i;
+                sum += (int64_t)e[i] * (feedback ? feedback[at] : shadow[at] >> 8);
+            }
+            signal[(size_t)t * (size_t)n + (size_t)j] = er_sat16(sum >> shift);
+        }
+}
+
+/* One step of the filter: |x| and |signal| <= 2**15, so a convex sum of both fits 31 bits. */
+ER_CLONES
+static void filter(int16_t *restrict signal, int32_t *restrict x, int32_t *restrict carry, int32_t kappa, int32_t n) {
+    for (int32_t j = 0; j < n; j++) {
+        const int32_t t = x[j] * kappa + signal[j] * ((1 << 15) - kappa) + carry[j], y = t >> 15;
+        carry[j] = t & 0x7fff;
+        x[j] = y < INT16_MIN ? INT16_MIN : y > INT16_MAX ? INT16_MAX : y;
+        signal[j] = (int16_t)x[j];
+    }
+}
+
+void er_filter_backwards(int16_t *filtered, int32_t kappa, int32_t *state, int32_t steps, int32_t n) {
+    memset(state, 0, 2 * (size_t)n * sizeof *state);
+    for (int32_t t = steps - 1; t >= 0; t--) filter(filtered + (size_t)t * (size_t)n, state, state + n, kappa, n);
+}
+
+void er_regularise(int16_t *filtered, const uint8_t *spikes, int32_t target, int32_t cost, int32_t steps, int32_t n) {
+    for (int32_t j = 0; j < n; j++) {
+        int32_t count = 0;
+        for (int32_t t = 0; t < steps; t++) count += spikes[(size_t)t * (size_t)n + (size_t)j];
+        const int64_t surplus = 256 * count - target;
+        const int32_t push = er_sat16((surplus * cost + (1 << 15)) >> 16);
+        for (int32_t t = 0; t < steps; t++) {
+            int16_t *at = filtered + (size_t)t * (size_t)n + j;
+            *at = er_sat16(*at + push);
+        }
+    }
+}
+
+ER_CLONES
+void er_post_factor(int16_t *restrict post, const uint8_t *restrict psi, int32_t shift, int32_t steps, int32_t n) {
+    const size_t size = (size_t)steps * (size_t)n;
+    for (size_t i = 0; i < size; i++) {
+        const int32_t x = (psi[i] * post[i] + (1 << (shift - 1))) >> shift;
+        post[i] = (int16_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x);
+    }
+}
+
+void er_post_factor_adaptive(int16_t *post, const uint8_t *psi, int32_t shift, int32_t gamma, const int16_t *beta,
+                             const uint16_t *rho, int64_t *adjoint, int32_t steps, int32_t n) {
+    memset(adjoint, 0, (size_t)n * sizeof *adjoint);
+    for (int32_t t = steps - 1; t >= 0; t--)
+        for (int32_t j = 0; j < n; j++) {
+            const size_t at = (size_t)t * (size_t)n + (size_t)j;
+            const int64_t seen = post[at] - ((beta[j] * adjoint[j] + 2048) >> 12);
+            const int64_t back = ((gamma * psi[at] * seen + (1 << 15)) >> 16) + ((rho[j] * adjoint[j] + (1 << 14)) >> 15);
+            post[at] = er_sat16((psi[at] * seen + (1 << (shift - 1))) >> shift);
+            adjoint[j] = er_sat32(back);
+        }
+}
 
 /* ---------------------------------------------------------------- the norm of a gradient */
 

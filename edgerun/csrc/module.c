@@ -94,6 +94,14 @@ int all_taken(const source *from) {
     return -1;
 }
 
+/* Weights lie in one of two arrays. */
+static int weights_fit(const er_layer *layer) {
+    const er_lif *lif = &layer->as.lif;
+    const er_readout *readout = &layer->as.readout;
+    if (layer->kind == ER_KIND_lif) return !lif->input != !lif->input_shadow && !(lif->recurrent && lif->recurrent_shadow);
+    return layer->kind != ER_KIND_readout || !readout->input != !readout->input_shadow;
+}
+
 static int fill_layer(er_layer *layer, PyObject *kind_and_fields, views *open) {
     const char *kind;
     PyObject *fields, *name;
@@ -104,7 +112,10 @@ static int fill_layer(er_layer *layer, PyObject *kind_and_fields, views *open) {
 #define FILL_KIND(row, record, FIELDS) \
     if (!strcmp(kind, #row)) { \
         layer->kind = ER_KIND_##row; \
-        return fill_##record(&from, &layer->as.row) || all_taken(&from) ? -1 : 0; \
+        if (fill_##record(&from, &layer->as.row) || all_taken(&from)) return -1; \
+        if (weights_fit(layer)) return 0; \
+        PyErr_Format(PyExc_ValueError, "%s: weights are one of two arrays", kind); \
+        return -1; \
     }
     ER_LAYERS(FILL_KIND)
     PyErr_Format(PyExc_ValueError, "layer kind %s has no C form", kind);
@@ -295,6 +306,7 @@ static PyObject *net_reading(PyObject *object, PyObject *args) {
 static PyMethodDef net_methods[] = {
     {"infer", (PyCFunction)(void (*)(void))net_infer, METH_FASTCALL, "infer(q, known, scores) -> label"},
     {"run", net_run, METH_O, "run(q): one window from a clean state"},
+    {"record", net_record, METH_VARARGS, "record(q, tapes, outputs): one window, written down"},
     {"step", net_step, METH_NOARGS, "step(): all layers once, on x"},
     {"reset", net_reset, METH_NOARGS, "reset(): back to silence"},
     {"features", net_features, METH_NOARGS, "features(): fill z"},
@@ -322,7 +334,7 @@ static int fill_module(PyObject *module) {
     if (!net || !names) return -1;
     for (int k = 0; k < ER_KINDS; k++) PyTuple_SetItem(names, k, PyUnicode_FromString(kinds[k]));
     const int failed = PyModule_AddObjectRef(module, "Net", net) || PyModule_AddObjectRef(module, "KINDS", names) ||
-                       add_learning(module, (PyTypeObject *)net);
+                       add_learning(module);
     Py_DECREF(net);
     Py_DECREF(names);
     return failed ? -1 : 0;

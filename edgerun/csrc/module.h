@@ -56,7 +56,11 @@ typedef struct {
     int long_call; /* whether a window is worth releasing the interpreter lock for */
 } NetObject;
 
+/* net.record(q, tapes, outputs): one window, written down.
+ * q (size,) int16; tapes a tuple of er_tape's fields; outputs (last * outputs,) int32: the last layer's at the end. */
+PyObject *net_record(PyObject *net, PyObject *args);
+
 /* Adds the types of learning. 0, or -1 and an exception. */
-int add_learning(PyObject *module, PyTypeObject *net);
+int add_learning(PyObject *module);
 
 #endif

@@ -5,24 +5,54 @@
 #include <string.h>
 
 FILLER(, er_plastic, ER_PLASTIC)
+FILLER(, er_tape, ER_TAPE)
+FILLER(, er_taught, ER_TAUGHT)
+FILLER(, er_link, ER_LINK)
+FILLER(, er_rule, ER_RULE)
 
-static int fill_plastic(er_plastic *plastic, PyObject *fields, views *open) {
-    if (!PyDict_Check(fields)) {
-        PyErr_SetString(PyExc_TypeError, "plastic: its fields are no dict");
-        return -1;
+static int refuse(const char *record) {
+    PyErr_Format(PyExc_ValueError, "%s: its numbers and arrays do not fit together", record);
+    return -1;
+}
+
+/* One record of a tuple of dicts. */
+#define FILL_ONE(name, record) \
+    static int fill_##name(void *to, PyObject *fields, views *open) { \
+        source from = {#name, fields, 0, open}; \
+        return fill_##record(&from, to) || all_taken(&from) ? -1 : 0; \
     }
+FILL_ONE(tape, er_tape)
+FILL_ONE(taught, er_taught)
+FILL_ONE(link, er_link)
+
+/* Memory for as many records as a tuple has dicts, each filled. */
+static void *fill_all(PyObject *given, size_t size, int (*fill)(void *, PyObject *, views *), views *open) {
+    const Py_ssize_t count = PyTuple_Size(given);
+    char *all = calloc((size_t)(count > 0 ? count : 1), size);
+    if (!all) return PyErr_NoMemory();
+    for (Py_ssize_t k = 0; k < count; k++) {
+        PyObject *fields = PyTuple_GetItem(given, k);
+        if (!PyDict_Check(fields)) PyErr_SetString(PyExc_TypeError, "a record's fields are no dict");
+        if (!PyDict_Check(fields) || fill(all + (size_t)k * size, fields, open)) {
+            free(all);
+            return NULL;
+        }
+    }
+    return all;
+}
+
+static int fill_plastic(void *to, PyObject *fields, views *open) {
+    er_plastic *p = to;
     source from = {"plastic", fields, 0, open};
-    if (fill_er_plastic(&from, plastic) || all_taken(&from)) return -1;
-    const er_plastic *p = plastic;
-    const int noted = !!p->importance, wide = noted && !p->small, narrow = noted && p->small;
-    if (p->rows < 1 || p->columns < 1 || p->steps < 0 || p->steps > 128 || p->small == !!p->weight ||
-        !!p->ref != wide || !!p->omega != wide || !!p->ref_high != narrow || !!p->omega_narrow != narrow ||
-        p->shift < 8 * p->small || p->shift > 30 || p->gradient_shift < 8 * p->small || p->gradient_shift > 30 ||
-        p->decay_shift < 0 || p->decay_shift > 30 || p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 ||
-        p->max_step > 32512 || (noted && p->damping < 1)) {
-        PyErr_SetString(PyExc_ValueError, "plastic: its numbers and arrays do not fit together");
-        return -1;
-    }
+    if (fill_er_plastic(&from, p) || all_taken(&from)) return -1;
+    const int noted = !!p->importance, wide = noted && !p->small, narrow = noted && p->small, least = p->small ? 8 : 0;
+    if (p->rows < 1 || p->columns < 1 || p->steps < 0 || p->steps > 128 || p->index < 0 || p->small == !!p->weight ||
+        (p->small ? !!p->history : !!p->history_high) || !!p->ref != wide || !!p->omega != wide ||
+        !!p->ref_high != narrow || !!p->omega_narrow != narrow || p->shift < least || p->shift > 30 ||
+        p->gradient_shift < least || p->gradient_shift > 30 || p->decay_shift < 0 || p->decay_shift > 30 || p->eta < 0 ||
+        p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 || p->max_norm < 0 || p->max_norm > 1 << 24 ||
+        p->strength < 0 || p->strength > 58 || (noted && p->damping < 1))
+        return refuse("plastic");
     return 0;
 }
 
@@ -41,7 +71,7 @@ typedef struct {
 
 static PyObject *plastic_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
     PyObject *fields;
-    if (!PyArg_ParseTuple(args, "O", &fields)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!", &PyDict_Type, &fields)) return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     PlasticObject *self = (PlasticObject *)alloc(type, 0);
     if (!self) return NULL;
@@ -118,6 +148,224 @@ static PyType_Slot plastic_slots[] = {
 static PyType_Spec plastic_spec = {"edgerun._native.Plastic", sizeof(PlasticObject), 0, Py_TPFLAGS_DEFAULT,
                                    plastic_slots};
 
+/* ---------------------------------------------------------------- recording */
+
+static int check_tapes(const er_net *net, const er_tape *tapes, Py_ssize_t count) {
+    for (Py_ssize_t k = 0; k < count; k++) {
+        const er_tape *tape = &tapes[k];
+        if (tape->layer < 0 || tape->layer >= net->plan.layers || net->layers[tape->layer].kind != ER_KIND_lif)
+            return refuse("tape");
+        const er_lif *lif = &net->layers[tape->layer].as.lif;
+        if (tape->inputs != lif->inputs || tape->outputs != lif->outputs || tape->steps != net->plan.steps ||
+            tape->chunk < 1 || tape->chunk > tape->steps || !tape->pre == !tape->pre_wide)
+            return refuse("tape");
+    }
+    return 0;
+}
+
+PyObject *net_record(PyObject *net, PyObject *args) {
+    const NetObject *self = (const NetObject *)net;
+    const er_plan *plan = &self->net.plan;
+    PyObject *sample, *given, *array;
+    if (!PyArg_ParseTuple(args, "OO!O", &sample, &PyTuple_Type, &given, &array)) return NULL;
+    const Py_ssize_t count = PyTuple_Size(given), items = PyObject_Length(array);
+    const int32_t last = (int32_t)(items / plan->outputs);
+    if (items < 0) return NULL;
+    if (last < 1 || last > plan->steps) return PyErr_Format(PyExc_ValueError, "record: outputs of %d steps", last);
+    views open = {0};
+    Py_buffer q = {0}, outputs = {0};
+    er_tape *tapes = fill_all(given, sizeof *tapes, fill_tape, &open);
+    int failed = !tapes || check_tapes(&self->net, tapes, count);
+    const int16_t *from = failed ? NULL : borrow(&q, sample, "q", "int16_t", plan->size, 0);
+    int32_t *to = from ? borrow(&outputs, array, "outputs", "int32_t", (int64_t)last * plan->outputs, 1) : NULL;
+    if (to) er_net_record(&self->net, from, tapes, (int32_t)count, to, last);
+    give_back(&outputs);
+    give_back(&q);
+    free(tapes);
+    close_views(&open);
+    if (!to) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- Learner */
+
+typedef struct {
+    PyObject_HEAD
+    er_learner learner;
+    er_plastic *plastic;
+    er_tape *tapes;
+    er_taught *taught;
+    er_link *links;
+    PyObject *net;
+    views open;
+    int long_call;
+} LearnerObject;
+
+static int check_taught(const er_learner *l) {
+    const er_rule *r = &l->rule;
+    if (r->taught < 1 || !r->clipped || !r->logits || !r->state || (r->kind == ER_EPROP_VALUES && !r->target) ||
+        r->kappa < 0 || r->kappa > 1 << 15 || r->signal_shift < 1 || r->signal_shift > 16 || r->post_shift < 1 ||
+        r->post_shift > 8 || r->error_shift < 1 || r->error_shift > 24)
+        return refuse("rule");
+    for (int32_t k = 0; k < r->taught; k++) {
+        const er_taught *each = &l->taught[k];
+        const er_tape *tape = &l->tapes[k];
+        const er_lif *lif = &l->net->layers[tape->layer].as.lif;
+        if (each->inputs != tape->inputs || each->outputs != tape->outputs || each->chunk != tape->chunk ||
+            each->last != r->last || r->last > each->chunk || each->classes != r->classes ||
+            each->inputs > r->widest || each->outputs > r->widest || each->decay < 0 || each->decay > 1 << 15 ||
+            each->reach < 1 || !each->feedback == !each->feedback_shadow || (each->adjoint && (!lif->rho || !lif->beta)) ||
+            (each->input && each->input_high) || (each->recurrent && each->recurrent_high) ||
+            (each->readout && each->readout_high))
+            return refuse("taught");
+    }
+    return 0;
+}
+
+static int check_links(const er_learner *l) {
+    const er_rule *r = &l->rule;
+    if (r->last != 1 || r->links < 1 || l->links[r->links - 1].outputs != r->classes || !l->links[r->links - 1].error)
+        return refuse("rule");
+    for (int32_t k = 0; k < r->links; k++) {
+        const er_link *link = &l->links[k];
+        if (link->layer < 0 || link->layer >= l->net->plan.layers || l->net->layers[link->layer].kind != ER_KIND_dense)
+            return refuse("link");
+        const er_dense *dense = &l->net->layers[link->layer].as.dense;
+        if (dense->inputs != link->inputs || dense->outputs != link->outputs || dense->weight_zero ||
+            link->back_shift < 0 || link->back_shift > 30 || (k && l->links[k - 1].outputs != link->inputs))
+            return refuse("link");
+    }
+    return 0;
+}
+
+static int check_learner(const er_learner *l) {
+    const er_rule *r = &l->rule;
+    if (r->last < 1 || r->last > l->net->plan.steps || r->classes != l->net->plan.outputs || r->temperature_shift < 0 ||
+        r->temperature_shift > 24)
+        return refuse("rule");
+    if (r->kind == ER_BACKPROP) return check_links(l);
+    if (r->kind != ER_EPROP && r->kind != ER_EPROP_VALUES) return refuse("rule");
+    return check_tapes(l->net, l->tapes, r->taught) || check_taught(l) ? -1 : 0;
+}
+
+static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, PyObject *tapes, PyObject *taught,
+                        PyObject *links) {
+    er_learner *l = &self->learner;
+    source from = {"rule", rule, 0, &self->open};
+    if (fill_er_rule(&from, &l->rule) || all_taken(&from)) return -1;
+    if (l->rule.plastic != PyTuple_Size(plastic) || l->rule.taught != PyTuple_Size(tapes) ||
+        l->rule.taught != PyTuple_Size(taught) || l->rule.links != PyTuple_Size(links))
+        return refuse("rule");
+    l->net = &((NetObject *)self->net)->net;
+    l->plastic = self->plastic = fill_all(plastic, sizeof *self->plastic, fill_plastic, &self->open);
+    if (!self->plastic) return -1;
+    l->tapes = self->tapes = fill_all(tapes, sizeof *self->tapes, fill_tape, &self->open);
+    if (!self->tapes) return -1;
+    l->taught = self->taught = fill_all(taught, sizeof *self->taught, fill_taught, &self->open);
+    if (!self->taught) return -1;
+    l->links = self->links = fill_all(links, sizeof *self->links, fill_link, &self->open);
+    return self->links ? check_learner(l) : -1;
+}
+
+/* 1, or 0 and an exception. */
+static int is_net(PyObject *object) {
+    PyObject *module = PyImport_ImportModule("edgerun._native");
+    PyObject *net = module ? PyObject_GetAttrString(module, "Net") : NULL;
+    const int right = net && Py_TYPE(object) == (PyTypeObject *)net;
+    if (net && !right) PyErr_SetString(PyExc_TypeError, "a learner needs a Net");
+    Py_XDECREF(net);
+    Py_XDECREF(module);
+    return right;
+}
+
+static PyObject *learner_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
+    PyObject *net, *rule, *plastic, *tapes, *taught, *links;
+    int long_call;
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!p", &net, &PyDict_Type, &rule, &PyTuple_Type, &plastic, &PyTuple_Type, &tapes,
+                          &PyTuple_Type, &taught, &PyTuple_Type, &links, &long_call))
+        return NULL;
+    if (!is_net(net)) return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    LearnerObject *self = (LearnerObject *)alloc(type, 0);
+    if (!self) return NULL;
+    self->net = Py_NewRef(net);
+    self->long_call = long_call;
+    if (fill_learner(self, rule, plastic, tapes, taught, links)) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void learner_dealloc(PyObject *object) {
+    LearnerObject *self = (LearnerObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    close_views(&self->open);
+    free(self->plastic);
+    free(self->tapes);
+    free(self->taught);
+    free(self->links);
+    Py_XDECREF(self->net);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+/* learn(q, label, threshold, in_play, update) -> (p, changed): one labelled window.   q (size,)   in_play (classes,) */
+static PyObject *learner_learn(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    LearnerObject *self = (LearnerObject *)object;
+    const er_learner *l = &self->learner;
+    Py_buffer q = {0}, in_play = {0};
+    uint64_t update;
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "learn takes 5 values, not %zd", count);
+    const long label = PyLong_AsLong(args[1]), threshold = PyLong_AsLong(args[2]);
+    if ((label == -1 || threshold == -1) && PyErr_Occurred()) return NULL;
+    if (label < 0 || label >= l->rule.classes || threshold < INT32_MIN || threshold > INT32_MAX)
+        return PyErr_Format(PyExc_ValueError, "label %ld is outside [0, %d)", label, l->rule.classes);
+    if (take_u64(args[4], &update)) return NULL;
+    const int16_t *from = borrow(&q, args[0], "q", "int16_t", l->net->plan.size, 0);
+    const uint8_t *plays = from ? borrow(&in_play, args[3], "in_play", "uint8_t", l->rule.classes, 0) : NULL;
+    int32_t p = 0;
+    int64_t changed = -1;
+    int failed = !plays;
+    if (plays && l->rule.kind != ER_EPROP_VALUES && !plays[label]) {
+        PyErr_Format(PyExc_ValueError, "label %ld is not in play", label);
+        failed = 1;
+    }
+    if (!failed && self->long_call) {
+        Py_BEGIN_ALLOW_THREADS
+        p = er_learn_window(l, from, (int32_t)label, (int32_t)threshold, plays, update, &changed);
+        Py_END_ALLOW_THREADS
+    } else if (!failed) {
+        p = er_learn_window(l, from, (int32_t)label, (int32_t)threshold, plays, update, &changed);
+    }
+    give_back(&in_play);
+    give_back(&q);
+    return failed ? NULL : Py_BuildValue("iL", (int)p, (long long)changed);
+}
+
+/* factors(): from tape and error, as they lie, to the factors of every gradient */
+static PyObject *learner_factors(PyObject *object, PyObject *Py_UNUSED(none)) {
+    er_learn_factors(&((LearnerObject *)object)->learner);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef learner_methods[] = {
+    {"learn", (PyCFunction)(void (*)(void))learner_learn, METH_FASTCALL, "learn(q, label, threshold, in_play, update)"},
+    {"factors", learner_factors, METH_NOARGS, "factors(): of what lies on the tape"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot learner_slots[] = {
+    {Py_tp_new, (void *)learner_new},
+    {Py_tp_dealloc, (void *)learner_dealloc},
+    {Py_tp_methods, learner_methods},
+    {Py_tp_doc, "A rule over a Net, in arrays that the caller owns."},
+    {0, NULL},
+};
+static PyType_Spec learner_spec = {"edgerun._native.Learner", sizeof(LearnerObject), 0, Py_TPFLAGS_DEFAULT,
+                                   learner_slots};
+
 /* ---------------------------------------------------------------- the module's part */
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec) {
@@ -128,4 +376,6 @@ static int add_type(PyObject *module, const char *name, PyType_Spec *spec) {
     return failed ? -1 : 0;
 }
 
-int add_learning(PyObject *module, PyTypeObject *Py_UNUSED(net)) { return add_type(module, "Plastic", &plastic_spec); }
+int add_learning(PyObject *module) {
+    return add_type(module, "Plastic", &plastic_spec) || add_type(module, "Learner", &learner_spec) ? -1 : 0;
+}

@@ -25,6 +25,7 @@ from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rol
 from edgerun.learn.reservoir import Reservoir
 from edgerun.learn.rewire import Rewire
 from edgerun.learn.rules import OnlineRule, ValueRule, rule_of
+from edgerun.native import NativeNetwork
 from edgerun.network import Network
 from edgerun.plan import Slot, carve, make_arena, make_plan
 from edgerun.rules import ALL, RuleRecord
@@ -154,6 +155,13 @@ class Learner:
         self._plastic: tuple[native.Plastic, ...] = ()
         if backend != "numpy" and library() is not None and not native.numpy_stages(plan):
             self._plastic = native.plastics(self.manifest, self._tensors, self._state)
+        self._windows: native.Windows | None = None
+        if isinstance(network, NativeNetwork):
+            network.bind(
+                {} if self._profile.copies else {rate.tensor: self._shadow(rate.tensor) for rate in self._rates}
+            )
+            if native.has_window(self.manifest):
+                self._windows = native.Windows(network, self._state)
         self.reset()
 
     # ------------------------------------------------------------------ state
@@ -167,7 +175,7 @@ class Learner:
         for array in self._state.values():
             array[...] = np.zeros((), array.dtype)
         for rate in self._rates:
-            shadow = cast(I16, self._state[f"shadow.{rate.tensor}"])
+            shadow = self._shadow(rate.tensor)
             shadow[...] = self._factory[rate.tensor].astype(np.int16) * 256 + self._profile.middle
             self._publish(rate.tensor)
             if self._rewire:
@@ -340,6 +348,8 @@ class Learner:
         self._remember(label)
         if plan.online:
             return self._learn_online(cast(OnlineRule, rule), q, label, threshold)
+        if self._windows:
+            return self._learn_in_c(self._windows, q, label, threshold, target)
         window, error = rule.record(self.network, q), cast(I32, self._state["lesson.error"])
         if target:
             values = np.frombuffer(target, "<i2").astype(np.int16)
@@ -349,6 +359,16 @@ class Learner:
         if probability >= threshold:
             return probability / 32768, 0.0
         return probability / 32768, self._update(rule.factors(window, error), plan.gradient_shift)
+
+    def _learn_in_c(
+        self, windows: native.Windows, q: I16, label: int, threshold: int, target: bytes
+    ) -> tuple[float, float]:
+        values = np.frombuffer(target, "<i2").astype(np.int16) if target else None
+        probability, squared = windows.learn(q, label, threshold, self._in_play(), self.updates, values)
+        if squared < 0:
+            return probability / 32768, 0.0
+        self.updates += 1
+        return probability / 32768, norm_of(squared)
 
     def _learn_online(self, rule: OnlineRule, q: I16, label: int, threshold: int) -> tuple[float, float]:
         """The same with an update after each step of one window that p is not high enough at; the mean p."""
@@ -577,8 +597,11 @@ class Learner:
         found = cast(I8, self._tensors[tensor])
         if self._profile.copies:
             return found.copy()
-        self._tensors[tensor] = high_bytes(cast(I16, self._state[f"shadow.{tensor}"]))
+        self._tensors[tensor] = high_bytes(self._shadow(tensor))
         return found
+
+    def _shadow(self, tensor: str) -> I16:
+        return cast(I16, self._state[f"shadow.{tensor}"])
 
     def _copy(self, tensor: str) -> I8 | None:
         """The int8 weights that follow a shadow; None where they are its high bytes."""
@@ -588,7 +611,7 @@ class Learner:
         """Weights <- shadows."""
         copy = self._copy(tensor)
         if copy is not None:
-            plasticity.weights_from_shadow(copy, cast(I16, self._state[f"shadow.{tensor}"]))
+            plasticity.weights_from_shadow(copy, self._shadow(tensor))
 
     def _take_over(self) -> None:
         """Make the network run on the state that has just been loaded."""

@@ -7,18 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 
-from edgerun.arrays import AnyArray, Tensors
+from edgerun.arrays import I16, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
-from edgerun.kernels.native import library
+from edgerun.graph import layer_reaches
+from edgerun.kernels.native import Backend, library
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
-from edgerun.spec import LearningPlan, Manifest, MeanQuotient, PlasticRate, Rewiring, RMaxProp
+from edgerun.native import LONG, NativeNetwork, network_of, tape_fields
+from edgerun.network import Network, Tape
+from edgerun.rules import RuleRecord
+from edgerun.rules.dense import IlProx, PredictiveCoding, SequentialIl
+from edgerun.rules.eprop import EPropOnline, EPropValues
+from edgerun.rules.inner import InnerStep
+from edgerun.rules.superspike import SuperSpike
+from edgerun.spec import Backprop, EProp, LearningPlan, Manifest, MeanQuotient, PlasticRate, Rewiring, RMaxProp
 
 Fields = dict[str, Any]
+Pair = tuple[AnyArray, AnyArray]
+
+EPROP, EPROP_VALUES, BACKPROP = 0, 1, 2
+"""`enum er_rule_kind`."""
+
+NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
+    {
+        EPropOnline: "an update after each step: a window is many small calls, and its price is the updates, in C",
+        SuperSpike: "surrogates of the layers' own membranes at each step, which C layers keep to themselves",
+        InnerStep: "one row of traces and one update: the window and the update are in C already",
+        IlProx: "settles in 64-bit activities for many rounds a lesson: a yardstick of benchmarks, not of devices",
+        SequentialIl: "settles, as il-prox does",
+        PredictiveCoding: "settles, as il-prox does",
+    }
+)
+"""Rules whose windows numpy records and makes factors of, and why; what they change weights by is in C nevertheless."""
+
+NUMPY_NETWORKS: Final[frozenset[type[RuleRecord]]] = frozenset({EPropOnline, SuperSpike})
+"""Of those, the ones that look into layers at each step, as only numpy's let them."""
 
 NUMPY_ONLY: Final[Mapping[type, str]] = MappingProxyType(
     {
@@ -35,12 +62,18 @@ def numpy_stages(plan: LearningPlan) -> tuple[str, ...]:
     return tuple(type(part).__name__ for part in (plan.normaliser, plan.rewiring) if type(part) in NUMPY_ONLY)
 
 
-def plastic_fields(plan: LearningPlan, rate: PlasticRate, index: int, weights: AnyArray, state: Tensors) -> Fields:
-    """`er_plastic` of the index-th plastic tensor, its factors still open. Weights (m, n) follow the shadow."""
+def plastic_fields(
+    plan: LearningPlan, rate: PlasticRate, index: int, weights: AnyArray, state: Tensors, factors: Pair | None = None
+) -> Fields:
+    """`er_plastic` of the index-th plastic tensor.
+
+    weights  (m, n) follow the shadow     factors  history (T, m) and post (T, n), where they always lie in one place
+    """
     profile = profile_of(plan)
     if plan.rule is None:
         raise SpecError("the bundle has no learning rule")
     notes, (rows, columns) = plan.intelligence, weights.shape
+    history, post = factors or (np.zeros((0, rows), profile.trace), np.zeros((0, columns), np.int16))
     found: Fields = {
         f"{kind}{end}": None for kind, end in (("ref", ""), ("ref", "_high"), ("omega", ""), ("omega", "_narrow"))
     }
@@ -48,11 +81,12 @@ def plastic_fields(plan: LearningPlan, rate: PlasticRate, index: int, weights: A
         found["ref" if profile.copies else "ref_high"] = state[f"ref.{rate.tensor}"]
         found["omega" if profile.copies else "omega_narrow"] = state[f"omega.{rate.tensor}"]
     return found | {
-        "rows": rows, "columns": columns, "steps": 0, "index": index, "small": int(not profile.copies),
+        "rows": rows, "columns": columns, "steps": len(history), "index": index, "small": int(not profile.copies),
         "eta": rate.eta, "shift": rate.shift, "max_step": rate.max_step, "max_norm": rate.max_norm,
         "decay_shift": rate.decay_shift, "gradient_shift": plan.rule.gradient_shift,
         "strength": notes.strength_of(index) if notes else 0, "damping": notes.damping_of(index) if notes else 1,
-        "history": None, "history_high": None, "post": np.zeros(0, np.int16),
+        "history": history if profile.copies else None, "history_high": None if profile.copies else history,
+        "post": post,
         "shadow": state[f"shadow.{rate.tensor}"], "weight": weights if profile.copies else None,
         "importance": state[f"importance.{rate.tensor}"] if notes else None,
     }  # fmt: skip
@@ -83,3 +117,140 @@ def plastics(manifest: Manifest, tensors: Tensors, state: Tensors) -> tuple[Plas
         Plastic(plastic_fields(manifest.learning, rate, index, tensors[rate.tensor], state), manifest.seed)
         for index, rate in enumerate(rates)
     )
+
+
+# ------------------------------------------------------------------ windows
+
+
+class LearnerRecords(NamedTuple):
+    """A learner as C takes it: the fields of `er_rule`, and of each record of its lists."""
+
+    rule: Fields
+    plastic: tuple[Fields, ...]
+    tapes: tuple[Fields, ...]
+    taught: tuple[Fields, ...]
+    links: tuple[Fields, ...]
+
+
+def has_window(manifest: Manifest) -> bool:
+    """Whether C learns from a whole window of this bundle in one call."""
+    plan = manifest.learning
+    return plan.rule is not None and type(plan.rule) not in NUMPY_ONLY_RULES and not numpy_stages(plan)
+
+
+def learner_records(manifest: Manifest, tensors: Mapping[str, AnyArray], state: Tensors) -> LearnerRecords:
+    """Over a learner's own arrays, those of `learned_slots` and `working_slots`.
+
+    Raises SpecError where `has_window` is false.
+    """
+    rule = manifest.learning.rule
+    if isinstance(rule, Backprop):
+        parts = _backprop(manifest, rule, state)
+    elif isinstance(rule, EProp) and has_window(manifest):
+        parts = _eprop(manifest, rule, tensors, state)
+    else:
+        raise SpecError("the bundle's rule has no C form")
+    fields, factors, tapes, taught, links = parts
+    plastic = tuple(
+        plastic_fields(manifest.learning, rate, index, tensors[rate.tensor], state, factors[rate.tensor])
+        for index, rate in enumerate(rule.rates)
+    )
+    seed = np.array([manifest.seed & 0xFFFFFFFF, manifest.seed >> 32], np.uint32)
+    fields |= {"plastic": len(plastic), "taught": len(taught), "links": len(links), "seed": seed}
+    fields |= {"classes": manifest.layers[-1].outputs, "temperature_shift": rule.temperature_shift}
+    return LearnerRecords(fields, plastic, tapes, taught, links)
+
+
+Parts = tuple[Fields, dict[str, Pair], tuple[Fields, ...], tuple[Fields, ...], tuple[Fields, ...]]
+
+
+def _backprop(manifest: Manifest, rule: Backprop, state: Tensors) -> Parts:
+    links, factors = [], {}
+    places = {layer.name: k for k, layer in enumerate(manifest.layers)}
+    for name, shift in zip(rule.layers, (0, *rule.back_shifts), strict=True):
+        layer, read, error = manifest.layer(name), state[f"tape.{name}.read"], state.get(f"tape.{name}.error")
+        links.append({
+            "layer": places[name], "inputs": layer.widths[0], "outputs": layer.outputs, "back_shift": shift,
+            "read": read, "error": error,
+        })  # fmt: skip
+        if error is not None:
+            factors[f"{name}.weight"] = (error, read)
+    empty = ("error_shift", "kappa", "signal_shift", "post_shift", "gamma", "spikes_target", "spikes_cost", "widest")
+    absent = ("clipped", "logits", "target", "state")
+    fields: Fields = dict.fromkeys(empty, 0) | dict.fromkeys(absent) | {"kind": BACKPROP, "last": 1}
+    return fields | {"error": state["lesson.error"]}, factors, (), (), tuple(links)
+
+
+def _eprop(manifest: Manifest, rule: EProp, tensors: Mapping[str, AnyArray], state: Tensors) -> Parts:
+    factors: dict[str, Pair] = {}
+    for name in rule.layers:
+        prefix = rule.prefix(name)
+        for part in ("input", "recurrent"):
+            if f"{name}.{part}" in rule.tensors:
+                factors[f"{name}.{part}"] = (state[f"trace.{prefix}{part}"], state[f"trace.{prefix}post"])
+        for tensor in rule.bars(name):
+            factors[tensor] = (state[f"trace.{prefix}readout"], state["trace.clipped"])
+    values, error = isinstance(rule, EPropValues), state["trace.error"]
+    fields = {
+        "kind": EPROP_VALUES if values else EPROP, "last": len(error), "error": error,
+        "error_shift": rule.error_shift if isinstance(rule, EPropValues) else 1,
+        "kappa": int(tensors[f"{rule.readout}.kappa"][0]), "signal_shift": rule.signal_shift,
+        "post_shift": rule.post_shift, "gamma": rule.gamma, "spikes_target": rule.spikes_target,
+        "spikes_cost": rule.spikes_cost, "widest": state["trace.state"].shape[1], "clipped": state["trace.clipped"],
+        "logits": state["tape.logits"], "target": state.get("tape.target"), "state": state["trace.state"],
+    }  # fmt: skip
+    tapes = tuple(_tape(manifest, rule, name, state) for name in rule.layers)
+    return fields, factors, tapes, tuple(_taught(manifest, rule, name, tensors, state) for name in rule.layers), ()
+
+
+def _tape(manifest: Manifest, rule: EProp, name: str, state: Tensors) -> Fields:
+    pre, spikes, psi = (state[f"tape.{rule.prefix(name)}{part}"] for part in ("pre", "spikes", "psi"))
+    return tape_fields(manifest, name, Tape(pre, spikes, psi))
+
+
+def _taught(manifest: Manifest, rule: EProp, name: str, tensors: Mapping[str, AnyArray], state: Tensors) -> Fields:
+    layer, prefix, narrow = manifest.layer(name), rule.prefix(name), not profile_of(manifest.learning).copies
+    post, error = state[f"trace.{prefix}post"], state["trace.error"]
+    source = f"{name}.feedback" if name in rule.fed else f"{rule.readout}.input"
+    shadow = state.get(f"shadow.{source}") if narrow else None
+    fields: Fields = {
+        "inputs": layer.widths[0], "outputs": layer.outputs, "chunk": len(post), "last": len(error),
+        "classes": error.shape[1], "decay": int(tensors[f"{name}.decay"][0]),
+        "reach": layer_reaches(manifest)[name][0][0], "post": post, "adjoint": state.get(f"trace.{prefix}adjoint"),
+        "feedback": tensors[source] if shadow is None else None, "feedback_shadow": shadow,
+    }  # fmt: skip
+    for part in ("input", "recurrent", "readout"):
+        found = state.get(f"trace.{prefix}{part}")
+        fields |= {part: None, f"{part}_high": found} if narrow else {part: found, f"{part}_high": None}
+    return fields
+
+
+class Windows:
+    """A learner whose whole windows run in C: record, error, factors and update of its rule in one call."""
+
+    def __init__(self, network: NativeNetwork, state: Tensors) -> None:
+        native = library()
+        if native is None:
+            raise SpecError("the C kernels are not built")
+        manifest = network.manifest
+        records = learner_records(manifest, network.tensors, state)
+        self._target = state.get("tape.target")
+        weights = sum(each["rows"] * each["columns"] for each in records.plastic)
+        self._held = native.Learner(network.net, *records, manifest.steps * weights > LONG)
+
+    def learn(
+        self, q: I16, label: int, threshold: int, in_play: Bool, number: int, target: I16 | None = None
+    ) -> tuple[int, int]:
+        """p in Q0.15 and the squared norm of the change in shadow LSB, -1 where p was at or over the threshold."""
+        if target is not None and self._target is not None:
+            np.copyto(self._target, target.reshape(self._target.shape))
+        return cast("tuple[int, int]", self._held.learn(q, label, threshold, in_play, number))
+
+    def factors(self) -> None:
+        """From tape and error as they lie in the learner's arrays to the factors of every gradient."""
+        self._held.factors()
+
+
+def network_for(manifest: Manifest, tensors: Tensors, asked: Backend) -> Network:
+    """The network of a learner: numpy's for rules that look into its layers, else whoever is asked for."""
+    return network_of(manifest, tensors, "numpy" if type(manifest.learning.rule) in NUMPY_NETWORKS else asked)

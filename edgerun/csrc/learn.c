@@ -1,0 +1,180 @@
+/* One labelled window: run, record, take the error, make the factors, update. */
+#include "edgerun.h"
+
+#include <string.h>
+
+/* ---------------------------------------------------------------- recording */
+
+static const er_tape *tape_of(const er_tape *tapes, int32_t count, int32_t layer) {
+    for (int32_t k = 0; k < count; k++)
+        if (tapes[k].layer == layer) return &tapes[k];
+    return NULL;
+}
+
+/* Run step t of a layer that learns, and keep what came in and what came of it. */
+static void record_step(const er_lif *lif, const er_tape *tape, int32_t t) {
+    const size_t m = (size_t)tape->inputs, n = (size_t)tape->outputs, row = (size_t)t * m;
+    const int32_t kept = t - (tape->steps - tape->chunk);
+    if (tape->pre)
+        for (size_t i = 0; i < m; i++) tape->pre[row + i] = (int8_t)lif->x[i];
+    else
+        memcpy(tape->pre_wide + row, lif->x, m * sizeof *lif->x);
+    er_lif_step(lif, kept < 0 ? NULL : tape->psi + (size_t)kept * n);
+    memcpy(tape->spikes + (size_t)t * n, lif->fired, n);
+}
+
+void er_net_record(const er_net *net, const int16_t *q, const er_tape *tapes, int32_t count, int32_t *outputs,
+                   int32_t last) {
+    const er_plan *plan = &net->plan;
+    er_net_reset(net);
+    for (int32_t t = 0; t < plan->steps; t++) {
+        const int32_t kept = t - (plan->steps - last), running = kept < 0 ? plan->each_step : plan->layers;
+        er_net_encode(net, q, t);
+        for (int32_t k = 0; k < running; k++) {
+            const er_tape *tape = tape_of(tapes, count, k);
+            if (tape)
+                record_step(&net->layers[k].as.lif, tape, t);
+            else
+                er_layer_step(&net->layers[k]);
+        }
+        if (kept >= 0) er_layer_reading(&net->layers[plan->layers - 1], outputs + (size_t)kept * (size_t)plan->outputs);
+    }
+}
+
+/* ---------------------------------------------------------------- e-prop */
+
+/* Error (Q0.15) of the last steps; returns the mean p, rounded down. */
+static int32_t eprop_error(const er_learner *l, int32_t label, const uint8_t *in_play) {
+    const er_rule *r = &l->rule;
+    if (r->kind == ER_EPROP_VALUES)
+        return er_value_error(r->error, r->logits, r->target, r->error_shift, r->last * r->classes);
+    int32_t total = 0;
+    for (int32_t t = 0; t < r->last; t++) {
+        const size_t row = (size_t)t * (size_t)r->classes;
+        total += er_softmax_error(r->error + row, r->logits + row, r->temperature_shift, in_play, label, r->classes);
+    }
+    return total / r->last;
+}
+
+static void eprop_post(const er_learner *l, const er_tape *tape, const er_taught *taught) {
+    const er_rule *r = &l->rule;
+    const er_lif *lif = &l->net->layers[tape->layer].as.lif;
+    const int32_t n = taught->outputs, chunk = taught->chunk;
+    const uint8_t *spikes = tape->spikes + (size_t)(tape->steps - chunk) * (size_t)n;
+    int16_t *signal = taught->post + (size_t)(chunk - r->last) * (size_t)n;
+    memset(taught->post, 0, (size_t)(chunk - r->last) * (size_t)n * sizeof *signal);
+    er_learning_signal(signal, r->error, taught->feedback, taught->feedback_shadow, r->signal_shift, r->last, n,
+                       r->classes);
+    er_filter_backwards(taught->post, r->kappa, r->state, chunk, n);
+    if (r->spikes_cost) er_regularise(taught->post, spikes, r->spikes_target, r->spikes_cost, chunk, n);
+    if (taught->adjoint)
+        er_post_factor_adaptive(taught->post, tape->psi, r->post_shift, r->gamma, lif->beta, lif->rho, taught->adjoint,
+                                chunk, n);
+    else
+        er_post_factor(taught->post, tape->psi, r->post_shift, chunk, n);
+}
+
+static void eprop_traces(const er_learner *l, const er_tape *tape, const er_taught *taught) {
+    er_trace trace = {.steps = tape->steps, .kept = taught->chunk, .units = taught->inputs, .decay = taught->decay,
+                      .reach = taught->reach, .pre = tape->pre, .pre_wide = tape->pre_wide, .history = taught->input,
+                      .history_high = taught->input_high, .state = l->rule.state};
+    if (trace.history || trace.history_high) er_traces(&trace);
+    trace = (er_trace){.steps = tape->steps, .kept = taught->chunk, .units = taught->outputs, .decay = taught->decay,
+                       .reach = 1, .late = 1, .spikes = tape->spikes, .history = taught->recurrent,
+                       .history_high = taught->recurrent_high, .state = l->rule.state};
+    if (trace.history || trace.history_high) er_traces(&trace);
+    trace.kept = taught->last;
+    trace.decay = l->rule.kappa;
+    trace.late = 0;
+    trace.history = taught->readout;
+    trace.history_high = taught->readout_high;
+    if (trace.history || trace.history_high) er_traces(&trace);
+}
+
+static void clip_errors(const er_rule *r) {
+    for (int32_t i = 0; i < r->last * r->classes; i++) r->clipped[i] = er_sat16(r->error[i]);
+}
+
+/* ---------------------------------------------------------------- backpropagation */
+
+/* Run one sample, keep what each layer read, and take the error from the last one's sums; returns p(label). */
+static int32_t backprop_error(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play) {
+    const er_rule *r = &l->rule;
+    er_net_encode(l->net, q, l->net->plan.steps - 1);
+    for (int32_t k = 0; k < r->links; k++) {
+        const er_link *link = &l->links[k];
+        const er_dense *dense = &l->net->layers[link->layer].as.dense;
+        memcpy(link->read, dense->x, (size_t)link->inputs * sizeof *link->read);
+        er_dense_step(dense);
+    }
+    const er_link *last = &l->links[r->links - 1];
+    const er_dense *dense = &l->net->layers[last->layer].as.dense;
+    er_layer_sums(r->error, dense->weight, last->read, dense->bias, last->outputs, last->inputs);
+    return er_softmax_error(r->error, r->error, r->temperature_shift, in_play, label, r->classes);
+}
+
+void er_error_below(int16_t *below, const int8_t *weight, const int16_t *error, int32_t shift, const int16_t *active,
+                    int32_t n, int32_t m) {
+    for (int32_t first = 0; first < m; first += 64) {
+        int64_t sums[64] = {0};
+        const int32_t count = m - first < 64 ? m - first : 64;
+        for (int32_t k = 0; k < n; k++)
+            if (error[k]) {
+                const int8_t *row = weight + (size_t)k * (size_t)m + first;
+                for (int32_t i = 0; i < count; i++) sums[i] += error[k] * row[i];
+            }
+        for (int32_t i = 0; i < count; i++) {
+            const int64_t back = (sums[i] + (((int64_t)1 << shift) >> 1)) >> shift;
+            below[first + i] = active[first + i] > 0 ? er_sat16(back) : 0;
+        }
+    }
+}
+
+static void backprop_factors(const er_learner *l) {
+    const er_link *above = &l->links[l->rule.links - 1];
+    for (int32_t k = 0; k < above->outputs; k++) above->error[k] = er_sat16(l->rule.error[k]);
+    for (; above > l->links && above[-1].error; above--) {
+        const er_dense *dense = &l->net->layers[above->layer].as.dense;
+        er_error_below(above[-1].error, dense->weight, above->error, above->back_shift, above->read, above->outputs,
+                       above->inputs);
+    }
+}
+
+/* ---------------------------------------------------------------- a window */
+
+void er_learn_factors(const er_learner *l) {
+    if (l->rule.kind == ER_BACKPROP) {
+        backprop_factors(l);
+        return;
+    }
+    clip_errors(&l->rule);
+    for (int32_t k = 0; k < l->rule.taught; k++) {
+        eprop_post(l, &l->tapes[k], &l->taught[k]);
+        eprop_traces(l, &l->tapes[k], &l->taught[k]);
+    }
+}
+
+static uint64_t seed_of(const er_learner *l) { return l->rule.seed[0] | (uint64_t)l->rule.seed[1] << 32; }
+
+int32_t er_learn_window(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
+                        uint64_t update, int64_t *changed) {
+    const er_rule *r = &l->rule;
+    int32_t p;
+    if (r->kind == ER_BACKPROP) {
+        p = backprop_error(l, q, label, in_play);
+    } else {
+        er_net_record(l->net, q, l->tapes, r->taught, r->logits, r->last);
+        p = eprop_error(l, label, in_play);
+    }
+    *changed = -1;
+    if (p >= threshold) return p;
+    er_learn_factors(l);
+    *changed = 0;
+    for (int32_t k = 0; k < r->plastic; k++) *changed += er_update(&l->plastic[k], seed_of(l), update);
+    return p;
+}
+
+void er_boundary(const er_learner *l, uint64_t update) {
+    for (int32_t k = 0; k < l->rule.plastic; k++)
+        if (l->plastic[k].importance) er_consolidate(&l->plastic[k], seed_of(l), update);
+}
