@@ -32,6 +32,18 @@ def trace(net: FloatNet, moments: F32) -> Trace:
     return Trace(tuple(np.stack(train) for train in trains.values()), outcome.readings[net.layers[-1].name])
 
 
+def last_outputs(net: FloatNet, x: F32) -> F32:
+    """What the last layer gives, (steps, N, n), for x (steps, N, ...)."""
+    seen: list[F32] = []
+
+    def watch(layer: FloatLayer, out: F32) -> None:
+        if layer is net.layers[-1]:
+            seen.append(out)
+
+    forward(net, x.reshape(len(x), x.shape[1], -1), watch)
+    return np.stack(seen)
+
+
 def rate_coded(q: I16, steps: int = 16, full_scale: int = 16) -> F32:
     """Spike trains (steps, N, in) of quantised inputs (N, in)."""
     return PhaseCoder(PhaseRate(steps=steps, full_scale=full_scale), (len(q),), q.shape[1]).encode(q)

@@ -43,16 +43,17 @@ def samples(labels: AnyArray, first: int) -> AnyArray:
     return np.array([sample(int(k), first + i) for i, k in enumerate(labels)], np.uint8)
 
 
-def _tensors() -> Tensors:
+def tensors(width: int = CAPACITY) -> Tensors:
+    """Of a net with a readout of that width, and a head that knows nothing yet."""
     rng = np.random.default_rng(5)
     return {
         "hidden.input": rng.integers(-40, 90, (INPUTS, NEURONS)).astype(np.int8),
         "hidden.recurrent": rng.integers(-40, 41, (NEURONS, NEURONS)).astype(np.int8),
         "hidden.bias": np.zeros(NEURONS, np.int32),
         "hidden.decay": np.full(NEURONS, 30000, np.uint16),
-        "out.input": rng.integers(-60, 61, (NEURONS, CAPACITY)).astype(np.int8),
-        "out.bias": np.zeros(CAPACITY, np.int32),
-        "out.kappa": np.full(CAPACITY, 29000, np.uint16),
+        "out.input": rng.integers(-60, 61, (NEURONS, width)).astype(np.int8),
+        "out.bias": np.zeros(width, np.int32),
+        "out.kappa": np.full(width, 29000, np.uint16),
         "head.sum": np.zeros((len(NAMES), NEURONS), np.int32),
         "head.count": np.zeros(len(NAMES), np.int32),
         "head.bias": np.zeros(len(NAMES), np.int32),
@@ -87,21 +88,21 @@ def tiny_bundle() -> Bundle:
 @cache
 def tiny_bundle_bytes() -> bytes:
     """Four classes of twelve inputs, room for six; the head knows them from sixteen samples each."""
-    plan, tensors = manifest(), _tensors()
+    plan, found = manifest(), tensors()
     known = np.arange(64) % len(NAMES)
-    features = Network(plan, tensors).batched(64)
+    features = Network(plan, found).batched(64)
     features.scores(samples(known, 0).astype(np.int16))
     z = features.features()
     for k in range(len(NAMES)):
-        tensors["head.sum"][k] = z[known == k].sum(axis=0)
-        tensors["head.count"][k] = (known == k).sum()
+        found["head.sum"][k] = z[known == k].sum(axis=0)
+        found["head.count"][k] = (known == k).sum()
     head = np.arange(8) % len(NAMES)
-    network, x = Network(plan, tensors), samples(head, 100)
+    network, x = Network(plan, found), samples(head, 100)
     scores = np.array([network.infer(row.astype(np.int16)).scores.copy() for row in x], np.int32)
     probe, kept = np.arange(56) % len(NAMES), np.arange(12) % len(NAMES)
     return pack(
         plan,
-        tensors,
+        found,
         selftest=Selftest(x, scores),
         probe=Probe(samples(probe, 200), probe.astype(np.int32)),
         exemplars=Probe(samples(kept, 300), kept.astype(np.int32)),

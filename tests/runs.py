@@ -1,4 +1,4 @@
-"""Layers at work in tests: every row alone and all at once with the same bits, and what a step allocates."""
+"""Layers at work in tests: what a step gives, every row alone and all at once with the same bits, what it allocates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import numpy as np
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.layers import Layer
 from edgerun.ops import OPS
+
+
+def stepped(spec: Layer, tensors: Tensors, x: AnyArray) -> AnyArray:
+    """What a layer of one source gives for x, (width,) or (n, width)."""
+    run = OPS[type(spec)](spec, tensors, x.shape[:-1])
+    run.step(x.astype(np.float32))
+    return run.out.astype(np.int64)
 
 
 def rows(spec: Layer, tensors: Tensors, *xs: AnyArray) -> list[list[int]]:

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import asymmetric as slow
+from runs import stepped
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import ModelError, SpecError
 from edgerun.layers import Conv, Dense, Depthwise, Gru, Lif, Lstm
 from edgerun.layers.base import Certificate, effective
-from edgerun.ops import OPS, dense
+from edgerun.ops import dense
 from exporters import improve
 from exporters.calibrate import MINMAX
 from exporters.data import Samples
@@ -49,12 +50,6 @@ def layer(
     }
 
 
-def step(spec: Any, tensors: Tensors, x: AnyArray) -> AnyArray:
-    run = OPS[type(spec)](spec, tensors, x.shape[:-1])
-    run.step(x.astype(np.float32))
-    return run.out.astype(np.int64)
-
-
 # ------------------------------------------------------------------ kernels
 
 
@@ -84,8 +79,8 @@ def test_sums_are_those_of_row_sums(kind: type[Any], data: st.DataObject) -> Non
     x = rng.integers(-128, 128, (3, *spec.widths))
     x[0] = rng.choice([-128, 127], spec.widths)
     want = [slow.outputs(spec, tensors, row) for row in x.tolist()]
-    assert step(spec, tensors, x).tolist() == want
-    assert [step(spec, tensors, row).tolist() for row in x] == want
+    assert stepped(spec, tensors, x).tolist() == want
+    assert [stepped(spec, tensors, row).tolist() for row in x] == want
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +90,7 @@ def test_zero_points_of_nothing_change_nothing(kind: type[Any]) -> None:
     plain = type(spec)(**{name: getattr(spec, name) for name in spec.__struct_fields__} | {"asymmetric": False})
     assert [field.part for field in spec.fields()] == [*(field.part for field in plain.fields()), "weight_zero"]
     x = rng.integers(-128, 128, (9, *spec.widths))
-    assert step(spec, tensors, x).tolist() == step(plain, tensors, x).tolist()
+    assert stepped(spec, tensors, x).tolist() == stepped(plain, tensors, x).tolist()
     assert spec.proof(tensors) == plain.proof(tensors)
     assert spec.describe(tensors) == f"{plain.describe(tensors)}, weights with zero points"
 
@@ -108,7 +103,7 @@ def test_few_effective_weights_run_by_rows(monkeypatch: pytest.MonkeyPatch) -> N
     spec, tensors = layer(Dense, weight, np.full(3, 90), np.zeros(3), (1, 1))
     x = np.random.default_rng(2).integers(-128, 128, 64)
     assert (np.count_nonzero(effective(tensors["l.weight"], tensors["l.weight_zero"]))) == 3
-    assert step(spec, tensors, x).tolist() == slow.outputs(spec, tensors, x.tolist())
+    assert stepped(spec, tensors, x).tolist() == slow.outputs(spec, tensors, x.tolist())
 
 
 # ------------------------------------------------------------------ the certificate
@@ -134,7 +129,7 @@ def test_effective_weights_of_one_sign_are_exact_at_the_edge_of_each_carrier(
     spec, tensors = layer(kind, weight, np.array([127, -128]), np.full(2, bias), scale, zero_point=zero_point)
     assert spec.proof(tensors) == Certificate(chosen, taps * MOST + bias)
     for x in (np.full(taps, -128), np.full(taps, 127), np.r_[np.full(taps - 1, -128), -127]):
-        assert step(spec, tensors, x).tolist() == slow.outputs(spec, tensors, x.tolist())
+        assert stepped(spec, tensors, x).tolist() == slow.outputs(spec, tensors, x.tolist())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +141,7 @@ def test_a_carrier_that_the_certificate_refuses_would_be_wrong(
     assert spec.proof(tensors).carrier == "float64"
     x = np.r_[126, np.full(599, 127)]
     want = slow.outputs(spec, tensors, x.tolist())
-    assert step(spec, tensors, x).tolist() == want
+    assert stepped(spec, tensors, x).tolist() == want
     small = {name: array for name, array in tensors.items()} | {"l.weight_zero": np.zeros(40, np.int8)}
     assert spec.proof(small).carrier == "float32-dot"  # as the stored integers alone would have it
     bias = np.arange(-20, 20) - (599 * 255 * 127 + 255 * 126)
@@ -154,7 +149,7 @@ def test_a_carrier_that_the_certificate_refuses_would_be_wrong(
     want = slow.outputs(spec, tensors, x.tolist())
     assert len(set(want)) > 15
     monkeypatch.setattr(kind, "proof", lambda *_: Certificate("float32-dot", 0))
-    assert step(spec, tensors, x).tolist() != want
+    assert stepped(spec, tensors, x).tolist() != want
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,7 +234,7 @@ def test_layers_of_a_file_keep_their_integers_and_their_sums(zero: int) -> None:
         assert made.tensors["l.bias"].tolist() == folded.tolist()
         q = rng.integers(-128, 128, (20, *node.widths))
         real = node.forward(((q - 3) * 0.5).astype(np.float32)).astype(np.float64) / 0.9 - 10
-        assert np.abs(step(made.layer, made.tensors, q) - np.clip(real, -128, 127)).max() < 0.501
+        assert np.abs(stepped(made.layer, made.tensors, q) - np.clip(real, -128, 127)).max() < 0.501
 
 
 def test_a_gain_below_zero_turns_the_least_weight_into_one_with_a_zero_point() -> None:

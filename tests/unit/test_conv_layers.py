@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import conv as slow
+from runs import peak_of, stepped
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import ModelError, SpecError
@@ -35,13 +35,6 @@ def layer(
         "l.multiplier": np.full(len(weight), scale[0], np.int32),
         "l.shift": np.full(len(weight), scale[1], np.uint8),
     }
-
-
-def step(spec: Any, tensors: Tensors, x: AnyArray) -> AnyArray:
-    """What a run gives for x, (width,) or (n, width)."""
-    run = OPS[type(spec)](spec, tensors, x.shape[:-1])
-    run.step(x.astype(np.float32))
-    return run.out.astype(np.int64)
 
 
 def random_layer(data: st.DataObject, kind: type[Any]) -> tuple[Any, Tensors, np.random.Generator]:
@@ -74,8 +67,8 @@ def test_any_geometry_equals_the_plain_integers(kind: type[Any], data: st.DataOb
     x = rng.integers(-128, 128, (3, *spec.widths))
     x[0] = rng.choice([-128, 127], spec.widths)
     want = [slow.convolve(spec, tensors, row) for row in x.tolist()]
-    assert step(spec, tensors, x).tolist() == want
-    assert [step(spec, tensors, row).tolist() for row in x] == want
+    assert stepped(spec, tensors, x).tolist() == want
+    assert [stepped(spec, tensors, row).tolist() for row in x] == want
     assert len(want[0]) == spec.outputs
 
 
@@ -105,7 +98,7 @@ def test_sums_of_one_sign_are_exact_at_the_edge_of_each_carrier(
     assert spec.proof(tensors).carrier == chosen
     size = spec.widths[0]
     for x in (np.full(size, -128), np.full(size, 127), np.r_[np.full(size - 1, -128), -127]):
-        assert step(spec, tensors, x).tolist() == slow.convolve(spec, tensors, x.tolist())
+        assert stepped(spec, tensors, x).tolist() == slow.convolve(spec, tensors, x.tolist())
 
 
 def on(carrier: Carrier, monkeypatch: pytest.MonkeyPatch, act: Callable[[], AnyArray]) -> list[int]:
@@ -131,10 +124,10 @@ def test_every_carrier_that_holds_gives_the_same_bits(
     assert spec.proof(tensors).carrier == CARRIERS[first]
     x = rng.integers(-128, 128, (4, *spec.widths))
     x[:2] = np.array([[-128], [127]])
-    want = step(spec, tensors, x)
+    want = stepped(spec, tensors, x)
     assert np.unique(want).size > 50
     for carrier in CARRIERS[first:]:
-        assert on(carrier, monkeypatch, lambda: step(spec, tensors, x)) == want.tolist(), carrier
+        assert on(carrier, monkeypatch, lambda: stepped(spec, tensors, x)) == want.tolist(), carrier
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,9 +141,9 @@ def test_a_carrier_that_the_certificate_refuses_would_be_wrong(
     assert spec.proof(tensors).carrier == "float64"
     for x in (np.full(1100, 127), np.r_[126, np.full(1099, 127)]):
         want = slow.convolve(spec, tensors, x.tolist())
-        assert step(spec, tensors, x).tolist() == want
+        assert stepped(spec, tensors, x).tolist() == want
         assert len(set(want)) > 15
-    assert on("float32-dot", monkeypatch, lambda: step(spec, tensors, x)) != want
+    assert on("float32-dot", monkeypatch, lambda: stepped(spec, tensors, x)) != want
 
 
 def test_what_pads_the_image_counts_in_the_certificate() -> None:
@@ -177,7 +170,7 @@ def test_blocks_and_batches_do_not_change_a_bit(kind: type[Any], block: int, mon
         kind, (11_184_811, 32), weight, np.zeros(6), input_shape=(7, 5, 3), padding=(1, 1, 1, 1), stride=(1, 2)
     )
     x = rng.integers(-128, 128, (5, *spec.widths))
-    assert step(spec, tensors, x).tolist() == [slow.convolve(spec, tensors, row) for row in x.tolist()]
+    assert stepped(spec, tensors, x).tolist() == [slow.convolve(spec, tensors, row) for row in x.tolist()]
 
 
 @pytest.mark.parametrize("fields", [{"stride": (2, 2)}, {"stride": (1, 3)}, {"padding": (0, 1, 0, 0)}, {}], ids=str)
@@ -188,7 +181,7 @@ def test_a_single_tap_sees_each_place_or_some(fields: dict[str, Any]) -> None:
         input_zero_point=99, **fields,
     )  # fmt: skip
     x = rng.integers(-128, 128, (2, 96))
-    assert step(spec, tensors, x).tolist() == [slow.convolve(spec, tensors, row) for row in x.tolist()]
+    assert stepped(spec, tensors, x).tolist() == [slow.convolve(spec, tensors, row) for row in x.tolist()]
 
 
 def test_a_source_whose_rows_are_apart_is_read_right() -> None:
@@ -196,7 +189,7 @@ def test_a_source_whose_rows_are_apart_is_read_right() -> None:
     wide = np.random.default_rng(0).integers(-128, 128, (4, 20)).astype(np.float32)
     run = OPS[Conv](spec, tensors, (4,))
     run.step(wide[:, 8:])
-    assert run.out.tolist() == step(spec, tensors, wide[:, 8:].copy()).tolist()
+    assert run.out.tolist() == stepped(spec, tensors, wide[:, 8:].copy()).tolist()
 
 
 BUFFER = 8192 * 8 + 4096
@@ -214,14 +207,7 @@ def test_a_step_allocates_no_array(kind: type[Any], kernel: int, scale: tuple[in
     )  # fmt: skip
     run, x = OPS[kind](spec, tensors, ()), np.ones(spec.widths, np.float32)
     assert spec.outputs > BUFFER  # an array of one byte a value would show
-    run.step(x)
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        run.step(x)
-        assert tracemalloc.get_traced_memory()[1] - before < BUFFER
-    finally:
-        tracemalloc.stop()
+    assert peak_of(lambda: run.step(x)) < BUFFER
 
 
 # ------------------------------------------------------------------ records
@@ -334,7 +320,7 @@ def test_the_integers_follow_the_float_layer(clip: tuple[float, float]) -> None:
         real = node.forward(((q + 28) * 0.02).astype(np.float32))
         (made,) = node.quantise((x_map,), Range(float(real.min()) - 1, float(real.max()) + 1))
         assert made.layer.certify(made.tensors, (128,), frozenset()).carrier == "float32-dot"
-        y = step(made.layer, made.tensors, q)
+        y = stepped(made.layer, made.tensors, q)
         error = np.abs((y - made.output.zero_point) * made.output.scale - real)
         step_of_weight = float(np.abs(node.weight).max()) / 127
         wrong_weights = step_of_weight / 2 * 2.56 * node.weight[0].size  # each off by half a step, inputs under 2.56
@@ -364,7 +350,7 @@ def test_the_integers_of_a_file_come_back_as_they_were() -> None:
         assert (made.layer.input_zero_point, made.layer.zero_point, made.layer.padding) == (3, -10, node.padding)
         q = rng.integers(-128, 128, (20, *node.widths))
         real = fixed.forward(((q - 3) * 0.5).astype(np.float32)).astype(np.float64) / 0.125 - 10
-        assert np.abs(step(made.layer, made.tensors, q) - np.clip(real, -128, 127)).max() < 0.501
+        assert np.abs(stepped(made.layer, made.tensors, q) - np.clip(real, -128, 127)).max() < 0.501
 
 
 def test_a_scale_that_no_multiplier_holds_is_refused_by_its_channel() -> None:

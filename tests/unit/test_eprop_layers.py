@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import two_lif
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import eprop as paper
 from reference import integers
+from two_lif import CLASSES, DECAY, HIGH, INPUTS, KAPPA, LAYERS, LOW
 
 from edgerun import price
 from edgerun.arrays import AnyArray, Tensors
@@ -28,15 +30,13 @@ from edgerun.spec import (
     LearningPlan,
     Lif,
     Manifest,
-    PhaseRate,
     PlasticRate,
     Readout,
     Replay,
 )
 
-INPUTS, LOW, HIGH, CLASSES, STEPS = 20, 28, 24, 4, 48
+STEPS = 48
 WEIGHTS = ("low.input", "low.recurrent", "high.input", "high.recurrent", "out.input")
-DECAY, KAPPA = 31000, 30000
 
 
 def plan(**changes: Any) -> EProp:
@@ -54,37 +54,11 @@ def adaptive_plan(**changes: Any) -> EProp:
 
 
 def manifest_of(rule: EProp, *, adaptive: bool = False, **learning: Any) -> Manifest:
-    return Manifest(
-        name="two", input=InputSpec(shape=(INPUTS,), dtype="uint8"), encoder=PhaseRate(steps=STEPS, full_scale=16),
-        layers=(
-            Lif(name="low", inputs=INPUTS, outputs=LOW, weight_exponent=8, adaptive=adaptive),
-            Lif(name="high", inputs=LOW, outputs=HIGH, weight_exponent=8, adaptive=adaptive),
-            Readout(name="out", inputs=HIGH, outputs=CLASSES, weight_exponent=8),
-        ),
-        classes=ClassTable(names=tuple("abcd"), capacity=4), learning=LearningPlan(rule=rule, **learning), seed=5,
-    )  # fmt: skip
+    return two_lif.manifest(rule, STEPS, adaptive=LAYERS if adaptive else (), **learning)
 
 
 def tensors_of(rule: EProp, *, adaptive: bool = False, seed: int = 1) -> Tensors:
-    rng = np.random.default_rng(seed)
-
-    def weights(rows: int, columns: int, mean: float, deviation: float) -> AnyArray:
-        return np.clip(rng.normal(mean, deviation, (rows, columns)), -127, 127).astype(np.int8)
-
-    found: Tensors = {
-        "low.input": weights(INPUTS, LOW, 14, 40), "low.recurrent": weights(LOW, LOW, 0, 20),
-        "high.input": weights(LOW, HIGH, 18, 40), "high.recurrent": weights(HIGH, HIGH, 0, 20),
-        "out.input": weights(HIGH, CLASSES, 0, 50),
-        "out.bias": np.zeros(CLASSES, np.int32), "out.kappa": np.full(CLASSES, KAPPA, np.uint16),
-    }  # fmt: skip
-    for name, n in (("low", LOW), ("high", HIGH)):
-        found |= {f"{name}.bias": np.zeros(n, np.int32), f"{name}.decay": np.full(n, DECAY, np.uint16)}
-        if adaptive:
-            found[f"{name}.rho"] = rng.integers(31000, 32500, n).astype(np.uint16)
-            found[f"{name}.beta"] = rng.integers(400, 3000, n).astype(np.int16)
-        if name in rule.fed:
-            found[f"{name}.feedback"] = weights(n, CLASSES, 0, 50)
-    return found
+    return two_lif.tensors(fed=rule.fed, adaptive=LAYERS if adaptive else (), seed=seed)
 
 
 def network(rule: EProp, *, adaptive: bool = False, seed: int = 1) -> Network:

@@ -1,12 +1,15 @@
 """e-prop step by step: each gradient is one outer product, and the next step runs on what was written."""
 
+from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
+import two_lif
 from reference import eprop as paper
 from reference import integers
+from two_lif import CLASSES, DECAY, HIGH, INPUTS, KAPPA, LAYERS, LOW
 
 from edgerun import price
 from edgerun.arrays import AnyArray, Tensors
@@ -19,19 +22,12 @@ from edgerun.learn.learner import Learner
 from edgerun.network import Network
 from edgerun.rules import EPropOnline
 from edgerun.spec import (
-    ClassTable,
     Guard,
-    InputSpec,
-    LearningPlan,
-    Lif,
     Manifest,
-    PhaseRate,
     PlasticRate,
-    Readout,
 )
 
-INPUTS, LOW, HIGH, CLASSES, STEPS, TARGETS = 20, 28, 24, 4, 40, 12
-DECAY, KAPPA = 31000, 30000
+STEPS, TARGETS = 40, 12
 NAMES = ("low.input", "low.recurrent", "high.input", "high.recurrent", "high.feedback", "low.feedback", "out.input")
 
 
@@ -44,35 +40,12 @@ def plan(**changes: Any) -> EPropOnline:
     return EPropOnline(**(fields | changes))
 
 
-def manifest_of(rule: EPropOnline, *, adaptive: bool = False) -> Manifest:
-    return Manifest(
-        name="two", input=InputSpec(shape=(INPUTS,), dtype="uint8"), encoder=PhaseRate(steps=STEPS, full_scale=16),
-        layers=(
-            Lif(name="low", inputs=INPUTS, outputs=LOW, weight_exponent=8),
-            Lif(name="high", inputs=LOW, outputs=HIGH, weight_exponent=8, adaptive=adaptive),
-            Readout(name="out", inputs=HIGH, outputs=CLASSES, weight_exponent=8),
-        ),
-        classes=ClassTable(names=tuple("abcd"), capacity=4),
-        learning=LearningPlan(rule=rule, guard=Guard(every=4096)), seed=5,
-    )  # fmt: skip
+def manifest_of(rule: EPropOnline, *, adaptive: Collection[str] = ()) -> Manifest:
+    return two_lif.manifest(rule, STEPS, adaptive=adaptive, guard=Guard(every=4096))
 
 
 def tensors_of() -> Tensors:
-    rng = np.random.default_rng(1)
-
-    def weights(rows: int, columns: int, mean: float, deviation: float) -> AnyArray:
-        return np.clip(rng.normal(mean, deviation, (rows, columns)), -127, 127).astype(np.int8)
-
-    found: Tensors = {
-        "low.input": weights(INPUTS, LOW, 14, 40), "low.recurrent": weights(LOW, LOW, 0, 20),
-        "high.input": weights(LOW, HIGH, 18, 40), "high.recurrent": weights(HIGH, HIGH, 0, 20),
-        "out.input": weights(HIGH, CLASSES, 0, 50),
-        "out.bias": np.zeros(CLASSES, np.int32), "out.kappa": np.full(CLASSES, KAPPA, np.uint16),
-    }  # fmt: skip
-    for name, n in (("low", LOW), ("high", HIGH)):
-        found |= {f"{name}.bias": np.zeros(n, np.int32), f"{name}.decay": np.full(n, DECAY, np.uint16)}
-        found[f"{name}.feedback"] = weights(n, CLASSES, 0, 50)
-    return found
+    return two_lif.tensors(fed=LAYERS)
 
 
 def sample(seed: int) -> AnyArray:
@@ -175,4 +148,4 @@ def test_what_needs_a_window_or_state_for_every_synapse_is_refused() -> None:
     with pytest.raises(SpecError, match="spikes_cost 3 must be 0"):
         plan(spikes_cost=3)
     with pytest.raises(SpecError, match="layer 'high' is adaptive"):
-        plan().check(manifest_of(plan(), adaptive=True).layer)
+        plan().check(manifest_of(plan(), adaptive=("high",)).layer)

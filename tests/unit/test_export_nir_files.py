@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from floats import last_outputs
 
 pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 
@@ -19,7 +20,7 @@ from exporters.data import Samples
 from exporters.float_net import FloatNet, forward
 from exporters.nir_file import parse
 from exporters.nir_import import NirOptions, convert, load_nir
-from exporters.nodes import FloatAlphaCells, FloatCells, FloatDenseSum, FloatLayer
+from exporters.nodes import FloatAlphaCells, FloatCells, FloatDenseSum
 
 FILES = Path(__file__).parents[1] / "golden" / "nir"
 CASES = sorted(path.stem for path in FILES.glob("*.nir"))
@@ -31,22 +32,10 @@ def load(case: str) -> tuple[FloatNet, F32, F32]:
     return load_nir(FILES / f"{case}.nir", NirOptions()), x, y
 
 
-def outputs(net: FloatNet, x: F32) -> F32:
-    """What the last layer gives, (steps, N, n), for x (steps, N, ...)."""
-    seen: list[F32] = []
-
-    def watch(layer: FloatLayer, out: F32) -> None:
-        if layer is net.layers[-1]:
-            seen.append(out)
-
-    forward(net, x.reshape(len(x), x.shape[1], -1), watch)
-    return np.stack(seen)
-
-
 @pytest.mark.parametrize("case", [case for case in CASES if case != "sinabs"])
 def test_the_float_twin_equals_the_framework(case: str) -> None:
     net, x, y = load(case)
-    found = outputs(net, x)
+    found = last_outputs(net, x)
     if set(np.unique(y)) <= {0.0, 1.0}:
         assert 0.015 < y.mean() < 0.5
         np.testing.assert_array_equal(found, y)
@@ -58,11 +47,11 @@ def test_sinabs_takes_a_threshold_once_for_each_spike() -> None:
     """Its reset is "soft"; snnTorch's "subtract" takes it once more where a membrane is still above, and differs."""
     net, x, y = load("sinabs")
     assert y.mean() > 0.01
-    assert (outputs(net, x) != y).any()
+    assert (last_outputs(net, x) != y).any()
     graph = parse(FILES / "sinabs.nir")
     for name in ("1", "5"):
         graph.nodes[name].metadata["reset"] = "soft"
-    np.testing.assert_array_equal(outputs(convert("sinabs.nir", graph, NirOptions()), x), y)
+    np.testing.assert_array_equal(last_outputs(convert("sinabs.nir", graph, NirOptions()), x), y)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -124,7 +113,7 @@ def test_other_neurons_equal_snntorch_and_integers_follow(case: str) -> None:
     with np.load(FILES / f"{case}.npz") as file:
         x, y, weight, bias = file["x"].astype(np.float32), file["y"], file["weight"], file["bias"]
     net = FloatNet("net", (len(x), x.shape[2]), (FloatDenseSum("sum", weight), neurons(case, bias)), encoder=Frames())
-    found = outputs(net, x)
+    found = last_outputs(net, x)
     assert 0.02 < y.mean() < 0.5
     np.testing.assert_array_equal(found, y)
     samples = Samples(np.moveaxis(x, 0, 1), np.zeros(x.shape[1], np.int64))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from floats import last_outputs
 
 pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 h5py = pytest.importorskip("h5py", reason="pip install 'edgerun[export]'")
@@ -24,9 +25,8 @@ from edgerun.network import Network  # noqa: E402
 from exporters import measure, twin  # noqa: E402
 from exporters.data import Samples  # noqa: E402
 from exporters.export import Options, export  # noqa: E402
-from exporters.float_net import FloatNet, forward  # noqa: E402
+from exporters.float_net import FloatNet  # noqa: E402
 from exporters.nir_import import NirOptions, load_nir  # noqa: E402
-from exporters.nodes import FloatLayer  # noqa: E402
 
 DT = 1e-4
 STEPS, SAMPLES = 24, 6
@@ -242,18 +242,6 @@ def events(*shape: int, rate: float = 0.3) -> F32:
     return (np.random.default_rng(3).random((STEPS, SAMPLES, *shape)) < rate).astype(np.float32)
 
 
-def trains(net: FloatNet, x: F32) -> F32:
-    """Spikes of the last layer, (steps, N, n)."""
-    seen: list[F32] = []
-
-    def watch(layer: FloatLayer, out: F32) -> None:
-        if layer is net.layers[-1]:
-            seen.append(out)
-
-    forward(net, x.reshape(len(x), x.shape[1], -1), watch)
-    return np.stack(seen)
-
-
 def counts_of_integers(net: FloatNet, x: F32) -> F64:
     samples = Samples(np.moveaxis(x, 0, 1), np.zeros(x.shape[1], np.int64))
     made = twin.quantise_net(net, samples)
@@ -277,7 +265,7 @@ def test_one_neuron_spikes_when_the_equation_does(tmp_path: Path, made: Callable
         v += 1e-4 / 0.0025 * (pulse - v)
         want.append(float(v > 0.1))
         v *= 1 - want[-1]
-    found = trains(net, x[:, None, None])[:, 0, 0]
+    found = last_outputs(net, x[:, None, None])[:, 0, 0]
     assert sum(want) > 5
     assert found.tolist() == want
     assert counts_of_integers(net, x[:, None, None])[0, 0] == sum(want)
@@ -294,7 +282,7 @@ def test_a_sinabs_conv_net_spikes_as_its_equations(tmp_path: Path, form: dict[st
     x, slow = events(2, 8, 8, rate=0.4), SlowSinabs(made[0], reset)
     want = np.stack([slow.step(step.astype(np.float64)) for step in x])
     assert 0.005 < want.mean() < 0.5
-    np.testing.assert_array_equal(trains(net, x), want)
+    np.testing.assert_array_equal(last_outputs(net, x), want)
     assert np.abs(counts_of_integers(net, x) - want.sum(axis=0)).mean() < 0.5
 
 
@@ -311,7 +299,7 @@ def test_a_recurrent_braille_net_spikes_as_its_equations(tmp_path: Path, form: d
     x, slow = events(12), SlowBraille(flat[0], reset)
     want = np.stack([slow.step(step.astype(np.float64)) for step in x])
     assert 0.02 < want.mean() < 0.6
-    np.testing.assert_array_equal(trains(net, x), want)
+    np.testing.assert_array_equal(last_outputs(net, x), want)
     assert np.abs(counts_of_integers(net, x) - want.sum(axis=0)).mean() < 0.5
 
 
@@ -339,12 +327,12 @@ def test_single_values_stand_for_all_neurons(tmp_path: Path) -> None:
     """snnTorch wrote scalars for decays and a vector for thresholds; NIR's own classes want one shape."""
     nodes, edges = braille_net(bias=True)
     options = NirOptions(encoder="frames", steps=STEPS, reset="zero")
-    want = trains(load_nir(written(tmp_path / "full.nir", (nodes, edges)), options), events(12))
+    want = last_outputs(load_nir(written(tmp_path / "full.nir", (nodes, edges)), options), events(12))
     for name in ("lif1.lif", "lif2"):
         for part in ("tau_mem", "tau_syn", "r", "w_in", "v_leak"):
             nodes[name][part] = nodes[name][part][0]
     found = load_nir(written(tmp_path / "single.nir", (nodes, edges)), options)
-    np.testing.assert_array_equal(trains(found, events(12)), want)
+    np.testing.assert_array_equal(last_outputs(found, events(12)), want)
 
 
 def test_shapes_that_disagree_are_refused(tmp_path: Path) -> None:

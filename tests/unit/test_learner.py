@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pretend import CAPACITY, INPUTS, NAMES, NEURONS, sample
+from pretend import tensors as tensors_of
 
-from edgerun.arrays import AnyArray, Tensors
+from edgerun.arrays import Tensors
 from edgerun.errors import DataError, SpecError, StoreError
 from edgerun.learn import learner as module
 from edgerun.learn import records
@@ -32,8 +34,6 @@ from edgerun.spec import (
     Replay,
 )
 
-INPUTS, NEURONS, CAPACITY = 12, 16, 6
-NAMES = ("a", "b", "c", "d")
 PLASTIC = ("hidden.input", "hidden.recurrent", "out.input")
 EPROP: dict[str, Any] = {
     "layer": "hidden", "readout": "out", "chunk_steps": 12, "post_shift": 6, "recent_labels": 0,
@@ -41,12 +41,6 @@ EPROP: dict[str, Any] = {
 }  # fmt: skip
 REPLAY = Replay(capacity=24, passes=2, refresh_every=3)
 INTELLIGENCE = Intelligence(strength=14, damping=1000, every=5)
-CENTRES = np.random.default_rng(99).integers(0, 17, (CAPACITY, INPUTS))
-
-
-def sample(label: int, number: int) -> AnyArray:
-    noise = np.random.default_rng(1000 * label + number).integers(-3, 4, INPUTS)
-    return np.clip(CENTRES[label] + noise, 0, 255).astype(np.int16)
 
 
 def manifest_of(
@@ -64,22 +58,6 @@ def manifest_of(
         classes=ClassTable(names=NAMES, capacity=CAPACITY),
         learning=LearningPlan(rule=rule, intelligence=intelligence, replay=replay, guard=Guard(every=4)), seed=77,
     )  # fmt: skip
-
-
-def tensors_of(width: int = CAPACITY) -> Tensors:
-    rng = np.random.default_rng(5)
-    return {
-        "hidden.input": rng.integers(-40, 90, (INPUTS, NEURONS)).astype(np.int8),
-        "hidden.recurrent": rng.integers(-40, 41, (NEURONS, NEURONS)).astype(np.int8),
-        "hidden.bias": np.zeros(NEURONS, np.int32),
-        "hidden.decay": np.full(NEURONS, 30000, np.uint16),
-        "out.input": rng.integers(-60, 61, (NEURONS, width)).astype(np.int8),
-        "out.bias": np.zeros(width, np.int32),
-        "out.kappa": np.full(width, 29000, np.uint16),
-        "head.sum": np.zeros((len(NAMES), NEURONS), np.int32),
-        "head.count": np.zeros(len(NAMES), np.int32),
-        "head.bias": np.zeros(len(NAMES), np.int32),
-    }
 
 
 def learner_of(manifest: Manifest | None = None, keeper: MemoryKeeper | None = None, *, exemplars: int = 12) -> Learner:

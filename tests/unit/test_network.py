@@ -1,8 +1,6 @@
 """A running network is the page's arithmetic, in batches too; it stops and goes on anywhere, and allocates nothing."""
 
 import itertools
-import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import integers
+from runs import peak_of
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import DataError, SpecError
@@ -334,18 +333,6 @@ def test_prototypes_look_at_spike_counts_or_at_their_whitening(whiten: bool) -> 
 # ------------------------------------------------------------------ memory on the hot path
 
 NEURONS = 2048
-
-
-def peak_of(act: Callable[[], object]) -> int:
-    """The most bytes that Python and numpy held beyond what they held before, while `act` ran."""
-    act()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        act()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 def test_the_counter_sees_an_array_of_one_byte_a_neuron() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import pool as slow
+from runs import peak_of, stepped
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.errors import ModelError, SpecError
@@ -23,13 +23,6 @@ from exporters.nodes import Affine, FloatPool, Quantised, Range
 
 KINDS = [MaxPool, AveragePool]
 TIES: tuple[Ties, ...] = ("up", "even", "away")
-
-
-def step(spec: Any, tensors: Tensors, x: AnyArray) -> AnyArray:
-    """What a run gives for x, (width,) or (n, width)."""
-    run = OPS[type(spec)](spec, tensors, x.shape[:-1])
-    run.step(x.astype(np.float32))
-    return run.out.astype(np.int64)
 
 
 def numbers(spec: Any, rng: np.random.Generator, shift: int) -> Tensors:
@@ -73,8 +66,8 @@ def test_any_geometry_equals_the_plain_integers(kind: type[Any], geometry: dict[
     x = rng.integers(-128, 128, (3, *spec.widths))
     x[0] = rng.choice([-128, 127], spec.widths)
     want = [slow.pool(spec, tensors, row) for row in x.tolist()]
-    assert step(spec, tensors, x).tolist() == want
-    assert [step(spec, tensors, row).tolist() for row in x] == want
+    assert stepped(spec, tensors, x).tolist() == want
+    assert [stepped(spec, tensors, row).tolist() for row in x] == want
 
 
 # ------------------------------------------------------------------ certificates
@@ -94,8 +87,8 @@ def test_a_mean_is_exact_at_the_edge_of_float64_and_goes_on_in_int64() -> None:
         found.append(spec.proof(tensors).carrier)
         looked.append(tied.proof(tensors).carrier)
         for x in (np.full(size, -128), np.full(size, 127)):
-            assert step(spec, tensors, x).tolist() == slow.pool(spec, tensors, x.tolist())
-            assert step(tied, tensors, x).tolist() == slow.pool(tied, tensors, x.tolist())
+            assert stepped(spec, tensors, x).tolist() == slow.pool(spec, tensors, x.tolist())
+            assert stepped(tied, tensors, x).tolist() == slow.pool(tied, tensors, x.tolist())
     assert found == ["float32-dot", "int64", "float32-dot", "int64"]
     assert looked == ["float32-dot", "int64", "int64", "int64"]  # a half sent down goes further below
 
@@ -109,9 +102,9 @@ def test_the_last_bit_of_a_mean_shows_where_a_float64_would_lose_it(monkeypatch:
     }  # fmt: skip
     assert spec.proof(tensors).carrier == "int64"
     x = np.array([1])
-    assert step(spec, tensors, x).tolist() == slow.pool(spec, tensors, [1]) == [-1]
+    assert stepped(spec, tensors, x).tolist() == slow.pool(spec, tensors, [1]) == [-1]
     tensors["l.offset"] += 1
-    assert step(spec, tensors, x).tolist() == slow.pool(spec, tensors, [1]) == [0]
+    assert stepped(spec, tensors, x).tolist() == slow.pool(spec, tensors, [1]) == [0]
 
 
 def test_a_window_of_too_many_values_and_an_input_beyond_the_bound_are_refused() -> None:
@@ -133,7 +126,7 @@ def test_a_window_of_too_many_values_and_an_input_beyond_the_bound_are_refused()
 def test_a_maximum_reaches_no_further_than_its_input_and_its_clip(low: int, high: int, reach: int) -> None:
     spec = MaxPool(name="l", input_shape=(2, 2, 1), kernel=(2, 2), qmin=low, qmax=high)
     assert spec.reach((1,)) == reach
-    seen = [step(spec, {}, np.full(4, x))[0] for x in (-1, 0, 1)]
+    seen = [stepped(spec, {}, np.full(4, x))[0] for x in (-1, 0, 1)]
     assert max(map(abs, seen)) <= reach
 
 
@@ -160,14 +153,7 @@ def test_a_step_allocates_no_array(kind: type[Any], fields: dict[str, Any]) -> N
     run = OPS[kind](spec, numbers(spec, np.random.default_rng(0), 40), ())
     x, buffer = np.ones(spec.widths, np.float32), 8192 * 8 + 4096  # numpy's own walk over an image
     assert spec.outputs > buffer
-    run.step(x)
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        run.step(x)
-        assert tracemalloc.get_traced_memory()[1] - before < buffer
-    finally:
-        tracemalloc.stop()
+    assert peak_of(lambda: run.step(x)) < buffer
 
 
 # ------------------------------------------------------------------ from float
@@ -179,7 +165,7 @@ def run_all(made: tuple[Quantised, ...], q: AnyArray) -> AnyArray:
     for part in made:
         part.layer.certify(part.tensors, (128,), frozenset())
         (source,) = part.layer.sources
-        known[part.layer.name] = step(part.layer, part.tensors, known[source])
+        known[part.layer.name] = stepped(part.layer, part.tensors, known[source])
     return known[made[-1].layer.name]
 
 

@@ -55,6 +55,16 @@ def teach(life: Lifetime, digits: Path, count: int, level: Level = "full", skip:
     life.commit()
 
 
+def epochs_of(groups: int, folder: Path, bundle: Bundle, digits: Path) -> Lifetime:
+    """So many groups of lessons that were judged, and two lessons more; small epochs come to an end on the way."""
+    life = Lifetime(bundle, RealDisk(folder))
+    for group in range(groups):
+        teach(life, digits, 24, "head", 24 * group)
+        life.judge()
+    teach(life, digits, 2, skip=200)
+    return life
+
+
 def a_life(folder: Path, bundle: Bundle, digits: Path) -> Lifetime:
     """Every kind of record, with a restart in the middle."""
     life = Lifetime(bundle, RealDisk(folder))
@@ -97,11 +107,7 @@ def test_every_kind_of_record_replays_to_the_same_bits(tmp_path: Path, bundle: B
 def test_a_replay_begins_at_the_oldest_epoch_kept(
     tmp_path: Path, bundle: Bundle, digits: Path, small_epochs: None
 ) -> None:
-    life = Lifetime(bundle, RealDisk(tmp_path))
-    for group in range(5):
-        teach(life, digits, 24, "head", 24 * group)
-        life.judge()
-    teach(life, digits, 2, skip=200)
+    life = epochs_of(5, tmp_path, bundle, digits)
     done = again(tmp_path, bundle)
     assert (done.first_epoch, done.epochs, done.first_difference) == (life._journal.epoch - 1, 2, None)
     assert done.first_epoch >= 2
@@ -264,11 +270,7 @@ def test_a_start_over_damaged_checkpoints_keeps_every_committed_lesson_twice(
 def test_a_start_over_damaged_checkpoints_stands_on_the_newest_epochs_base(
     tmp_path: Path, bundle: Bundle, digits: Path, small_epochs: None
 ) -> None:
-    life = Lifetime(bundle, RealDisk(tmp_path))
-    for group in range(4):
-        teach(life, digits, 24, "head", 24 * group)
-        life.judge()
-    teach(life, digits, 2, skip=200)
+    life = epochs_of(4, tmp_path, bundle, digits)
     assert life._journal.epochs()[0].number > 0
     for slot in (tmp_path / "learned" / bundle.id).glob("slot-*"):
         slot.write_bytes(b"rotten")
