@@ -103,7 +103,7 @@ def chore(name: str, ops: Ops, command: Command | None = None) -> Chore:
 
 
 def test_the_oldest_chore_is_waited_for_however_cheap_the_next_one_is() -> None:
-    board = Board(first_boot=False)
+    board = Board(5.0, first_boot=False)
     energy, chores = board.energy, Chores(board.energy)
     chores.put_off(chore("dear", energy.work.guard))
     chores.put_off(chore("cheap", Ops()))

@@ -117,6 +117,7 @@ def test_jobs_come_in_order_and_stay_until_they_are_finished(pupil: Pupil) -> No
 def test_places_are_kept_for_classes_that_wait_to_be_taught(pupil: Pupil) -> None:
     for label in ("e", "f", "e", "a"):
         pupil.teach(label)
+    pupil.lessons.hear(Seen(sample(0, 1), "unheard of"), 0.5)  # a stream teaches no new class
     with pytest.raises(Refused, match=f"^class 'g' is over the capacity of {CAPACITY} classes$"):
         pupil.teach("g")
     pupil.lessons.finish()
@@ -125,12 +126,17 @@ def test_places_are_kept_for_classes_that_wait_to_be_taught(pupil: Pupil) -> Non
     for _ in range(2):
         pupil.lessons.finish()
     pupil.teach("g")
+    pupil.teach("h")
 
 
 def test_what_is_refused_leaves_nothing_behind(pupil: Pupil) -> None:
     number = pupil.show(1)[0]
-    for items in ([(number, "a"), (number, "b")], [(number, "a"), (number, "zebra")], [(number, "a"), (99, "a")]):
-        with pytest.raises(Refused):
+    for items, reason in (
+        ([(number, "a"), (number, "b")], "was called 'a', now 'b'"),
+        ([(number, "zebra")], "'zebra' is none of the 4 classes"),
+        ([(number, "a"), (99, "a")], "99 is not among"),
+    ):
+        with pytest.raises(Refused, match=reason):
             pupil.correct(*items)
     assert not pupil.lessons
     pupil.correct((number, "b"))
