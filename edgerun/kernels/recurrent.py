@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I64
+from edgerun.arrays import F32, F64, I64, places
 
 ONE: Final = 1 << 15
 """1.0 in Q0.15, and the index of p = 0 in a table."""
@@ -88,7 +88,7 @@ def frozen(found: I64) -> I64:
 
 def look_up(y: I64, function: I64, index: I64) -> None:
     """y <- function[index], an index beyond the ends being the end.    y, index  (...)     function  (65536,)"""
-    np.take(function, index, out=y, mode="clip")
+    np.take(function, places(index, len(function)), out=y, mode="clip")
 
 
 def rescale(v: I64, products: F32 | F64, multiplier: I64, offset: I64, shift: I64) -> None:

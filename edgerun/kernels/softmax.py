@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I32, I64, Bool
+from edgerun.arrays import F32, F64, I32, I64, Bool, places
 
 ONE: Final = 1 << 15
 STEPS_PER_UNIT: Final = 32
@@ -60,7 +60,7 @@ def exponentials(e: I64, total: I64, x: F32, table: I64, distance: I64, wide: I6
     np.max(distance, axis=-1, keepdims=True, out=total)
     np.copyto(wide, total)
     np.subtract(wide, distance, out=distance)
-    table.take(distance, out=e, mode="clip")  # in range; any other mode makes numpy buffer the output
+    table.take(places(distance, len(table)), out=e, mode="clip")  # in range; another mode makes numpy buffer the output
     np.sum(e, axis=-1, keepdims=True, out=total)
 
 
@@ -94,7 +94,7 @@ def logarithm(log: I64, total: I64, mantissa: F64, exponent: I32, cell: I64) -> 
     mantissa *= 2 * CELLS
     np.copyto(cell, mantissa, casting="unsafe")
     cell -= CELLS
-    LOGARITHMS.take(cell, out=log, mode="clip")
+    LOGARITHMS.take(places(cell, CELLS), out=log, mode="clip")
     np.copyto(cell, exponent)
     cell -= 31
     cell *= LN2

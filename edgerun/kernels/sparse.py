@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I64
+from edgerun.arrays import F32, F64, Places
 
 
 class Rows(NamedTuple):
     """The weights of each output behind one another. An output without one has a weight of 0 at input 0.
 
-    inputs   (k,)  int64, the input that a weight meets      starts  (out,)  int64, rising: where each output begins
+    inputs   (k,)  the input that a weight meets      starts  (out,)  rising: where each output begins
     weights  (k,)  in the dtype of the sums
     """
 
-    inputs: I64
+    inputs: Places
     weights: F32 | F64
-    starts: I64
+    starts: Places
 
 
 def rows_of(weights: F32 | F64) -> Rows:
@@ -31,7 +31,7 @@ def rows_of(weights: F32 | F64) -> Rows:
     kept[~kept.any(axis=1), 0] = True
     output, inputs = np.nonzero(kept)
     starts = np.searchsorted(output, np.arange(len(kept)))
-    return Rows(inputs.astype(np.int64), weights.T[kept], starts.astype(np.int64))
+    return Rows(inputs.astype(np.intp), weights.T[kept], starts.astype(np.intp))
 
 
 def sum_rows(sums: F32 | F64, x: F32 | F64, rows: Rows, products: F32 | F64) -> None:

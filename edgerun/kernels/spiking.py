@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F32, I32, I64, U8, Bool
+from edgerun.arrays import F32, I32, I64, U8, Bool, Places
 
 I16_MIN, I16_MAX = -(1 << 15), (1 << 15) - 1
 I32_MIN, I32_MAX = -(1 << 31), (1 << 31) - 1
@@ -145,7 +145,7 @@ def difference(v: I64, excitatory: I64, inhibitory: I64, tau: I64) -> None:
     np.minimum(v, I16_MAX, out=v)
 
 
-def leave_one(spikes: Bool, margin: Whole, winner: I64, order: I64, mask: Bool) -> None:
+def leave_one(spikes: Bool, margin: Whole, winner: Places, order: I64, mask: Bool) -> None:
     """spikes <- spikes where margin is the largest of the layer, the first of equals: lateral inhibition.
 
     spikes  (..., n)  updated     margin  (..., n)  read      winner  (..., 1)  scratch

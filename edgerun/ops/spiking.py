@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgerun.arrays import F32, I32, I64, AnyArray, Bool, Tensors
+from edgerun.arrays import F32, I32, I64, AnyArray, Bool, Places, Tensors
 from edgerun.kernels import spiking
 from edgerun.kernels.conv import conv_sums
 from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Lif, Readout, SLstm, SumPool, Total
@@ -322,7 +322,7 @@ class NeuronsRun(OnSumsRun):
         self.fired, self._above = (np.zeros(self.v.shape, np.bool_) for _ in range(2))
         self._gathered = Gathered(spec.reading, self.v, spiking.I16_MIN)
         if spec.inhibition:
-            self._winner: I64 = np.zeros((*batch, 1), np.int64)
+            self._winner: Places = np.zeros((*batch, 1), np.intp)
             self._order: I64 = np.arange(spec.outputs)
             self._mask: Bool = np.zeros(self.v.shape, np.bool_)
 
