@@ -1,129 +1,56 @@
 """A network whose layers run in C: one call a window. The same interface and the same bits as `edgerun.network`.
 
 Every array lies here, in numpy, in the types that a controller has (`LayerRecord.state`); C reads and writes it in
-place. `PACKERS` says of each kind of layer which numbers and arrays its record in `csrc/edgerun.h` holds.
+place. `edgerun.native_layers` says of each kind of layer which numbers and arrays its records in `csrc/edgerun.h` hold.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from edgerun import encode
-from edgerun.arrays import I16, I32, I64, AnyArray, Tensors
+from edgerun.arrays import I16, I32, I64, AnyArray
 from edgerun.errors import DataError, SpecError
-from edgerun.graph import feature_width
+from edgerun.graph import feature_width, layer_reaches
 from edgerun.kernels.native import Backend, chosen, library
-from edgerun.layers import Dense, Layer, Lif, Readout
+from edgerun.layers import Lif
 from edgerun.layers.base import INPUT
+from edgerun.native_layers import PACKERS, Packing, Record, records_of
+from edgerun.native_layers import Fields as Fields
+from edgerun.native_layers import NativeLayer as NativeLayer
 from edgerun.network import UNDECIDED, Network, Outcome, Prototypes, Recording, Tape, last_stateful
 from edgerun.ops.base import LayerRun
 from edgerun.spec import Constant, Direct, Frames, Manifest, PhaseRate
 
 log = logging.getLogger(__name__)
 
-RESETS: Final = MappingProxyType({"subtract": 0, "zero": 1, "hold": 2, "none": 3, "soft": 4})
-"""`enum er_reset`."""
 PHASE_RATE, FRAMES, CONSTANT = 0, 1, 2
 """`enum er_encoder`."""
 LONG: Final = 1 << 18
 """Multiplications of a window from which on others may run meanwhile: a tenth of a millisecond."""
-
-Fields = dict[str, Any]
-
-
-class NativeLayer(LayerRun):
-    """A layer that C runs: its output and its state, which are never copied.
-
-    out  (outputs,)  int16, integers     arrays  the state by name, in the types of `spec.state()`
-    """
-
-    def __init__(self, spec: Layer, place: int) -> None:
-        self.spec = spec
-        self._place = place
-        plain = ((each.name, each.shape, "uint8" if each.dtype == "bool" else each.dtype) for each in spec.state())
-        self.arrays: Tensors = {name: np.zeros(shape, dtype) for name, shape, dtype in plain}
-        self.out: Any = np.zeros(spec.outputs, np.int16)
-        self.scratch: Tensors = {}
-        self.net: Any = None
-
-    def state(self) -> Tensors:
-        return self.arrays
-
-    def load_weights(self, part: str, rows: slice) -> None:
-        """Nothing: C reads the tensors themselves."""
-
-    def resume(self) -> None:
-        if "fired" in self.arrays:
-            np.copyto(self.out, self.arrays["fired"], casting="unsafe")
-
-    def reading(self) -> I64:
-        found = np.zeros(self.spec.outputs, np.int32)
-        self.net.reading(self._place, found)
-        return found.astype(np.int64)
-
-
-# ------------------------------------------------------------------ records
-
-
-def dense(spec: Dense, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
-    fields: Fields = {part: spec.tensor(tensors, part) for part in ("weight", "bias", "multiplier", "shift")}
-    fields["weight_zero"] = spec.tensor(tensors, "weight_zero") if spec.asymmetric else None
-    numbers = {name: getattr(spec, name) for name in ("inputs", "outputs", "zero_point", "qmin", "qmax")}
-    return numbers | fields | {"x": sources[0], "y": run.out}
-
-
-def weights(spec: Layer, tensors: Mapping[str, AnyArray], part: str) -> Fields:
-    """A weight matrix by its name, or as the high bytes of its shadow where a learner has given that out."""
-    shadow = tensors.get(f"shadow.{spec.name}.{part}")
-    return {part: spec.tensor(tensors, part) if shadow is None else None, f"{part}_shadow": shadow}
-
-
-def lif(spec: Lif, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
-    numbers = ("inputs", "outputs", "weight_exponent", "recurrent_shift", "threshold", "refractory_steps")
-    fields: Fields = {name: getattr(spec, name) for name in numbers}
-    fields |= {"reset": RESETS[spec.reset], "reset_delay": int(spec.reset_delay)}
-    given = {field.part for field in spec.fields()}
-    for part in ("bias", "decay", "rho", "beta"):
-        fields[part] = spec.tensor(tensors, part) if part in given else None
-    fields |= weights(spec, tensors, "input")
-    fields |= weights(spec, tensors, "recurrent") if spec.recurrent else {"recurrent": None, "recurrent_shadow": None}
-    for part in ("v", "carry", "fired", "counts", "adaptation", "adaptation_carry", "resting"):
-        fields[part] = run.arrays.get(part)
-    run.scratch["sums"] = np.zeros(spec.outputs, np.int32)
-    return fields | {"x": sources[0], "y": run.out, "sums": run.scratch["sums"]}
-
-
-def readout(spec: Readout, tensors: Mapping[str, AnyArray], run: NativeLayer, sources: list[AnyArray]) -> Fields:
-    fields: Fields = {name: getattr(spec, name) for name in ("inputs", "outputs", "weight_exponent")}
-    fields |= {part: spec.tensor(tensors, part) for part in ("bias", "kappa")} | weights(spec, tensors, "input")
-    run.scratch["sums"] = np.zeros(spec.outputs, np.int32)
-    return fields | run.arrays | {"x": sources[0], "sums": run.scratch["sums"]}
 
 
 def tape_fields(manifest: Manifest, name: str, tape: Tape) -> Fields:
     """`er_tape`: where one window of a layer is written. Raises DataError where the layer has no spikes to record."""
     if not isinstance(manifest.layer(name), Lif):
         raise DataError(f"layer {name!r} has no spikes to record")
-    place = next(k for k, layer in enumerate(manifest.layers) if layer.name == name)
     return {
-        "layer": place, "inputs": tape.pre.shape[1], "outputs": tape.spikes.shape[1], "steps": len(tape.pre),
-        "chunk": len(tape.psi), "pre": tape.pre if tape.pre.dtype == np.int8 else None,
+        "layer": places(manifest)[name], "inputs": tape.pre.shape[1], "outputs": tape.spikes.shape[1],
+        "steps": len(tape.pre), "chunk": len(tape.psi), "pre": tape.pre if tape.pre.dtype == np.int8 else None,
         "pre_wide": tape.pre if tape.pre.dtype == np.int16 else None, "spikes": tape.spikes, "psi": tape.psi,
     }  # fmt: skip
 
 
-Packer = Callable[[Any, Mapping[str, AnyArray], NativeLayer, list[AnyArray]], Fields]
-
-PACKERS: Final[Mapping[type[Layer], Packer]] = MappingProxyType({Dense: dense, Lif: lif, Readout: readout})
-"""Kinds with a C form; the name of a function is that of its row in `ER_LAYERS`."""
-
-NUMPY_ONLY: Final[Mapping[type[Layer], str]] = MappingProxyType({})
-"""Kinds without one, and why."""
+def places(manifest: Manifest) -> dict[str, int]:
+    """By layer name, where its last record is among the network's."""
+    ends = itertools.accumulate(records_of(layer) for layer in manifest.layers)
+    return {layer.name: end - 1 for layer, end in zip(manifest.layers, ends, strict=True)}
 
 
 def missing(manifest: Manifest) -> tuple[str, ...]:
@@ -136,10 +63,10 @@ def missing(manifest: Manifest) -> tuple[str, ...]:
 
 
 class Records(NamedTuple):
-    """A network as C takes it: the fields of `er_plan`, of each layer by the name of its kind, of the whitening."""
+    """A network as C takes it: the fields of `er_plan`, of each record by its kind, of the whitening."""
 
     plan: Fields
-    layers: tuple[tuple[str, Fields], ...]
+    layers: tuple[Record, ...]
     whiten: Fields | None
 
 
@@ -157,7 +84,9 @@ class NativeNetwork(Network):
         self.known = len(manifest.classes.names)
         self._classifies, self._outputs = bool(manifest.classes.names), manifest.layers[-1].outputs
         self._coder = encode.coder(manifest, ())
-        self._runs = [NativeLayer(layer, k) for k, layer in enumerate(manifest.layers)]
+        reaches = layer_reaches(manifest)
+        self._places = places(manifest)
+        self._runs = [NativeLayer(s, reaches[s.name][1], self._places[s.name]) for s in manifest.layers]
         self.layers: dict[str, LayerRun] = {run.spec.name: run for run in self._runs}
         self._x: I16 = np.zeros(manifest.step_size, np.int16)
         self.prototypes = None
@@ -187,22 +116,23 @@ class NativeNetwork(Network):
     def records(self) -> Records:
         """The network's records over its arrays as they are now."""
         outs = {INPUT: self._x} | {run.spec.name: run.out for run in self._runs}
-        layers, tensors = [], {**self.tensors, **self._shadows}
+        layers: list[Record] = []
+        tensors = {**self.tensors, **self._shadows}
         for run, (spec, sources) in zip(self._runs, self.manifest.wiring(), strict=True):
-            pack = PACKERS[type(spec)]
-            layers.append((pack.__name__, pack(spec, tensors, run, [outs[name] for name in sources])))
+            layers += PACKERS[type(spec)](Packing(spec, tensors, run, [outs[name] for name in sources]))
         plan, whiten, made = self._plan(), self.manifest.head.whiten, None
         if whiten is not None:
-            self._whitened = NativeLayer(whiten, 0)
-            made = dense(whiten, self.tensors, self._whitened, [plan["raw"]])
+            self._whitened = NativeLayer(whiten)
+            [(_, made)] = PACKERS[type(whiten)](Packing(whiten, self.tensors, self._whitened, [plan["raw"]]))
         return Records(plan, tuple(layers), made)
 
     def _plan(self) -> Fields:
         """The numbers and arrays of `er_plan`."""
         manifest, encoder = self.manifest, self.manifest.encoder
+        ends = [0, *(place + 1 for place in self._places.values())]
         plan: Fields = {
             "encoder": CONSTANT, "size": manifest.input.size, "moment": manifest.step_size, "steps": manifest.steps,
-            "full_scale": 0, "offset": 0, "layers": len(manifest.layers), "each_step": last_stateful(manifest),
+            "full_scale": 0, "offset": 0, "layers": ends[-1], "each_step": ends[last_stateful(manifest)],
             "features": 0, "readings": 0, "width": 0, "capacity": 0, "means": 0,
             "outputs": manifest.layers[-1].outputs, "x": self._x, "phase": None, "z": None, "raw": None,
             "sums": None, "counts": None, "bias": None, "mean": None,
@@ -225,7 +155,7 @@ class NativeNetwork(Network):
         width = feature_width(manifest)
         self._z: I32 = np.zeros(max(layer.outputs, width), np.int32)
         return {
-            "features": manifest.layers.index(layer), "readings": layer.outputs, "width": width,
+            "features": self._places[layer.name], "readings": layer.outputs, "width": width,
             "capacity": head.capacity, "means": manifest.head.means, "z": self._z,
             "raw": np.zeros(layer.outputs, np.int16), "sums": head.sums, "counts": head.counts, "bias": head.bias,
             "mean": head.narrow,

@@ -1,8 +1,7 @@
 /* Dense layers: int8 weights times int16 values, four rows at a time, so that each value is read once for four sums. */
-#include "edgerun.h"
-
 #include "clones.h"
 #include "dense_vnni.h"
+#include "kinds.h"
 
 enum { ROWS = 256 }; /* sums that lie on the stack at once */
 
@@ -39,10 +38,10 @@ void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const 
     portable_sums(sums, weight, x, bias, n, m);
 }
 
-/* y_k = requant(sum_k), branch-free, so that compilers take several at a time. */
+/* Branch-free, so that compilers take several at a time. */
 ER_CLONES
-static void requant_row(int16_t *restrict y, const int32_t *restrict sums, const int32_t *restrict multiplier,
-                        const uint8_t *restrict shift, int64_t zero_point, int64_t low, int64_t high, int32_t n) {
+void er_requant_row(int16_t *restrict y, const int32_t *restrict sums, const int32_t *restrict multiplier,
+                    const uint8_t *restrict shift, int64_t zero_point, int64_t low, int64_t high, int32_t n) {
     for (int32_t k = 0; k < n; k++) {
         const int64_t s = shift[k], q = ((sums[k] * (int64_t)multiplier[k] + ((int64_t)1 << (s - 1))) >> s) + zero_point;
         const int64_t floor = q > low ? q : low;
@@ -58,6 +57,7 @@ void er_dense_step(const er_dense *r) {
         int32_t sums[ROWS], n = r->outputs - first < ROWS ? r->outputs - first : ROWS;
         er_layer_sums(sums, r->weight + (size_t)first * (size_t)r->inputs, r->x, r->bias + first, n, r->inputs);
         for (int32_t k = 0; r->weight_zero && k < n; k++) sums[k] -= r->weight_zero[first + k] * total;
-        requant_row(r->y + first, sums, r->multiplier + first, r->shift + first, r->zero_point, r->qmin, r->qmax, n);
+        er_requant_row(r->y + first, sums, r->multiplier + first, r->shift + first, r->zero_point, r->qmin, r->qmax, n);
     }
 }
+ER_READS_OUTPUT(er_dense)

@@ -33,6 +33,13 @@
 #define ER_RECORD(tag, FIELDS) \
     typedef struct tag { FIELDS(ER_NUMBER, ER_READ, ER_READ, ER_WRITE, ER_WRITE) } tag;
 
+/* A source: int16, or int32 where its values reach further. The pointer to the other is NULL. */
+#define ER_SOURCE(OPT, count) OPT(int16_t, x, count) OPT(int32_t, wide, count)
+static inline int32_t er_value(const int16_t *x, const int32_t *wide, int64_t i) { return x ? x[i] : wide[i]; }
+
+/* Sums (count,), and the same in int16 for the layers behind where they always fit. */
+#define ER_SUMS(OUT, MAY, count) OUT(int32_t, sums, count) MAY(int16_t, y, count)
+
 static inline int32_t er_clip(int64_t x, int32_t low, int32_t high) {
     return x < low ? low : x > high ? high : (int32_t)x;
 }
@@ -60,6 +67,149 @@ void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const 
 static inline int16_t er_requant(int32_t sum, int32_t m, int32_t s, int32_t zero_point, int32_t low, int32_t high) {
     return (int16_t)er_clip((((int64_t)sum * m + ((int64_t)1 << (s - 1))) >> s) + zero_point, low, high);
 }
+
+/* ---------------------------------------------------------------- images (height, width, channel) */
+
+/* Windows over an image. Along one axis, output o of k taps sees the places o * stride + dilation * t - before. */
+#define ER_WINDOW(I) \
+    I(height) I(width) I(channels) I(kernel_h) I(kernel_w) I(stride_h) I(stride_w) I(dilation_h) I(dilation_w) \
+    I(top) I(left) I(out_h) I(out_w)
+#define ER_IMAGE ((int64_t)r->height * r->width * r->channels)
+#define ER_TAPS ((int64_t)r->kernel_h * r->kernel_w)
+typedef struct er_window { ER_WINDOW(ER_NUMBER) } er_window;
+
+/* y[i, j, f] = requant(b[f] + sum of w[f, r, t, c] * x[...]), |x| <= 128; padding holds `fill`. y (out_h, out_w, filters).
+ * Scratch: sums, and window, what one place sees.
+ */
+#define ER_CONV(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_WINDOW(I) I(filters) I(fill) I(zero_point) I(qmin) I(qmax) \
+    IN(int8_t, weight, r->filters * ER_TAPS * r->channels) IN(int32_t, bias, r->filters) \
+    IN(int32_t, multiplier, r->filters) IN(uint8_t, shift, r->filters) OPT(int8_t, weight_zero, r->filters) \
+    IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->filters) \
+    OUT(int16_t, window, ER_TAPS * r->channels)
+ER_RECORD(er_conv, ER_CONV)
+void er_conv_step(const er_conv *r);
+
+/* The same where filter f sees channel f / (filters / channels) alone: w (filters, kh, kw). |x| <= 128.
+ * Scratch: sums, and taps (kh, kw, filters), the weights in the order that rows of filters multiply in.
+ */
+#define ER_DEPTHWISE(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_WINDOW(I) I(filters) I(fill) I(zero_point) I(qmin) I(qmax) \
+    IN(int8_t, weight, r->filters * ER_TAPS) IN(int32_t, bias, r->filters) \
+    IN(int32_t, multiplier, r->filters) IN(uint8_t, shift, r->filters) OPT(int8_t, weight_zero, r->filters) \
+    IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->filters) \
+    OUT(int16_t, taps, r->filters * ER_TAPS)
+ER_RECORD(er_depthwise, ER_DEPTHWISE)
+void er_depthwise_step(const er_depthwise *r);
+
+/* Raw sums of a convolution of x - zero_point; padding is the zero point. Scratch: window, in int32 where x is. */
+#define ER_CONV_SUM(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_WINDOW(I) I(filters) I(zero_point) \
+    IN(int8_t, weight, r->filters * ER_TAPS * r->channels) \
+    ER_SOURCE(OPT, ER_IMAGE) ER_SUMS(OUT, MAY, r->outputs) OUT(int32_t, window, ER_TAPS * r->channels)
+ER_RECORD(er_conv_sum, ER_CONV_SUM)
+void er_conv_sum_step(const er_conv_sum *r);
+
+/* y = clip(the largest x of the window). x >= -128; every window sees a value. */
+#define ER_MAX_POOL(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_WINDOW(I) I(qmin) I(qmax) IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_max_pool, ER_MAX_POOL)
+void er_max_pool_step(const er_max_pool *r);
+
+enum er_ties { ER_TIES_UP, ER_TIES_EVEN, ER_TIES_AWAY };
+
+/* y = clip((sum * m + o >> s) + zero_point); m, o, s belong to the number of values that a window sees: `size`, in
+ * rising order. `ties` as in `edgerun.layers.AveragePool`. Scratch: sums.
+ */
+#define ER_AVERAGE_POOL(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_WINDOW(I) I(sizes) I(ties) I(zero_point) I(qmin) I(qmax) IN(int32_t, size, r->sizes) \
+    IN(int32_t, multiplier, r->sizes) IN(int64_t, offset, r->sizes) IN(uint8_t, shift, r->sizes) \
+    IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->channels)
+ER_RECORD(er_average_pool, ER_AVERAGE_POOL)
+void er_average_pool_step(const er_average_pool *r);
+
+/* The sum of each window, padding 0. */
+#define ER_SUM_POOL(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_WINDOW(I) ER_SOURCE(OPT, ER_IMAGE) ER_SUMS(OUT, MAY, r->outputs)
+ER_RECORD(er_sum_pool, ER_SUM_POOL)
+void er_sum_pool_step(const er_sum_pool *r);
+
+/* ---------------------------------------------------------------- value by value */
+
+/* Two sources under one shape (shape[0], .., shape[rank - 1]): each goes on by its own stride along an axis, 0 where it
+ * has one value for all.
+ */
+#define ER_PAIR(I, IN) \
+    I(outputs) I(rank) I(size_a) I(size_b) IN(int32_t, shape, r->rank) IN(int32_t, stride_a, r->rank) \
+    IN(int32_t, stride_b, r->rank) IN(int16_t, a, r->size_a) IN(int16_t, b, r->size_b)
+
+/* y = clip(((a * ma + b * mb + offset) >> s) + zero_point) */
+#define ER_ADD(I, IN, OPT, OUT, MAY) \
+    ER_PAIR(I, IN) I(multiplier_a) I(multiplier_b) I(shift) I(zero_point) I(qmin) I(qmax) IN(int64_t, offset, 1) \
+    OUT(int16_t, y, r->outputs)
+ER_RECORD(er_add, ER_ADD)
+void er_add_step(const er_add *r);
+
+/* y = clip((((a - za) * (b - zb) * m + 2**(s-1)) >> s) + zero_point) */
+#define ER_MUL(I, IN, OPT, OUT, MAY) \
+    ER_PAIR(I, IN) I(zero_a) I(zero_b) I(multiplier) I(shift) I(zero_point) I(qmin) I(qmax) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_mul, ER_MUL)
+void er_mul_step(const er_mul *r);
+
+/* y = table[x + 128], |x| <= 128 */
+#define ER_LOOKUP(I, IN, OPT, OUT, MAY) \
+    I(outputs) IN(int8_t, table, 256) IN(int16_t, x, r->outputs) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_lookup, ER_LOOKUP)
+void er_lookup_step(const er_lookup *r);
+
+/* sums <- a + b. More sources make a chain; x may be the chain's own sums so far. */
+#define ER_TOTAL(I, IN, OPT, OUT, MAY) \
+    I(outputs) ER_SOURCE(OPT, r->outputs) OPT(int16_t, other, r->outputs) OPT(int32_t, wide_other, r->outputs) \
+    ER_SUMS(OUT, MAY, r->outputs)
+ER_RECORD(er_total, ER_TOTAL)
+void er_total_step(const er_total *r);
+
+/* ---------------------------------------------------------------- moving values */
+
+/* y[to + sum i * step_to] <- x[from + sum i * step_from] for every i under shape: joining, turning, padding, cutting.
+ * With `fills` all of y is `value` first. y is int16 or, where it is NULL, sums is int32, as the source is.
+ */
+#define ER_MOVE(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(rank) I(from) I(to) I(fills) I(value) IN(int32_t, shape, r->rank) \
+    IN(int32_t, step_from, r->rank) IN(int32_t, step_to, r->rank) ER_SOURCE(OPT, r->inputs) \
+    MAY(int16_t, y, r->outputs) MAY(int32_t, sums, r->outputs)
+ER_RECORD(er_move, ER_MOVE)
+void er_move_step(const er_move *r);
+
+/* y[outer, k, inner] <- x[outer, index[k], inner]      x (outer, size, inner), index in [0, size) */
+#define ER_TAKE(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(outer) I(size) I(count) I(inner) IN(int32_t, index, r->count) ER_SOURCE(OPT, r->inputs) \
+    MAY(int16_t, y, r->outputs) MAY(int32_t, sums, r->outputs)
+ER_RECORD(er_take, ER_TAKE)
+void er_take_step(const er_take *r);
+
+/* ---------------------------------------------------------------- by rows */
+
+/* y = min(half_up(e * m / (S * 2**s)) + zero_point, 127), e = exponentials[max x - x], S their sum over a row, <= 2**50 */
+#define ER_SOFTMAX(I, IN, OPT, OUT, MAY) \
+    I(outputs) I(row) I(multiplier) I(shift) I(zero_point) IN(int32_t, exponentials, 256) \
+    IN(int16_t, x, r->outputs) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_softmax, ER_SOFTMAX)
+void er_softmax_step(const er_softmax *r);
+
+/* y = max(((2**(s-1) - d * md - L * ml) >> s) + zero_point, -128), L = ln(S / 2**30) in Q12: `logarithms` of ten bits */
+#define ER_LOG_SOFTMAX(I, IN, OPT, OUT, MAY) \
+    I(outputs) I(row) I(multiplier_d) I(multiplier_l) I(shift) I(zero_point) IN(int32_t, exponentials, 256) \
+    IN(int16_t, logarithms, 1024) IN(int16_t, x, r->outputs) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_log_softmax, ER_LOG_SOFTMAX)
+void er_log_softmax_step(const er_log_softmax *r);
+
+/* Rows to mean 0 and variance 1 in Q20, then scaled channel by channel: `edgerun.kernels.norm`.   |x| <= 128 */
+#define ER_LAYER_NORM(I, IN, OPT, OUT, MAY) \
+    I(outputs) I(row) I(shift) I(zero_point) I(qmin) I(qmax) IN(int64_t, epsilon, 1) IN(int32_t, multiplier, r->row) \
+    IN(int64_t, offset, r->row) IN(int16_t, x, r->outputs) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_layer_norm, ER_LAYER_NORM)
+void er_layer_norm_step(const er_layer_norm *r);
 
 /* ---------------------------------------------------------------- spiking layers */
 
@@ -89,8 +239,12 @@ static inline uint8_t er_surrogate(int32_t margin, int32_t threshold) {
     return (uint8_t)(near < 255 ? near : 255);
 }
 
+/* sums (n,) += value * row */
+void er_add_row(int32_t *sums, const int8_t *row, int32_t value, int32_t n);
 /* sums (n,) += x W, event by event: rows of W (m, n) whose x is 0 are not read. */
 void er_add_rows(int32_t *sums, const int8_t *weight, const int16_t *x, int32_t m, int32_t n);
+/* The same of int32 values. */
+void er_add_wide_rows(int32_t *sums, const int8_t *weight, const int32_t *x, int32_t m, int32_t n);
 /* The same of spikes (m,) 0 or 1, each counting `unit`. */
 void er_add_spikes(int32_t *sums, const int8_t *weight, const uint8_t *spikes, int32_t unit, int32_t m, int32_t n);
 /* Both with the high bytes of shadows (m, n) as weights: learning's profile `small`. */
@@ -109,7 +263,7 @@ enum er_reset { ER_RESET_SUBTRACT, ER_RESET_ZERO, ER_RESET_HOLD, ER_RESET_NONE, 
     OPT(int8_t, recurrent, (int64_t)r->outputs * r->outputs) \
     OPT(int16_t, recurrent_shadow, (int64_t)r->outputs * r->outputs) \
     IN(int32_t, bias, r->outputs) IN(uint16_t, decay, r->outputs) \
-    OPT(uint16_t, rho, r->outputs) OPT(int16_t, beta, r->outputs) IN(int16_t, x, r->inputs) \
+    OPT(uint16_t, rho, r->outputs) OPT(int16_t, beta, r->outputs) ER_SOURCE(OPT, r->inputs) \
     OUT(int16_t, v, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(uint8_t, fired, r->outputs) \
     OUT(uint16_t, counts, r->outputs) MAY(int16_t, adaptation, r->outputs) MAY(uint16_t, adaptation_carry, r->outputs) \
     MAY(uint8_t, resting, r->outputs) OUT(int32_t, sums, r->outputs) MAY(int16_t, y, r->outputs)
@@ -122,17 +276,158 @@ void er_lif_step(const er_lif *r, uint8_t *psi);
     I(inputs) I(outputs) I(weight_exponent) \
     OPT(int8_t, input, (int64_t)r->inputs * r->outputs) OPT(int16_t, input_shadow, (int64_t)r->inputs * r->outputs) \
     IN(int32_t, bias, r->outputs) IN(uint16_t, kappa, r->outputs) \
-    IN(int16_t, x, r->inputs) OUT(int32_t, y, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(int32_t, sums, r->outputs)
+    ER_SOURCE(OPT, r->inputs) OUT(int32_t, y, r->outputs) OUT(uint16_t, carry, r->outputs) \
+    OUT(int32_t, sums, r->outputs)
 ER_RECORD(er_readout, ER_READOUT)
 void er_readout_step(const er_readout *r);
 
+/* sums <- W (x - zero_point): synapses without neurons. weight (inputs, outputs), pre-major. */
+#define ER_DENSE_SUM(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(zero_point) IN(int8_t, weight, (int64_t)r->inputs * r->outputs) \
+    ER_SOURCE(OPT, r->inputs) ER_SUMS(OUT, MAY, r->outputs)
+ER_RECORD(er_dense_sum, ER_DENSE_SUM)
+void er_dense_sum_step(const er_dense_sum *r);
+
+/* Leaky integrate-and-fire neurons on raw sums: `edgerun.layers.Cells`. Parameter j % parameters is neuron j's. alpha and
+ * current are NULL without a synaptic current, own and recurrent without that kind of recurrence. Spike counts are read
+ * where reads_counts; else the largest membrane where there is peak, the mean where there are sum and seen, or the newest.
+ * Scratch of a dense recurrence: sums.
+ */
+#define ER_CELLS(I, IN, OPT, OUT, MAY) \
+    I(outputs) I(parameters) I(shift) I(back_shift) I(reset) I(reset_delay) I(inhibition) I(reads_counts) \
+    IN(int32_t, bias, r->parameters) IN(uint16_t, decay, r->parameters) IN(int16_t, threshold, r->parameters) \
+    OPT(uint16_t, alpha, r->parameters) OPT(int32_t, own, r->parameters) \
+    OPT(int8_t, recurrent, (int64_t)r->outputs * r->outputs) ER_SOURCE(OPT, r->outputs) \
+    OUT(int16_t, v, r->outputs) OUT(uint16_t, carry, r->outputs) OUT(uint8_t, fired, r->outputs) \
+    OUT(uint16_t, counts, r->outputs) MAY(int32_t, current, r->outputs) MAY(uint16_t, current_carry, r->outputs) \
+    MAY(int16_t, peak, r->outputs) MAY(int64_t, sum, r->outputs) MAY(int32_t, seen, 1) \
+    MAY(int32_t, sums, r->outputs) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_cells, ER_CELLS)
+void er_cells_step(const er_cells *r);
+
+/* Neurons behind an alpha-function synapse: `edgerun.layers.AlphaCells`. */
+#define ER_ALPHA_CELLS(I, IN, OPT, OUT, MAY) \
+    I(outputs) I(parameters) I(shift) I(reset) I(inhibition) I(reads_counts) \
+    IN(int32_t, bias, r->parameters) IN(uint16_t, alpha, r->parameters) IN(uint16_t, beta, r->parameters) \
+    IN(int32_t, tau, r->parameters) IN(int16_t, threshold, r->parameters) ER_SOURCE(OPT, r->outputs) \
+    OUT(int16_t, v, r->outputs) OUT(uint8_t, fired, r->outputs) OUT(uint16_t, counts, r->outputs) \
+    OUT(int32_t, excitatory, r->outputs) OUT(uint16_t, excitatory_carry, r->outputs) \
+    OUT(int32_t, inhibitory, r->outputs) OUT(uint16_t, inhibitory_carry, r->outputs) \
+    MAY(int16_t, peak, r->outputs) MAY(int64_t, sum, r->outputs) MAY(int32_t, seen, 1) OUT(int16_t, y, r->outputs)
+ER_RECORD(er_alpha_cells, ER_ALPHA_CELLS)
+void er_alpha_cells_step(const er_alpha_cells *r);
+
+/* Leaky integrators on raw sums, v in Q7.24: `edgerun.layers.Integrators`. No layer reads them. */
+#define ER_INTEGRATORS(I, IN, OPT, OUT, MAY) \
+    I(outputs) I(parameters) I(shift) IN(int32_t, bias, r->parameters) IN(uint16_t, decay, r->parameters) \
+    OPT(uint16_t, alpha, r->parameters) ER_SOURCE(OPT, r->outputs) \
+    OUT(int32_t, v, r->outputs) OUT(uint16_t, carry, r->outputs) MAY(int32_t, current, r->outputs) \
+    MAY(uint16_t, current_carry, r->outputs) MAY(int32_t, peak, r->outputs) MAY(int64_t, sum, r->outputs) \
+    MAY(int32_t, seen, 1)
+ER_RECORD(er_integrators, ER_INTEGRATORS)
+void er_integrators_step(const er_integrators *r);
+
+/* Van Rossum distances to target spike trains (outputs, steps, inputs): `edgerun.layers.Patterns`. x is 0 or 1. */
+#define ER_PATTERNS(I, IN, OPT, OUT, MAY) \
+    I(inputs) I(outputs) I(steps) I(rise) I(fall) IN(uint8_t, target, (int64_t)r->outputs * r->steps * r->inputs) \
+    IN(int16_t, x, r->inputs) OUT(int16_t, rising, (int64_t)r->outputs * r->inputs) \
+    OUT(int16_t, falling, (int64_t)r->outputs * r->inputs) OUT(uint16_t, rising_carry, (int64_t)r->outputs * r->inputs) \
+    OUT(uint16_t, falling_carry, (int64_t)r->outputs * r->inputs) OUT(int32_t, score, r->outputs) \
+    OUT(int32_t, seen, 1) ER_SUMS(OUT, MAY, r->outputs)
+ER_RECORD(er_patterns, ER_PATTERNS)
+void er_patterns_step(const er_patterns *r);
+
+/* ---------------------------------------------------------------- recurrent layers */
+
+/* A window (steps, inputs) walked through. Rows of the weights lie by gate, then by unit; what goes into a gate is
+ * (W x + b) * m >> s rounded half up, plus the same of the recurrent product. y holds the hidden vector after every step
+ * where `sequence`, else after the last; with `reverse` the last step comes first, from silence in every call. The map
+ * takes a hidden value in Q0.15 to the int8 that goes out and back. Scratch: gates, back and view.
+ */
+#define ER_RECURRENT(I, IN, OUT, gates_of_a_unit) \
+    I(outputs) I(inputs) I(units) I(steps) I(sequence) I(reverse) I(map_multiplier) I(map_shift) I(map_zero) \
+    IN(int8_t, weight, (int64_t)(gates_of_a_unit) * r->units * r->inputs) IN(int32_t, bias, (gates_of_a_unit) * r->units) \
+    IN(int32_t, multiplier, (gates_of_a_unit) * r->units) IN(uint8_t, shift, (gates_of_a_unit) * r->units) \
+    IN(int8_t, recurrent, (int64_t)(gates_of_a_unit) * r->units * r->units) \
+    IN(int32_t, recurrent_bias, (gates_of_a_unit) * r->units) \
+    IN(int32_t, recurrent_multiplier, (gates_of_a_unit) * r->units) \
+    IN(uint8_t, recurrent_shift, (gates_of_a_unit) * r->units) \
+    IN(int16_t, x, (int64_t)r->steps * r->inputs) OUT(int16_t, y, r->outputs) \
+    OUT(int32_t, gates, (gates_of_a_unit) * r->units) OUT(int32_t, back, (gates_of_a_unit) * r->units) \
+    OUT(int16_t, view, r->units)
+
+/* sigmoid and tanh in Q0.15: their values at k / 64, k = 0 .. 1024; between them a straight line. */
+#define ER_KNOTS 1025
+
+/* h = f(W x + R h); tanh is NULL where f is relu. */
+#define ER_RNN(I, IN, OPT, OUT, MAY) \
+    ER_RECURRENT(I, IN, OUT, 1) I(map_min) I(map_max) OPT(uint16_t, tanh, ER_KNOTS) OUT(int8_t, hidden, r->units)
+ER_RECORD(er_rnn, ER_RNN)
+void er_rnn_step(const er_rnn *r);
+
+/* Gates r, z, n. reset_after: the reset gate acts behind the recurrent product. */
+#define ER_GRU(I, IN, OPT, OUT, MAY) \
+    ER_RECURRENT(I, IN, OUT, 3) I(map_min) I(map_max) I(reset_after) IN(uint16_t, sigmoid, ER_KNOTS) \
+    IN(uint16_t, tanh, ER_KNOTS) OUT(int16_t, hidden, r->units) OUT(uint16_t, carry, r->units)
+ER_RECORD(er_gru, ER_GRU)
+void er_gru_step(const er_gru *r);
+
+#define ER_CELL(I, IN, OUT) \
+    ER_RECURRENT(I, IN, OUT, 4) I(cell_exponent) I(cell_limit) OUT(int8_t, hidden, r->units) OUT(int16_t, cell, r->units)
+
+/* Gates i, f, g, o; the cell has cell_exponent binary places and a remainder. */
+#define ER_LSTM(I, IN, OPT, OUT, MAY) \
+    ER_CELL(I, IN, OUT) I(map_min) I(map_max) IN(uint16_t, sigmoid, ER_KNOTS) IN(uint16_t, tanh, ER_KNOTS) \
+    OUT(uint16_t, carry, r->units)
+ER_RECORD(er_lstm, ER_LSTM)
+void er_lstm_step(const er_lstm *r);
+
+/* The same in LiteRT's arithmetic: gates in Q3.12, two roundings a product; `start` goes back before the first step. */
+#define ER_LSTM_Q12(I, IN, OPT, OUT, MAY) ER_CELL(I, IN, OUT) I(start)
+ER_RECORD(er_lstm_q12, ER_LSTM_Q12)
+void er_lstm_q12_step(const er_lstm_q12 *r);
+
+/* An LSTM whose hidden values are membranes in Q0.15 that spike: one step a call. y and fired are the newest spikes. */
+#define ER_SLSTM(I, IN, OPT, OUT, MAY) \
+    ER_LSTM(I, IN, OPT, OUT, MAY) I(reset) IN(uint16_t, threshold, r->units) OUT(uint8_t, fired, r->units) \
+    OUT(uint16_t, counts, r->units)
+ER_RECORD(er_slstm, ER_SLSTM)
+void er_slstm_step(const er_slstm *r);
+
 /* ---------------------------------------------------------------- the network */
 
-/* Every kind of layer that has a C form: kind, record, its fields. A new one adds a row here and its two functions. */
+/* Every kind of layer that has a C form: kind, record, its fields. A new one adds a row here and its functions: step,
+ * reset, and reading, which writes what a head reads, out (outputs,).
+ */
 #define ER_LAYERS(ROW) \
     ROW(dense, er_dense, ER_DENSE) \
     ROW(lif, er_lif, ER_LIF) \
-    ROW(readout, er_readout, ER_READOUT)
+    ROW(readout, er_readout, ER_READOUT) \
+    ROW(conv, er_conv, ER_CONV) \
+    ROW(depthwise, er_depthwise, ER_DEPTHWISE) \
+    ROW(conv_sum, er_conv_sum, ER_CONV_SUM) \
+    ROW(max_pool, er_max_pool, ER_MAX_POOL) \
+    ROW(average_pool, er_average_pool, ER_AVERAGE_POOL) \
+    ROW(sum_pool, er_sum_pool, ER_SUM_POOL) \
+    ROW(add, er_add, ER_ADD) \
+    ROW(mul, er_mul, ER_MUL) \
+    ROW(lookup, er_lookup, ER_LOOKUP) \
+    ROW(total, er_total, ER_TOTAL) \
+    ROW(move, er_move, ER_MOVE) \
+    ROW(take, er_take, ER_TAKE) \
+    ROW(softmax, er_softmax, ER_SOFTMAX) \
+    ROW(log_softmax, er_log_softmax, ER_LOG_SOFTMAX) \
+    ROW(layer_norm, er_layer_norm, ER_LAYER_NORM) \
+    ROW(dense_sum, er_dense_sum, ER_DENSE_SUM) \
+    ROW(cells, er_cells, ER_CELLS) \
+    ROW(alpha_cells, er_alpha_cells, ER_ALPHA_CELLS) \
+    ROW(integrators, er_integrators, ER_INTEGRATORS) \
+    ROW(patterns, er_patterns, ER_PATTERNS) \
+    ROW(rnn, er_rnn, ER_RNN) \
+    ROW(gru, er_gru, ER_GRU) \
+    ROW(lstm, er_lstm, ER_LSTM) \
+    ROW(lstm_q12, er_lstm_q12, ER_LSTM_Q12) \
+    ROW(slstm, er_slstm, ER_SLSTM)
 
 #define ER_KIND(kind, record, fields) ER_KIND_##kind,
 enum er_kind { ER_LAYERS(ER_KIND) ER_KINDS };
@@ -145,11 +440,18 @@ typedef struct er_layer {
     } as;
 } er_layer;
 
+#define ER_DECLARE(kind, record, fields) \
+    void record##_reset(const record *r); \
+    void record##_reading(const record *r, int32_t *out);
+ER_LAYERS(ER_DECLARE)
+
 void er_layer_step(const er_layer *layer);
 void er_layer_reset(const er_layer *layer);
 /* What a head reads of a layer at the end of a window.   out (outputs,) */
 void er_layer_reading(const er_layer *layer, int32_t *out);
 int32_t er_layer_outputs(const er_layer *layer);
+/* Whether the numbers of a record, whose arrays have the lengths that it states, keep every step inside of them. */
+int er_layer_fits(const er_layer *layer);
 
 enum er_encoder { ER_PHASE_RATE, ER_FRAMES, ER_CONSTANT };
 

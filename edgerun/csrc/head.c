@@ -1,16 +1,11 @@
 /* The prototype head: nearest class mean in squared distance. */
-#include "edgerun.h"
-
-static int64_t floor_div(int64_t a, int64_t b) { /* b > 0 */
-    int64_t q = a / b;
-    return q * b > a ? q - 1 : q;
-}
+#include "kinds.h"
 
 void er_class_means(int32_t *means, const int32_t *sums, const int32_t *counts, int32_t k, int32_t d) {
     for (int32_t row = 0; row < k; row++) {
         const int64_t n = counts[row] > 1 ? counts[row] : 1;
         for (int32_t i = 0; i < d; i++)
-            means[(size_t)row * d + i] = (int32_t)floor_div(2 * (int64_t)sums[(size_t)row * d + i] + n, 2 * n);
+            means[(size_t)row * d + i] = (int32_t)er_floor_div(2 * (int64_t)sums[(size_t)row * d + i] + n, 2 * n);
     }
 }
 

@@ -94,12 +94,10 @@ int all_taken(const source *from) {
     return -1;
 }
 
-/* Weights lie in one of two arrays. */
-static int weights_fit(const er_layer *layer) {
-    const er_lif *lif = &layer->as.lif;
-    const er_readout *readout = &layer->as.readout;
-    if (layer->kind == ER_KIND_lif) return !lif->input != !lif->input_shadow && !(lif->recurrent && lif->recurrent_shadow);
-    return layer->kind != ER_KIND_readout || !readout->input != !readout->input_shadow;
+static int check_layer(const er_layer *layer, const char *kind) {
+    if (er_layer_fits(layer)) return 0;
+    PyErr_Format(PyExc_ValueError, "%s: its numbers do not fit together", kind);
+    return -1;
 }
 
 static int fill_layer(er_layer *layer, PyObject *kind_and_fields, views *open) {
@@ -112,10 +110,7 @@ static int fill_layer(er_layer *layer, PyObject *kind_and_fields, views *open) {
 #define FILL_KIND(row, record, FIELDS) \
     if (!strcmp(kind, #row)) { \
         layer->kind = ER_KIND_##row; \
-        if (fill_##record(&from, &layer->as.row) || all_taken(&from)) return -1; \
-        if (weights_fit(layer)) return 0; \
-        PyErr_Format(PyExc_ValueError, "%s: weights are one of two arrays", kind); \
-        return -1; \
+        return fill_##record(&from, &layer->as.row) || all_taken(&from) || check_layer(layer, kind) ? -1 : 0; \
     }
     ER_LAYERS(FILL_KIND)
     PyErr_Format(PyExc_ValueError, "layer kind %s has no C form", kind);

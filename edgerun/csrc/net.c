@@ -1,62 +1,33 @@
 /* A bundle's graph, running: encode, step, decide. */
 #include "edgerun.h"
 
-#include <string.h>
+/* No network at work records a surrogate. */
+#define er_lif_step(r) er_lif_step(r, NULL)
+
+#define STEP(kind, record, fields) \
+    case ER_KIND_##kind: record##_step(&layer->as.kind); break;
+#define RESET(kind, record, fields) \
+    case ER_KIND_##kind: record##_reset(&layer->as.kind); break;
+#define READING(kind, record, fields) \
+    case ER_KIND_##kind: record##_reading(&layer->as.kind, out); break;
+#define OUTPUTS(kind, record, fields) \
+    case ER_KIND_##kind: return layer->as.kind.outputs;
 
 void er_layer_step(const er_layer *layer) {
-    switch (layer->kind) {
-    case ER_KIND_dense: er_dense_step(&layer->as.dense); break;
-    case ER_KIND_lif: er_lif_step(&layer->as.lif, NULL); break;
-    case ER_KIND_readout: er_readout_step(&layer->as.readout); break;
-    }
-}
-
-#define CLEAR(array, count) memset(array, 0, (size_t)(count) * sizeof *(array))
-
-static void reset_lif(const er_lif *r) {
-    CLEAR(r->v, r->outputs);
-    CLEAR(r->carry, r->outputs);
-    CLEAR(r->fired, r->outputs);
-    CLEAR(r->counts, r->outputs);
-    if (r->rho) {
-        CLEAR(r->adaptation, r->outputs);
-        CLEAR(r->adaptation_carry, r->outputs);
-    }
-    if (r->resting) CLEAR(r->resting, r->outputs);
-    if (r->y) CLEAR(r->y, r->outputs);
+    switch (layer->kind) { ER_LAYERS(STEP) }
 }
 
 void er_layer_reset(const er_layer *layer) {
-    switch (layer->kind) {
-    case ER_KIND_dense: CLEAR(layer->as.dense.y, layer->as.dense.outputs); break;
-    case ER_KIND_lif: reset_lif(&layer->as.lif); break;
-    case ER_KIND_readout:
-        CLEAR(layer->as.readout.y, layer->as.readout.outputs);
-        CLEAR(layer->as.readout.carry, layer->as.readout.outputs);
-        break;
-    }
-}
-
-int32_t er_layer_outputs(const er_layer *layer) {
-    switch (layer->kind) {
-    case ER_KIND_dense: return layer->as.dense.outputs;
-    case ER_KIND_lif: return layer->as.lif.outputs;
-    case ER_KIND_readout: return layer->as.readout.outputs;
-    }
-    return 0;
+    switch (layer->kind) { ER_LAYERS(RESET) }
 }
 
 void er_layer_reading(const er_layer *layer, int32_t *out) {
-    const int32_t n = er_layer_outputs(layer);
-    switch (layer->kind) {
-    case ER_KIND_dense:
-        for (int32_t j = 0; j < n; j++) out[j] = layer->as.dense.y[j];
-        break;
-    case ER_KIND_lif:
-        for (int32_t j = 0; j < n; j++) out[j] = layer->as.lif.counts[j];
-        break;
-    case ER_KIND_readout: memcpy(out, layer->as.readout.y, (size_t)n * sizeof *out); break;
-    }
+    switch (layer->kind) { ER_LAYERS(READING) }
+}
+
+int32_t er_layer_outputs(const er_layer *layer) {
+    switch (layer->kind) { ER_LAYERS(OUTPUTS) }
+    return 0;
 }
 
 void er_net_reset(const er_net *net) {
@@ -90,7 +61,7 @@ void er_net_step(const er_net *net) {
 
 void er_net_run(const er_net *net, const int16_t *q) {
     const er_plan *plan = &net->plan;
-    er_net_reset(net);
+    for (int32_t k = 0; k < plan->each_step; k++) er_layer_reset(&net->layers[k]);
     for (int32_t t = 0; t < plan->steps; t++) {
         const int32_t running = t + 1 < plan->steps ? plan->each_step : plan->layers;
         er_net_encode(net, q, t);

@@ -1,23 +1,25 @@
 /* Spiking neurons and leaky integrators, event by event. */
-#include "edgerun.h"
-
-#include <string.h>
-
 #include "clones.h"
+#include "kinds.h"
 
 ER_CLONES
-static void add_row(int32_t *restrict sums, const int8_t *restrict row, int32_t value, int32_t n) {
+void er_add_row(int32_t *restrict sums, const int8_t *restrict row, int32_t value, int32_t n) {
     for (int32_t j = 0; j < n; j++) sums[j] += value * row[j];
 }
 
 void er_add_rows(int32_t *sums, const int8_t *weight, const int16_t *x, int32_t m, int32_t n) {
     for (int32_t i = 0; i < m; i++)
-        if (x[i]) add_row(sums, weight + (size_t)i * (size_t)n, x[i], n);
+        if (x[i]) er_add_row(sums, weight + (size_t)i * (size_t)n, x[i], n);
+}
+
+void er_add_wide_rows(int32_t *sums, const int8_t *weight, const int32_t *x, int32_t m, int32_t n) {
+    for (int32_t i = 0; i < m; i++)
+        if (x[i]) er_add_row(sums, weight + (size_t)i * (size_t)n, x[i], n);
 }
 
 void er_add_spikes(int32_t *sums, const int8_t *weight, const uint8_t *spikes, int32_t unit, int32_t m, int32_t n) {
     for (int32_t i = 0; i < m; i++)
-        if (spikes[i]) add_row(sums, weight + (size_t)i * (size_t)n, unit, n);
+        if (spikes[i]) er_add_row(sums, weight + (size_t)i * (size_t)n, unit, n);
 }
 
 ER_CLONES
@@ -35,14 +37,22 @@ void er_add_spikes_high(int32_t *sums, const int16_t *shadow, const uint8_t *spi
         if (spikes[i]) add_row_high(sums, shadow + (size_t)i * (size_t)n, unit, n);
 }
 
+/* sums += x W, of either width of x, of weights or of the high bytes of their shadows. */
+static void add_source(int32_t *sums, const int8_t *weight, const int16_t *shadow, const int16_t *x, const int32_t *wide,
+                       int32_t m, int32_t n) {
+    if (shadow)
+        er_add_rows_high(sums, shadow, x, m, n);
+    else if (x)
+        er_add_rows(sums, weight, x, m, n);
+    else
+        er_add_wide_rows(sums, weight, wide, m, n);
+}
+
 /* sums <- what the synapses give: input and, where there are any, the layer's own spikes */
 static void synapses(const er_lif *r) {
     const int32_t n = r->outputs, unit = 1 << r->recurrent_shift;
-    memset(r->sums, 0, (size_t)n * sizeof *r->sums);
-    if (r->input)
-        er_add_rows(r->sums, r->input, r->x, r->inputs, n);
-    else
-        er_add_rows_high(r->sums, r->input_shadow, r->x, r->inputs, n);
+    ER_CLEAR(r->sums, n);
+    add_source(r->sums, r->input, r->input_shadow, r->x, r->wide, r->inputs, n);
     if (r->recurrent) er_add_spikes(r->sums, r->recurrent, r->fired, unit, n, n);
     if (r->recurrent_shadow) er_add_spikes_high(r->sums, r->recurrent_shadow, r->fired, unit, n, n);
 }
@@ -95,13 +105,34 @@ void er_lif_step(const er_lif *r, uint8_t *psi) {
     }
 }
 
+void er_lif_reset(const er_lif *r) {
+    ER_CLEAR(r->v, r->outputs);
+    ER_CLEAR(r->carry, r->outputs);
+    ER_CLEAR(r->fired, r->outputs);
+    ER_CLEAR(r->counts, r->outputs);
+    if (r->rho) {
+        ER_CLEAR(r->adaptation, r->outputs);
+        ER_CLEAR(r->adaptation_carry, r->outputs);
+    }
+    if (r->resting) ER_CLEAR(r->resting, r->outputs);
+    if (r->y) ER_CLEAR(r->y, r->outputs);
+}
+
+void er_lif_reading(const er_lif *r, int32_t *out) {
+    for (int32_t j = 0; j < r->outputs; j++) out[j] = r->counts[j];
+}
+
 void er_readout_step(const er_readout *r) {
     const int32_t n = r->outputs, shift = 24 - r->weight_exponent;
-    memset(r->sums, 0, (size_t)n * sizeof *r->sums);
-    if (r->input)
-        er_add_rows(r->sums, r->input, r->x, r->inputs, n);
-    else
-        er_add_rows_high(r->sums, r->input_shadow, r->x, r->inputs, n);
+    ER_CLEAR(r->sums, n);
+    add_source(r->sums, r->input, r->input_shadow, r->x, r->wide, r->inputs, n);
     for (int32_t k = 0; k < n; k++)
         er_integrate(&r->y[k], &r->carry[k], r->kappa[k], er_scale_sum(r->sums[k], shift) + r->bias[k]);
 }
+
+void er_readout_reset(const er_readout *r) {
+    ER_CLEAR(r->y, r->outputs);
+    ER_CLEAR(r->carry, r->outputs);
+}
+
+void er_readout_reading(const er_readout *r, int32_t *out) { memcpy(out, r->y, (size_t)r->outputs * sizeof *out); }

@@ -1,0 +1,146 @@
+/* Convolutions over images (height, width, channel). Each place's window is laid out in one row, padding included, so
+ * that one loop of four filters serves every kernel, stride and dilation.
+ */
+#include "clones.h"
+#include "kinds.h"
+
+/* window (kernel_h, kernel_w, channels) <- what place (i, j) sees. Returns where it lies: x itself where it is one run. */
+static const int16_t *see(int16_t *window, const int16_t *x, const er_window *g, int32_t i, int32_t j, int32_t fill) {
+    const int32_t row = i * g->stride_h - g->top, column = j * g->stride_w - g->left, c = g->channels;
+    if (g->kernel_h == 1 && g->kernel_w == 1 && row >= 0 && row < g->height && column >= 0 && column < g->width)
+        return x + ((int64_t)row * g->width + column) * c;
+    int16_t *to = window;
+    for (int32_t u = 0; u < g->kernel_h; u++) {
+        const int32_t h = row + u * g->dilation_h;
+        const int16_t *from = x + (int64_t)h * g->width * c;
+        for (int32_t v = 0; v < g->kernel_w; v++, to += c) {
+            const int32_t w = column + v * g->dilation_w;
+            if (h >= 0 && h < g->height && w >= 0 && w < g->width)
+                memcpy(to, from + (int64_t)w * c, (size_t)c * sizeof *to);
+            else
+                for (int32_t k = 0; k < c; k++) to[k] = (int16_t)fill;
+        }
+    }
+    return window;
+}
+
+/* sums -= zero * total: what the filters' own zero points add up to. */
+static void take_zeros(int32_t *sums, const int8_t *zero, const int16_t *window, int32_t taps, int32_t filters) {
+    int32_t total = 0;
+    for (int32_t k = 0; k < taps; k++) total += window[k];
+    for (int32_t f = 0; f < filters; f++) sums[f] -= zero[f] * total;
+}
+
+void er_conv_step(const er_conv *r) {
+    const er_window g = ER_WINDOW_OF;
+    const int32_t taps = g.kernel_h * g.kernel_w * g.channels;
+    int16_t *y = r->y;
+    for (int32_t i = 0; i < g.out_h; i++)
+        for (int32_t j = 0; j < g.out_w; j++, y += r->filters) {
+            const int16_t *window = see(r->window, r->x, &g, i, j, r->fill);
+            er_layer_sums(r->sums, r->weight, window, r->bias, r->filters, taps);
+            if (r->weight_zero) take_zeros(r->sums, r->weight_zero, window, taps, r->filters);
+            er_requant_row(y, r->sums, r->multiplier, r->shift, r->zero_point, r->qmin, r->qmax, r->filters);
+        }
+}
+ER_READS_OUTPUT(er_conv)
+
+/* Weights less their zero points, tap by tap: within +-255. */
+static void lay_taps(const er_depthwise *r, int32_t taps) {
+    for (int32_t f = 0; f < r->filters; f++)
+        for (int32_t t = 0; t < taps; t++)
+            r->taps[t * r->filters + f] =
+                (int16_t)(r->weight[(int64_t)f * taps + t] - (r->weight_zero ? r->weight_zero[f] : 0));
+}
+
+/* sums (n,) += x * w. A product of 8 bits and 9 fits 16. */
+ER_CLONES
+static void add_products(int32_t *restrict sums, const int16_t *restrict x, const int16_t *restrict w, int32_t n) {
+    for (int32_t k = 0; k < n; k++) sums[k] += (int16_t)(x[k] * w[k]);
+}
+
+/* The same where each value of x meets m weights. */
+static void add_repeated(int32_t *sums, const int16_t *x, const int16_t *w, int32_t channels, int32_t m) {
+    for (int32_t c = 0; c < channels; c++)
+        for (int32_t k = 0; k < m; k++) sums[c * m + k] += x[c] * w[c * m + k];
+}
+
+/* The same where x is `fill` everywhere. */
+static void add_fill(int32_t *sums, int32_t fill, const int16_t *w, int32_t n) {
+    for (int32_t k = 0; k < n; k++) sums[k] += fill * w[k];
+}
+
+static void depthwise_sums(const er_depthwise *r, const er_window *g, int32_t i, int32_t j) {
+    const int32_t n = r->filters, m = n / g->channels;
+    const int16_t *w = r->taps;
+    memcpy(r->sums, r->bias, (size_t)n * sizeof *r->sums);
+    for (int32_t u = 0; u < g->kernel_h; u++) {
+        const int32_t row = i * g->stride_h - g->top + u * g->dilation_h;
+        for (int32_t v = 0; v < g->kernel_w; v++, w += n) {
+            const int32_t column = j * g->stride_w - g->left + v * g->dilation_w;
+            const int16_t *x = r->x + ((int64_t)row * g->width + column) * g->channels;
+            if (row < 0 || row >= g->height || column < 0 || column >= g->width)
+                add_fill(r->sums, r->fill, w, n);
+            else if (m == 1)
+                add_products(r->sums, x, w, n);
+            else
+                add_repeated(r->sums, x, w, g->channels, m);
+        }
+    }
+}
+
+void er_depthwise_step(const er_depthwise *r) {
+    const er_window g = ER_WINDOW_OF;
+    int16_t *y = r->y;
+    lay_taps(r, g.kernel_h * g.kernel_w);
+    for (int32_t i = 0; i < g.out_h; i++)
+        for (int32_t j = 0; j < g.out_w; j++, y += r->filters) {
+            depthwise_sums(r, &g, i, j);
+            er_requant_row(y, r->sums, r->multiplier, r->shift, r->zero_point, r->qmin, r->qmax, r->filters);
+        }
+}
+ER_READS_OUTPUT(er_depthwise)
+
+/* window <- x - zero_point, 0 outside. Returns whether anything in it is not 0. */
+static int see_values(const er_conv_sum *r, const er_window *g, int32_t i, int32_t j) {
+    int32_t *to = r->window, any = 0;
+    for (int32_t u = 0; u < g->kernel_h; u++) {
+        const int32_t h = i * g->stride_h - g->top + u * g->dilation_h;
+        for (int32_t v = 0; v < g->kernel_w; v++) {
+            const int32_t w = j * g->stride_w - g->left + v * g->dilation_w;
+            const int inside = h >= 0 && h < g->height && w >= 0 && w < g->width;
+            const int64_t from = ((int64_t)h * g->width + w) * g->channels;
+            for (int32_t k = 0; k < g->channels; k++, to++) {
+                *to = inside ? er_value(r->x, r->wide, from + k) - r->zero_point : 0;
+                any |= *to;
+            }
+        }
+    }
+    return any != 0;
+}
+
+ER_CLONES
+static void sum_filters(int32_t *restrict sums, const int8_t *restrict weight, const int32_t *restrict x, int32_t n,
+                        int32_t m) {
+    for (int32_t f = 0; f < n; f++) {
+        const int8_t *w = weight + (size_t)f * (size_t)m;
+        int32_t sum = 0;
+        for (int32_t k = 0; k < m; k++) sum += w[k] * x[k];
+        sums[f] = sum;
+    }
+}
+
+void er_conv_sum_step(const er_conv_sum *r) {
+    const er_window g = ER_WINDOW_OF;
+    const int32_t taps = g.kernel_h * g.kernel_w * g.channels;
+    int32_t *sums = r->sums;
+    for (int32_t i = 0; i < g.out_h; i++)
+        for (int32_t j = 0; j < g.out_w; j++, sums += r->filters) {
+            if (see_values(r, &g, i, j))
+                sum_filters(sums, r->weight, r->window, r->filters, taps);
+            else
+                ER_CLEAR(sums, r->filters);
+        }
+    er_narrow(r->y, r->sums, r->outputs);
+}
+ER_READS_SUMS(er_conv_sum)
