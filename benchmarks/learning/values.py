@@ -17,7 +17,6 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import nir
@@ -37,6 +36,7 @@ from edgerun.rules import EPropValues
 from exporters.export import Options, export
 from exporters.learning_values import real_units, weight_fractions
 from exporters.runs import by_arm
+from exporters.training.nir_nodes import DT, NEVER, leaky
 
 SCENARIO = "values"
 STEPS, UNITS, OUTPUTS = 10, 71, 2
@@ -145,23 +145,16 @@ def factory(data: Data, seed: int, neurons: int, epochs: int) -> FloatNet:
 
 
 def write_nir(net: FloatNet, path: Path) -> None:
-    def leaky(count: int, leak: float, threshold: float, **words: Any) -> nir.LIF:
-        each = np.ones(count)
-        return nir.LIF(
-            tau=each * 1e-4 / (1 - leak), r=each / (1 - leak), v_leak=each * 0, v_threshold=each * threshold,
-            v_reset=each * 0, metadata={"reset_delay": 1, **words},
-        )  # fmt: skip
-
     nodes = {
         "input": nir.Input({"input": np.array([UNITS])}),
         "dense": nir.Linear(net.w.T.astype(np.float32)), "hidden": leaky(len(net.r), net.alpha, 1.0, reset="subtract"),
         "again": nir.Linear(net.r.T.astype(np.float32)), "read": nir.Linear(net.o.T.astype(np.float32)),
-        "readout": leaky(OUTPUTS, net.kappa, 1e6, reset="none", role="readout"),
+        "readout": leaky(OUTPUTS, net.kappa, NEVER, reset="none", role="readout"),
         "output": nir.Output({"output": np.array([OUTPUTS])}),
     }  # fmt: skip
     edges = [("input", "dense"), ("dense", "hidden"), ("hidden", "again"), ("again", "hidden"), ("hidden", "read")]
     edges += [("read", "readout"), ("readout", "output")]
-    nir.write(path, nir.NIRGraph(nodes, edges, metadata={"dt": 1e-4, "encoder": "frames", "steps": STEPS}))
+    nir.write(path, nir.NIRGraph(nodes, edges, metadata={"dt": DT, "encoder": "frames", "steps": STEPS}))
 
 
 class Twin:

@@ -118,6 +118,21 @@ class FloatLayer:
         return self.output or reach.affine()
 
 
+class Matrix:
+    """What float layers have in common that turn one source into n values by a `weight` (n, in)."""
+
+    __slots__ = ()
+    weight: F32 | F64
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.weight.shape[1],)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.weight),)
+
+
 @dataclass(frozen=True, slots=True)
 class StatefulLayer(FloatLayer):
     """A float layer that keeps arrays from step to step."""

@@ -12,7 +12,7 @@ from edgerun.errors import ModelError
 from edgerun.layers import Dense, LayerRecord
 from edgerun.layers.base import I8_BOUNDS
 from edgerun.packing import top
-from exporters.nodes.base import STEPS_OF_INT8, Affine, FloatLayer, Quantised, Range, per_channel
+from exporters.nodes.base import STEPS_OF_INT8, Affine, FloatLayer, Matrix, Quantised, Range, per_channel
 from exporters.nodes.grid import grid_steps
 
 BIAS_LIMIT: Final = 1 << 28
@@ -22,7 +22,7 @@ STEPS_MOST: Final = (1 << 15) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class FloatDense(FloatLayer):
+class FloatDense(Matrix, FloatLayer):
     """y = clip(W x + b, low, high); a ReLU is low = 0. weight (out, in), bias (out,).
 
     weight_scale  (out,)  real value of one weight step, where the file fixes it: weights are whole steps from zero,
@@ -38,14 +38,6 @@ class FloatDense(FloatLayer):
     bits: int = 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Dense,)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.weight.shape[1],)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.weight),)
 
     def forward(self, *sources: F32) -> F32:
         y = sources[0] @ self.weight.T.astype(np.float32) + self.bias.astype(np.float32)

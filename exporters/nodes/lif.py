@@ -13,7 +13,7 @@ import numpy as np
 from edgerun.arrays import F32, F64, Tensors
 from edgerun.layers import LayerRecord, Lif, Readout
 from edgerun.packing import top
-from exporters.nodes.base import Affine, Quantised, Range, State, StatefulLayer
+from exporters.nodes.base import Affine, Matrix, Quantised, Range, State, StatefulLayer
 from exporters.nodes.fixed import DRIVE_LIMIT, Q12, Q24, decays, fixed, power_of_two, pre_major, rounded
 from exporters.nodes.spiking import READOUT_REACH, Reset, above_zero, after_input, after_spikes, note_reach
 
@@ -23,7 +23,7 @@ TAUGHT_REACH = 2.0  # of values that are taught, where Q3.12 ends at 8 and an er
 
 
 @dataclass(frozen=True, slots=True)
-class FloatLif(StatefulLayer):
+class FloatLif(Matrix, StatefulLayer):
     """Leaky integrate-and-fire: r = [U > threshold]; U <- beta U + W x + V s + b, less the reset; s = [U > threshold].
 
     weight (n, in), recurrent (n, n) or None, bias (n,), beta (n,), threshold (n,).
@@ -40,14 +40,6 @@ class FloatLif(StatefulLayer):
     bits: int = 8  # of an integer weight, 2 to 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Lif,)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.weight.shape[1],)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.weight),)
 
     def start(self, batch: int) -> State:
         """mem, spikes, counts (N, n); reach (2,): the lowest and the highest U / threshold so far."""
@@ -136,7 +128,7 @@ class FloatLif(StatefulLayer):
 
 
 @dataclass(frozen=True, slots=True)
-class FloatReadout(StatefulLayer):
+class FloatReadout(Matrix, StatefulLayer):
     """Leaky integrators without spikes: y <- kappa y + W s + b. weight (n, in), bias (n,), kappa (n,)."""
 
     weight: F32
@@ -148,14 +140,6 @@ class FloatReadout(StatefulLayer):
     taught: float = 0.0  # the largest value that it is to be taught; 0: it learns none
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (Readout,)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.weight.shape[1],)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.weight),)
 
     def start(self, batch: int) -> State:
         return {"y": np.zeros((batch, self.outputs), np.float32)}

@@ -12,7 +12,7 @@ from edgerun.arrays import F32, F64
 from edgerun.errors import ModelError
 from edgerun.layers import ConvSum, DenseSum, LayerRecord, SumPool, Total
 from edgerun.layers.window import Pair, Sides, output_size
-from exporters.nodes.base import Affine, FloatLayer, Quantised, Range
+from exporters.nodes.base import Affine, FloatLayer, Matrix, Quantised, Range
 from exporters.nodes.conv import FloatConv, image_windows
 from exporters.nodes.fixed import power_of_two, pre_major, rounded
 
@@ -25,7 +25,7 @@ class Sums(Affine):
 
 
 @dataclass(frozen=True, slots=True)
-class FloatDenseSum(FloatLayer):
+class FloatDenseSum(Matrix, FloatLayer):
     """s = W x.    weight (n, in)
 
     gain  a factor that is on its way behind this layer, as a mean's 1 / count: folded into the integer weights
@@ -40,14 +40,6 @@ class FloatDenseSum(FloatLayer):
     bits: int = 8  # of an integer weight, 2 to 8
 
     makes: ClassVar[tuple[type[LayerRecord], ...]] = (DenseSum,)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.weight.shape[1],)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.weight),)
 
     def forward(self, *sources: F32) -> F32:
         return sources[0] @ self.weight.T

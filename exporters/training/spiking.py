@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from exporters.training.surrogate import DT, LIMIT, NEVER, Fire
+from exporters.training.nir_nodes import DT, NEVER, leaky
+from exporters.training.surrogate import LIMIT, Fire
 from exporters.training.torch_net import Tensor
 
 Weights: TypeAlias = Mapping[str, Tensor]
@@ -135,18 +136,6 @@ class SpikingConv:
         self, values: Weights, readout: Any, path: Path, inner_rate: float, inner_sharpness: float = 1.0
     ) -> None:
         """The net with a readout (classes, width) as a NIR graph; `inner_rate` is that of the readout's inner step."""
-
-        def leaky(shape: tuple[int, ...], leak: float, threshold: float, **words: Any) -> nir.LIF:
-            each = np.ones(shape)
-            return nir.LIF(
-                tau=each * DT / (1 - leak),
-                r=each / (1 - leak),
-                v_leak=each * 0,
-                v_threshold=each * threshold,
-                v_reset=each * 0,
-                metadata={"reset_delay": 1, **words},
-            )
-
         nodes: dict[str, Any] = {"input": nir.Input({"input": np.array([1, self.side, self.side])})}
         for name, filters, kernel, side, after in zip(
             self.layers, self.filters, self.kernels, self.sides, self.sides[1:], strict=False

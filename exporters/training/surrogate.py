@@ -21,12 +21,11 @@ import torch
 from torch import nn
 
 from edgerun.arrays import I64
+from exporters.training.nir_nodes import DT, NEVER, leaky
 from exporters.training.one_cycle import Course, one_cycle, silent
 from exporters.training.torch_net import Tensor
 
-DT = 1e-4  # seconds a step, where NIR wants time constants
 LIMIT = 8.0  # thresholds
-NEVER = 1e6  # a threshold that no readout comes to
 RATES = (0.02, 0.25)  # spikes a step, over the windows of a batch, that a neuron may fire without being pushed
 Metadata: TypeAlias = Mapping[str, Any]
 
@@ -127,17 +126,6 @@ def write_nir(net: RecurrentLif, path: Path, metadata: Metadata) -> None:
 
     def array(parameter: Tensor) -> Any:
         return parameter.detach().numpy()
-
-    def leaky(count: int, leak: float, threshold: float, **words: Any) -> nir.LIF:
-        each = np.ones(count)
-        return nir.LIF(
-            tau=each * DT / (1 - leak),
-            r=each / (1 - leak),
-            v_leak=each * 0,
-            v_threshold=each * threshold,
-            v_reset=each * 0,
-            metadata={"reset_delay": 1, **words},
-        )
 
     nodes = {
         "input": nir.Input({"input": np.array([shape.inputs])}),
