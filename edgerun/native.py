@@ -227,6 +227,7 @@ class NativeBatch(Network):
         self.prototypes = one.prototypes
         width = feature_width(one.manifest) if one.prototypes is not None else 0
         self._z: I64 = np.zeros((n, width), np.int64)
+        self._y: I64 = np.zeros((n, one.manifest.layers[-1].outputs), np.int64)
 
     def scores(self, q: I16) -> I32:
         if q.shape != (*self.batch, self.manifest.input.size):
@@ -235,11 +236,19 @@ class NativeBatch(Network):
         try:
             for k, sample in enumerate(q):
                 found.append(self._one.scores(sample))
+                self._y[k] = self._one.logits()
                 if self.prototypes is not None:
                     self._z[k] = self._one.features()
         finally:
             self._one.known = known
         return np.stack(found)
+
+    def outputs(self, q: I16) -> I64:
+        self.scores(q)
+        return self.logits()
+
+    def logits(self) -> I64:
+        return self._y.copy()
 
     def features(self) -> I64:
         return self._z.copy()

@@ -662,9 +662,66 @@ typedef struct er_learner {
  */
 int32_t er_learn_window(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
                         uint64_t update, int64_t *changed);
-/* Its last part but one: from tape and error to the factors of every gradient. */
+/* Its parts, one after the other. Run, record and take the error; returns p. */
+int32_t er_learn_record(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play);
+/* From tape and error to the factors of every gradient. */
 void er_learn_factors(const er_learner *l);
+/* Update every plastic tensor; returns the squared norm of the change. */
+int64_t er_learn_update(const er_learner *l, uint64_t update);
 /* A boundary for every plastic tensor; nothing without consolidation. */
 void er_boundary(const er_learner *l, uint64_t update);
+
+/* ---------------------------------------------------------------- prototypes that learn */
+
+/* One more sample z (d,) of a mean: S + z, n + 1, both halved, rounded down, where they have no room in 32 bits. */
+void er_prototype_add(int32_t *sums, int32_t *count, const int32_t *z, int32_t d);
+
+/* ---------------------------------------------------------------- lessons */
+
+/* A bounded memory of quantised samples, its seen (classes,), and all else that `edgerun.learn.learner` keeps beside a
+ * rule. x or x_unsigned (capacity, size) holds samples in the input's type; label is -1 where a place is free; field is
+ * 1 for what was met in the field. classes is how many may be known, factory how many the factory knew, factory_count
+ * their samples in the head. every: updates between two boundaries, 0 for none. update_share is 2**15 where the
+ * threshold is no state. in_play (outputs,), sample (size,) and scores are scratch.
+ */
+#define ER_LESSONS(I, IN, OPT, OUT, MAY) \
+    I(size) I(classes) I(factory) I(outputs) I(capacity) I(passes) I(refresh_every) I(every) \
+    I(recents) I(recent_labels) I(update_share) I(error_threshold) IN(uint32_t, seed, 2) \
+    OUT(int16_t, recent, r->recents) OPT(int32_t, factory_count, r->factory) \
+    MAY(int8_t, x, (int64_t)r->capacity * r->size) MAY(uint8_t, x_unsigned, (int64_t)r->capacity * r->size) \
+    MAY(int16_t, label, r->capacity) MAY(uint8_t, field, r->capacity) MAY(int32_t, since, r->capacity) \
+    MAY(int32_t, seen, r->classes) OUT(uint8_t, in_play, r->outputs) OUT(int16_t, sample, r->size) \
+    OUT(int32_t, scores, r->classes > r->outputs ? r->classes : r->outputs)
+ER_RECORD(er_lessons, ER_LESSONS)
+
+/* The learned state that is no array; a checkpoint holds it. */
+typedef struct er_counters {
+    int64_t updates, lessons, deep_lessons, recent_at, threshold, known;
+} er_counters;
+
+/* A device that is taught. learner is NULL where no rule learns: then lessons are of level ER_HEAD. */
+typedef struct er_pupil {
+    const er_net *net;
+    const er_learner *learner;
+    er_lessons plan;
+    er_counters *at;
+} er_pupil;
+
+enum er_level { ER_FULL, ER_LIGHT, ER_SPARSE, ER_HEAD };
+
+/* What one lesson did. p is Q0.15, of its own window, -1 at level ER_HEAD; changed adds up windows. */
+typedef struct er_report {
+    int32_t label, p, updates;
+    int64_t changed;
+} er_report;
+
+/* One lesson: answer, learn from the sample and from replayed ones, keep it, settle and consolidate where it is time:
+ * `Learner._lesson`, and its draws. |z| < 2**13 of features. label in [0, known), 0 where values are learned.
+ */
+er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level);
+/* Prototypes from the reservoir, then biases of classes that joined: `Learner.refresh`. */
+void er_settle(const er_pupil *pupil);
+/* One class, without a trace: its prototypes, samples and place among recent labels. */
+void er_forget(const er_pupil *pupil, int32_t label);
 
 #endif

@@ -18,3 +18,20 @@ void er_prototype_scores(int32_t *scores, const int32_t *z, const int32_t *means
         scores[row] = counts[row] > 0 ? er_clip(score, INT32_MIN + 1, INT32_MAX) : INT32_MIN;
     }
 }
+
+/* Whether S + z and n + 1, halved so often, have room in 32 bits. */
+static int has_room(const int32_t *sums, int32_t count, const int32_t *z, int32_t d, int32_t halvings) {
+    if (((int64_t)count + 1) >> halvings > INT32_MAX) return 0;
+    for (int32_t i = 0; i < d; i++) {
+        const int64_t total = ((int64_t)sums[i] + z[i]) >> halvings;
+        if (total > INT32_MAX || total < -INT32_MAX) return 0;
+    }
+    return 1;
+}
+
+void er_prototype_add(int32_t *sums, int32_t *count, const int32_t *z, int32_t d) {
+    int32_t halvings = 0;
+    while (!has_room(sums, *count, z, d, halvings)) halvings++;
+    for (int32_t i = 0; i < d; i++) sums[i] = (int32_t)(((int64_t)sums[i] + z[i]) >> halvings);
+    *count = (int32_t)(((int64_t)*count + 1) >> halvings);
+}

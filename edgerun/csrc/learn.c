@@ -156,21 +156,25 @@ void er_learn_factors(const er_learner *l) {
 
 static uint64_t seed_of(const er_learner *l) { return l->rule.seed[0] | (uint64_t)l->rule.seed[1] << 32; }
 
+int32_t er_learn_record(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play) {
+    if (l->rule.kind == ER_BACKPROP) return backprop_error(l, q, label, in_play);
+    er_net_record(l->net, q, l->tapes, l->rule.taught, l->rule.logits, l->rule.last);
+    return eprop_error(l, label, in_play);
+}
+
+int64_t er_learn_update(const er_learner *l, uint64_t update) {
+    int64_t changed = 0;
+    for (int32_t k = 0; k < l->rule.plastic; k++) changed += er_update(&l->plastic[k], seed_of(l), update);
+    return changed;
+}
+
 int32_t er_learn_window(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
                         uint64_t update, int64_t *changed) {
-    const er_rule *r = &l->rule;
-    int32_t p;
-    if (r->kind == ER_BACKPROP) {
-        p = backprop_error(l, q, label, in_play);
-    } else {
-        er_net_record(l->net, q, l->tapes, r->taught, r->logits, r->last);
-        p = eprop_error(l, label, in_play);
-    }
+    const int32_t p = er_learn_record(l, q, label, in_play);
     *changed = -1;
     if (p >= threshold) return p;
     er_learn_factors(l);
-    *changed = 0;
-    for (int32_t k = 0; k < r->plastic; k++) *changed += er_update(&l->plastic[k], seed_of(l), update);
+    *changed = er_learn_update(l, update);
     return p;
 }
 

@@ -46,8 +46,8 @@ static int is_type(const Py_buffer *view, const char *type) {
     return format[0] && !format[1] && strchr(letters, format[0]) && view->itemsize * 8 == bits;
 }
 
-static void *open_array(views *open, const char *record, const char *name, PyObject *array, const char *type,
-                        int64_t count, int writable) {
+void *open_array(views *open, const char *record, const char *name, PyObject *array, const char *type, int64_t count,
+                 int writable) {
     if (open->count == open->room) {
         Py_ssize_t room = open->room ? 2 * open->room : 16;
         Py_buffer *more = realloc(open->all, (size_t)room * sizeof *more);

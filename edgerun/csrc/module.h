@@ -27,6 +27,9 @@ typedef struct source {
 int take_number(source *from, const char *name, int32_t *to);
 int take_array(source *from, const char *name, const char *type, int64_t count, int writable, int optional, void **to);
 int all_taken(const source *from);
+/* NULL and an exception where the array is not of this type and length. */
+void *open_array(views *open, const char *record, const char *name, PyObject *array, const char *type, int64_t count,
+                 int writable);
 
 /* A call's own array, to be given back with `give_back`. NULL and an exception where it does not fit. */
 void *borrow(Py_buffer *view, PyObject *array, const char *name, const char *type, int64_t count, int writable);

@@ -9,6 +9,7 @@ FILLER(, er_tape, ER_TAPE)
 FILLER(, er_taught, ER_TAUGHT)
 FILLER(, er_link, ER_LINK)
 FILLER(, er_rule, ER_RULE)
+FILLER(, er_lessons, ER_LESSONS)
 
 static int refuse(const char *record) {
     PyErr_Format(PyExc_ValueError, "%s: its numbers and arrays do not fit together", record);
@@ -267,13 +268,13 @@ static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, 
     return self->links ? check_learner(l) : -1;
 }
 
-/* 1, or 0 and an exception. */
-static int is_net(PyObject *object) {
+/* Whether an object is of one of the module's types: 1, or 0 and an exception. */
+static int is_a(PyObject *object, const char *name) {
     PyObject *module = PyImport_ImportModule("edgerun._native");
-    PyObject *net = module ? PyObject_GetAttrString(module, "Net") : NULL;
-    const int right = net && Py_TYPE(object) == (PyTypeObject *)net;
-    if (net && !right) PyErr_SetString(PyExc_TypeError, "a learner needs a Net");
-    Py_XDECREF(net);
+    PyObject *type = module ? PyObject_GetAttrString(module, name) : NULL;
+    const int right = type && Py_TYPE(object) == (PyTypeObject *)type;
+    if (type && !right) PyErr_Format(PyExc_TypeError, "that is no %s", name);
+    Py_XDECREF(type);
     Py_XDECREF(module);
     return right;
 }
@@ -284,7 +285,7 @@ static PyObject *learner_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
     if (!PyArg_ParseTuple(args, "OO!O!O!O!O!p", &net, &PyDict_Type, &rule, &PyTuple_Type, &plastic, &PyTuple_Type, &tapes,
                           &PyTuple_Type, &taught, &PyTuple_Type, &links, &long_call))
         return NULL;
-    if (!is_net(net)) return NULL;
+    if (!is_a(net, "Net")) return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     LearnerObject *self = (LearnerObject *)alloc(type, 0);
     if (!self) return NULL;
@@ -366,6 +367,128 @@ static PyType_Slot learner_slots[] = {
 static PyType_Spec learner_spec = {"edgerun._native.Learner", sizeof(LearnerObject), 0, Py_TPFLAGS_DEFAULT,
                                    learner_slots};
 
+/* ---------------------------------------------------------------- Pupil */
+
+typedef struct {
+    PyObject_HEAD
+    er_pupil pupil;
+    PyObject *net, *learner;
+    views open;
+} PupilObject;
+
+static int check_pupil(const er_pupil *p) {
+    const er_lessons *r = &p->plan;
+    const er_plan *plan = &p->net->plan;
+    const int held = r->capacity > 0;
+    if (r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
+        (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
+        r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
+        (r->recent_labels && r->recent_labels != r->recents) || (held && !r->x == !r->x_unsigned) ||
+        (held && (!r->label || !r->field || !r->since || !r->seen)) || (r->every && !p->learner) ||
+        p->at->known < 0 || p->at->known > r->classes || p->at->recent_at < 0 || p->at->recent_at >= r->recents)
+        return refuse("lessons");
+    for (int32_t i = 0; i < r->recents; i++)
+        if (r->recent[i] < -1 || r->recent[i] >= r->outputs) return refuse("lessons");
+    for (int32_t i = 0; i < r->capacity; i++)
+        if (r->label[i] < -1 || r->label[i] >= r->classes || r->field[i] > 1) return refuse("lessons");
+    return 0;
+}
+
+static PyObject *pupil_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
+    PyObject *net, *learner, *fields, *counters;
+    if (!PyArg_ParseTuple(args, "OOO!O", &net, &learner, &PyDict_Type, &fields, &counters)) return NULL;
+    if (!is_a(net, "Net") || (learner != Py_None && !is_a(learner, "Learner"))) return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PupilObject *self = (PupilObject *)alloc(type, 0);
+    if (!self) return NULL;
+    self->net = Py_NewRef(net);
+    self->learner = Py_NewRef(learner);
+    self->pupil.net = &((NetObject *)net)->net;
+    self->pupil.learner = learner == Py_None ? NULL : &((LearnerObject *)learner)->learner;
+    source from = {"lessons", fields, 0, &self->open};
+    const int64_t numbers = sizeof(er_counters) / sizeof(int64_t);
+    if (!fill_er_lessons(&from, &self->pupil.plan) && !all_taken(&from))
+        self->pupil.at = open_array(&self->open, "pupil", "counters", counters, "int64_t", numbers, 1);
+    if (!self->pupil.at || check_pupil(&self->pupil)) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void pupil_dealloc(PyObject *object) {
+    PupilObject *self = (PupilObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    close_views(&self->open);
+    Py_XDECREF(self->net);
+    Py_XDECREF(self->learner);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+static int check_label(const er_pupil *p, long label) {
+    if (label >= 0 && label < (p->at->known ? p->at->known : 1)) return 0;
+    PyErr_Format(PyExc_ValueError, "label %ld is outside [0, %lld)", label, (long long)p->at->known);
+    return -1;
+}
+
+/* lesson(q, label, level) -> (label, p, updates, changed) */
+static PyObject *pupil_lesson(PyObject *object, PyObject *args) {
+    const er_pupil *p = &((PupilObject *)object)->pupil;
+    PyObject *array;
+    long label;
+    int level;
+    if (!PyArg_ParseTuple(args, "Oli", &array, &label, &level)) return NULL;
+    if (check_pupil(p) || check_label(p, label)) return NULL;
+    if (level < ER_FULL || level > ER_HEAD) return PyErr_Format(PyExc_ValueError, "no level %d", level);
+    Py_buffer q = {0};
+    const int16_t *from = borrow(&q, array, "q", "int16_t", p->plan.size, 0);
+    er_report report = {0};
+    if (from) report = er_lesson(p, from, (int32_t)label, (enum er_level)level);
+    give_back(&q);
+    if (!from) return NULL;
+    return Py_BuildValue("iiiL", (int)report.label, (int)report.p, (int)report.updates, (long long)report.changed);
+}
+
+static PyObject *pupil_settle(PyObject *object, PyObject *Py_UNUSED(none)) {
+    const er_pupil *p = &((PupilObject *)object)->pupil;
+    if (check_pupil(p)) return NULL;
+    er_settle(p);
+    Py_RETURN_NONE;
+}
+
+static PyObject *pupil_boundary(PyObject *object, PyObject *Py_UNUSED(none)) {
+    const er_pupil *p = &((PupilObject *)object)->pupil;
+    if (p->learner) er_boundary(p->learner, (uint64_t)p->at->updates);
+    Py_RETURN_NONE;
+}
+
+static PyObject *pupil_forget(PyObject *object, PyObject *number) {
+    const er_pupil *p = &((PupilObject *)object)->pupil;
+    const long label = PyLong_AsLong(number);
+    if ((label == -1 && PyErr_Occurred()) || check_pupil(p) || check_label(p, label)) return NULL;
+    er_forget(p, (int32_t)label);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef pupil_methods[] = {
+    {"lesson", pupil_lesson, METH_VARARGS, "lesson(q, label, level) -> (label, p, updates, changed)"},
+    {"settle", pupil_settle, METH_NOARGS, "settle(): prototypes from the reservoir"},
+    {"boundary", pupil_boundary, METH_NOARGS, "boundary(): credit becomes importance"},
+    {"forget", pupil_forget, METH_O, "forget(label): one class, without a trace"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot pupil_slots[] = {
+    {Py_tp_new, (void *)pupil_new},
+    {Py_tp_dealloc, (void *)pupil_dealloc},
+    {Py_tp_methods, pupil_methods},
+    {Py_tp_doc, "What a controller does with a lesson, in arrays that the caller owns."},
+    {0, NULL},
+};
+static PyType_Spec pupil_spec = {"edgerun._native.Pupil", sizeof(PupilObject), 0, Py_TPFLAGS_DEFAULT, pupil_slots};
+
 /* ---------------------------------------------------------------- the module's part */
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec) {
@@ -377,5 +500,8 @@ static int add_type(PyObject *module, const char *name, PyType_Spec *spec) {
 }
 
 int add_learning(PyObject *module) {
-    return add_type(module, "Plastic", &plastic_spec) || add_type(module, "Learner", &learner_spec) ? -1 : 0;
+    return add_type(module, "Plastic", &plastic_spec) || add_type(module, "Learner", &learner_spec) ||
+                   add_type(module, "Pupil", &pupil_spec)
+               ? -1
+               : 0;
 }

@@ -153,7 +153,7 @@ class Learner:
         if network.prototypes is not None:
             self._adopt_prototypes()
         self._plastic: tuple[native.Plastic, ...] = ()
-        if backend != "numpy" and library() is not None and not native.numpy_stages(plan):
+        if backend != "numpy" and library() is not None and native.numpy_stage(plan) is None:
             self._plastic = native.plastics(self.manifest, self._tensors, self._state)
         self._windows: native.Windows | None = None
         if isinstance(network, NativeNetwork):
@@ -224,6 +224,20 @@ class Learner:
         for rate in self._rates:
             self._publish(rate.tensor)
         self._take_over()
+
+    def records(self) -> native.PupilRecords:
+        """This learner as C holds it, over its own arrays: what a controller is made of.
+
+        Raises SpecError where C has no form of its network or its lessons.
+        """
+        lacking = native.numpy_lessons(self.manifest)
+        if lacking or not isinstance(self.network, NativeNetwork):
+            raise SpecError(f"lessons have no C form: {lacking or 'the network runs in numpy'}")
+        rule = native.learner_records(self.manifest, self._tensors, self._state) if self._rule else None
+        counts = self._factory_head["count"] if self.network.prototypes is not None else None
+        numbers = (self.updates, self.lessons, self.deep_lessons, self.recent_at, self.threshold, len(self.classes))
+        lessons = native.lesson_fields(self.manifest, self._state, counts)
+        return native.PupilRecords(self.network.records(), rule, lessons, np.array(numbers, np.int64))
 
     def digest(self) -> bytes:
         """SHA-256 of everything learned: arrays in name order, class names, counters. Telemetry is not in it."""

@@ -11,20 +11,31 @@ from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 
-from edgerun.arrays import I16, AnyArray, Bool, Tensors
+from edgerun.arrays import I16, I64, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.graph import layer_reaches
 from edgerun.kernels.native import Backend, library
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
-from edgerun.native import LONG, NativeNetwork, network_of, tape_fields
+from edgerun.native import LONG, NativeNetwork, Records, network_of, tape_fields
 from edgerun.network import Network, Tape
-from edgerun.rules import RuleRecord
+from edgerun.rules import ALL, RuleRecord
 from edgerun.rules.dense import IlProx, PredictiveCoding, SequentialIl
 from edgerun.rules.eprop import EPropOnline, EPropValues
 from edgerun.rules.inner import InnerStep
 from edgerun.rules.superspike import SuperSpike
-from edgerun.spec import Backprop, EProp, LearningPlan, Manifest, MeanQuotient, PlasticRate, Rewiring, RMaxProp
+from edgerun.spec import (
+    Backprop,
+    Doubt,
+    EProp,
+    LearningPlan,
+    Level,
+    Manifest,
+    MeanQuotient,
+    PlasticRate,
+    Rewiring,
+    RMaxProp,
+)
 
 Fields = dict[str, Any]
 Pair = tuple[AnyArray, AnyArray]
@@ -57,9 +68,9 @@ NUMPY_ONLY: Final[Mapping[type, str]] = MappingProxyType(
 """Stages of an update without a C form, and why."""
 
 
-def numpy_stages(plan: LearningPlan) -> tuple[str, ...]:
-    """What keeps a plan's updates in numpy; empty where C does them."""
-    return tuple(type(part).__name__ for part in (plan.normaliser, plan.rewiring) if type(part) in NUMPY_ONLY)
+def numpy_stage(plan: LearningPlan) -> object | None:
+    """What keeps a plan's updates in numpy; None where C does them."""
+    return next((part for part in (plan.normaliser, plan.rewiring) if type(part) in NUMPY_ONLY), None)
 
 
 def plastic_fields(
@@ -135,7 +146,7 @@ class LearnerRecords(NamedTuple):
 def has_window(manifest: Manifest) -> bool:
     """Whether C learns from a whole window of this bundle in one call."""
     plan = manifest.learning
-    return plan.rule is not None and type(plan.rule) not in NUMPY_ONLY_RULES and not numpy_stages(plan)
+    return plan.rule is not None and type(plan.rule) not in NUMPY_ONLY_RULES and numpy_stage(plan) is None
 
 
 def learner_records(manifest: Manifest, tensors: Mapping[str, AnyArray], state: Tensors) -> LearnerRecords:
@@ -249,6 +260,85 @@ class Windows:
     def factors(self) -> None:
         """From tape and error as they lie in the learner's arrays to the factors of every gradient."""
         self._held.factors()
+
+
+# ------------------------------------------------------------------ lessons
+
+
+def numpy_lessons(manifest: Manifest) -> str:
+    """Why C cannot give whole lessons of a bundle, as a controller does; empty where it can."""
+    plan = manifest.learning
+    if isinstance(plan.doubt, Doubt):
+        return "learning.doubt sorts margins, which only numpy does"
+    if plan.rule is not None and not has_window(manifest):
+        return NUMPY_ONLY_RULES.get(type(plan.rule)) or NUMPY_ONLY[type(numpy_stage(plan))]
+    return ""
+
+
+def lesson_fields(manifest: Manifest, state: Tensors, factory_count: AnyArray | None) -> Fields:
+    """`er_lessons` over a learner's arrays.
+
+    factory_count  (classes of the factory,)  their samples, where prototypes decide
+    """
+    plan, rule, outputs = manifest.learning, manifest.learning.rule, manifest.layers[-1].outputs
+    classes, replay, recent = manifest.classes, plan.replay, state["recent"]
+    held = {part: state.get(f"replay.{part}") for part in ("x", "label", "field", "since", "seen")}
+    x = held.pop("x")
+    unsigned = manifest.input.dtype == "uint8"
+    return held | {
+        "size": manifest.input.size, "classes": classes.capacity, "factory": len(classes.names), "outputs": outputs,
+        "capacity": replay.capacity, "passes": replay.passes, "refresh_every": replay.refresh_every,
+        "every": plan.intelligence.every if plan.intelligence and rule else 0, "recents": len(recent),
+        "recent_labels": rule.recent_labels if rule else 0, "update_share": rule.update_share if rule else ALL,
+        "error_threshold": rule.error_threshold if rule else ALL,
+        "seed": np.array([manifest.seed & 0xFFFFFFFF, manifest.seed >> 32], np.uint32), "recent": recent,
+        "factory_count": factory_count, "x": None if unsigned else x, "x_unsigned": x if unsigned else None,
+        "in_play": state.get("lesson.in_play", np.zeros(outputs, np.bool_)),
+        "sample": np.zeros(manifest.input.size, np.int16), "scores": np.zeros(max(classes.capacity, outputs), np.int32),
+    }  # fmt: skip
+
+
+class PupilRecords(NamedTuple):
+    """All that C needs to give lessons: `er_pupil`. counters (6,) int64: updates, lessons, deep lessons, the place of
+    the next recent label, the threshold, classes known."""
+
+    network: Records
+    learner: LearnerRecords | None
+    lessons: Fields
+    counters: I64
+
+
+LEVELS: Final[Mapping[Level, int]] = MappingProxyType({"full": 0, "light": 1, "sparse": 2, "head": 3})
+"""`enum er_level`."""
+
+
+class Pupil:
+    """A learner that lives in C altogether, as on a controller: the bits of `Learner.apply`, over the same arrays."""
+
+    def __init__(self, records: PupilRecords) -> None:
+        native = library()
+        if native is None:
+            raise SpecError("the C kernels are not built")
+        self.counters = records.counters
+        net = native.Net(*records.network, False)
+        learner = None if records.learner is None else native.Learner(net, *records.learner, False)
+        self._held = native.Pupil(net, learner, records.lessons, self.counters)
+
+    def lesson(self, q: I16, label: int, level: Level) -> tuple[int, int, int, int]:
+        """One lesson: the answer before it, p in Q0.15 or -1, updates, and their squared norms in shadow LSB."""
+        return cast("tuple[int, int, int, int]", self._held.lesson(q, label, LEVELS[level]))
+
+    def settle(self) -> None:
+        """Prototypes from the reservoir."""
+        self._held.settle()
+
+    def boundary(self) -> None:
+        """Credit becomes importance."""
+        self._held.boundary()
+
+    def forget(self, label: int) -> None:
+        """One class, without a trace."""
+        self._held.forget(label)
 
 
 def network_for(manifest: Manifest, tensors: Tensors, asked: Backend) -> Network:

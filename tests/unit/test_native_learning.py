@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import learners
 import numpy as np
 import pytest
 
 from edgerun.arrays import Tensors
+from edgerun.graph import grows
 from edgerun.kernels import plasticity
 from edgerun.kernels.native import library
 from edgerun.learn import native, stages
+from edgerun.learn.learner import Learner
 from edgerun.learn.profiles import PROFILES
+from edgerun.learn.records import Boundary, Forget, NewClass, Settle
 from edgerun.learn.stages import Consolidation, Factors
+from edgerun.lifetime import new_learner
 from edgerun.spec import EProp, Intelligence, LearningPlan, PlasticRate, ProfileName
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
@@ -108,3 +113,60 @@ def test_a_boundary_gives_numpys_bits(profile: ProfileName) -> None:
         case.plastic(ours).consolidate(seed)
         case.stages[0].consolidate("t", case.index, theirs, SEED, seed)
         same(ours, theirs)
+
+
+# ------------------------------------------------------------------ windows and lessons
+
+WINDOWS = ("eprop", "eprop-small", "eprop-values", "backprop")
+
+
+@pytest.mark.parametrize("kind", learners.LIVES)
+def test_who_learns_is_told_by_the_tables(kind: str) -> None:
+    learner = new_learner(learners.bundle(kind), backend="native")
+    rule = learner.manifest.learning.rule
+    assert native.has_window(learner.manifest) == (kind in (*WINDOWS, "doubted"))
+    assert (
+        native.has_window(learner.manifest)
+        or type(rule) in native.NUMPY_ONLY_RULES
+        or native.numpy_stage(learner.manifest.learning)
+    )
+
+
+def pupil_of(learner: Learner) -> native.Pupil:
+    return native.Pupil(learner.records())
+
+
+def told(learner: Learner) -> list[int]:
+    return [learner.updates, learner.lessons, learner.deep_lessons, learner.recent_at, learner.threshold,
+            len(learner.classes)]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["eprop", "eprop-small", "backprop"])
+def test_lessons_of_a_controller_leave_numpys_bits(kind: str) -> None:
+    """A whole life in C, lesson by lesson beside the learner in numpy."""
+    theirs, ours = (new_learner(learners.bundle(kind), backend=backend) for backend in ("numpy", "native"))
+    pupil, rng = pupil_of(ours), np.random.default_rng(4)
+    for number in range(120):
+        label = int(rng.integers(len(theirs.classes)))
+        level = learners.LEVELS[int(rng.integers(len(learners.LEVELS)))]
+        q = learners.sample(kind, label, number)
+        answer = theirs.network.infer(q).label
+        taught = theirs.apply(theirs.plan_lesson(q, label, level))
+        found, p, updates, _ = pupil.lesson(q, label, level)
+        assert taught is not None
+        assert (found, updates) == (answer, taught.updates)
+        assert p == (-1 if level == "head" else round(taught.confidence * 32768))
+        if number == 30 and grows(theirs.manifest):
+            theirs.apply(NewClass(label="e"))
+            pupil.counters[5] += 1
+        if number % 17 == 5:
+            theirs.apply(Settle())
+            pupil.settle()
+        if number % 23 == 7:
+            theirs.apply(Boundary(reason="idle"))
+            pupil.boundary()
+        if number == 90:
+            theirs.apply(Forget(label=1))
+            pupil.forget(1)
+        same(ours.arrays(), theirs.arrays())
+        assert pupil.counters.tolist() == told(theirs)
