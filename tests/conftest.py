@@ -20,6 +20,8 @@ from hypothesis import settings
 
 sys.path.append(str(Path(__file__).parent))
 
+from modules import load
+
 
 def load_native(path: str) -> None:
     """Let the tests have these kernels instead of the package's own: `tests/variants.py` builds them."""
@@ -44,12 +46,7 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with factory.npz (digits 0 to 7, what the examples were trained on) and field.npz (all ten)."""
     pytest.importorskip("sklearn", reason="pip install 'edgerun[demo]'")
-    spec = importlib.util.spec_from_file_location("digits_dataset", DIGITS / "dataset.py")
-    assert spec is not None
-    assert spec.loader is not None
-    dataset = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = dataset  # dataclasses look their module up
-    spec.loader.exec_module(dataset)
+    dataset = load(DIGITS / "dataset.py", "digits_dataset")
     folder = tmp_path_factory.mktemp("digits")
     for name, part in zip(("factory", "field"), dataset.load(), strict=True):
         np.savez(folder / f"{name}.npz", x=part.x, y=part.y)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from modules import load
 
 from deploy.broker import Broker, find_mosquitto, start_broker
 from deploy.dashboard.server import Dashboard
@@ -20,18 +18,6 @@ from edgerun.telemetry.link import Endpoint, MqttLink, Will
 from edgerun.telemetry.messages import Birth, Data, Event, State
 from edgerun.telemetry.metrics import METRICS
 from edgerun.telemetry.topics import Topics
-
-
-def load(path: Path) -> ModuleType:
-    """A module that lies beside this file; tests are no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 pytest.importorskip("websocket", reason="driving a browser needs websocket-client: pip install --group dev")
 devtools = load(Path(__file__).with_name("devtools.py"))

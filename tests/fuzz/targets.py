@@ -6,7 +6,6 @@ A target's `run` may return or raise one of our named errors. Anything else is a
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import math
@@ -16,12 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from fuzz import formats
+from modules import load
 from onnx_graphs import graph
 from pretend import sample, tiny_bundle, tiny_bundle_bytes
 
@@ -97,21 +96,12 @@ def files(*patterns: str) -> list[bytes]:
     return list({path.read_bytes(): None for path in found if path.stat().st_size <= FILE_MAX})
 
 
-def module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"fuzz_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(str(path))
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @cache
 def onnx_files() -> list[bytes]:
     """Files, and the graphs of the unit tests: every operator that an import knows."""
     made = files("*.onnx")
     for name in ("test_export_onnx_operators", "test_export_onnx_quantised"):
-        for case in module(TESTS / "unit" / f"{name}.py").CASES.values():
+        for case in load(TESTS / "unit" / f"{name}.py", f"fuzz_{name}").CASES.values():
             made.append(graph(case.nodes, case.constants, case.shape, opset=getattr(case, "opset", 21)))
     return made
 

@@ -1,12 +1,11 @@
 """README and docs/exporting.md say of fewer bytes what the commands wrote into docs/compression-results.md."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from modules import load
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/compression-results.md").read_text(encoding="utf-8")
@@ -74,14 +73,8 @@ def test_every_picture_is_there(picture: str) -> None:
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "tables", module)
-    spec.loader.exec_module(module)
-    return module
+def tables() -> ModuleType:
+    return load(ROOT / "benchmarks/tables.py", "tables_alone")
 
 
 def test_a_command_rewrites_its_own_section_only(tables: ModuleType, tmp_path: Path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import importlib.util
 import itertools
 import json
 import math
 import os
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from modules import load
 
 from edgerun.bundle import read_bundle
 from edgerun.errors import ModelError
@@ -1021,13 +1020,7 @@ def test_a_bundle_answers_with_the_integers_of_the_file(tmp_path: Path) -> None:
 def bench_data() -> ModuleType:
     if "EDGERUN_DATA" not in os.environ:
         pytest.skip("EDGERUN_DATA is not set, must name the folder of the recordings")
-    spec = importlib.util.spec_from_file_location("bench_data", BENCH / "data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load(BENCH / "data.py", "bench_data")
 
 
 @pytest.mark.parametrize("kind", ["int8", "float", "float16"])

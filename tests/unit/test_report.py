@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from modules import load
 
 from deploy.report import Report as ReportFacts
 from deploy.report import read, render, verdicts, write_report
@@ -25,17 +23,6 @@ from edgerun.spec import LEVELS
 GOLDEN = Path(__file__).parents[1] / "golden"
 ATTACK = '</script><img src="http://evil.example/x" onerror="document.title=1"><b>&amp;\u2028'
 SECONDS = 1800
-
-
-def load(path: Path) -> ModuleType:
-    """A module that lies in another folder of the tests; they are no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 # ------------------------------------------------------------------ invented runs

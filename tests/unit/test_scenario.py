@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import ModuleType
 import msgspec
 import numpy as np
 import pytest
+from modules import load
 
 from edgerun.boards import get_board, price
 from edgerun.bundle import open_bundle
@@ -26,11 +26,7 @@ SCENARIO = Path(__file__).parents[2] / "benchmarks/learning/scenario.py"
 def scenario(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "tables", raising=False)
-    spec = importlib.util.spec_from_file_location("scenario", SCENARIO)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(SCENARIO, "scenario_alone")
     monkeypatch.delitem(sys.modules, "tables")
     return module
 
