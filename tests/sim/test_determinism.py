@@ -21,6 +21,7 @@ from learners import LIVES, Lived
 
 from edgerun.commands.replay import replay
 from edgerun.graph import grows
+from edgerun.kernels.native import VARIABLE
 from edgerun.learn import learner as module
 from edgerun.learn import records
 from edgerun.learn.learner import Learner, MemoryKeeper
@@ -165,11 +166,12 @@ def test_power_cuts_at_random_writes_change_nothing(kind: str, seed: int) -> Non
 
 @pytest.fixture(scope="module")
 def elsewhere() -> dict[str, list[list[str]]]:
-    """What another process says of all lives, with another seed for Python's hashes."""
+    """What another process says of all lives, with another seed for Python's hashes, and in numpy alone."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     done = subprocess.run(
         [sys.executable, TESTS / "learners.py"],
-        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "77"}, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "77", VARIABLE: "numpy"},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     told: dict[str, list[list[str]]] = json.loads(done.stdout)
     return told

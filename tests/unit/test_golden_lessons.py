@@ -13,6 +13,7 @@ from golden import make_lessons
 from edgerun.arrays import Tensors
 from edgerun.bundle import Bundle, read_bundle
 from edgerun.kernels import chain, mq
+from edgerun.kernels.native import Backend
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, Lesson
@@ -23,6 +24,7 @@ from edgerun.rules import MeanQuotient, RMaxProp
 with np.load(Path(__file__).parents[1] / "golden" / "lessons.npz", allow_pickle=False) as file:
     VECTORS: Tensors = {name: file[name] for name in file.files}
 EVERY = pytest.mark.parametrize("kind", learners.KINDS)
+BY_EACH = pytest.mark.parametrize("backend", ["numpy", "auto"])
 
 
 def case_of(kind: str, *path: str) -> Tensors:
@@ -31,12 +33,12 @@ def case_of(kind: str, *path: str) -> Tensors:
     return {name.removeprefix(start): array for name, array in VECTORS.items() if name.startswith(start)}
 
 
-def fresh(kind: str) -> tuple[Learner, Lesson]:
+def fresh(kind: str, backend: Backend = "numpy") -> tuple[Learner, Lesson]:
     """A learner of the stored bundle, and the stored lesson."""
     case = case_of(kind)
     lesson = records.decode(case["record"].tobytes())
     assert isinstance(lesson, Lesson)
-    return new_learner(read_bundle(case["bundle"].tobytes())), lesson
+    return new_learner(read_bundle(case["bundle"].tobytes()), backend=backend), lesson
 
 
 @pytest.mark.parametrize("kind", make_lessons.CASES)
@@ -57,8 +59,9 @@ def same(one: Bundle, other: Bundle) -> None:
 
 
 @EVERY
-def test_a_lesson_leaves_the_stored_bits(kind: str) -> None:
-    learner, lesson = fresh(kind)
+@BY_EACH
+def test_a_lesson_leaves_the_stored_bits(kind: str, backend: Backend) -> None:
+    learner, lesson = fresh(kind, backend)
     learner.apply(lesson)
     for name, want in case_of(kind, "after").items():
         got = learner.arrays()[name] if name in learner.arrays() else learner.network.tensors[name]
@@ -71,8 +74,9 @@ def test_a_lesson_leaves_the_stored_bits(kind: str) -> None:
 
 
 @EVERY
-def test_the_first_window_has_the_stored_factors(kind: str) -> None:
-    learner, lesson = fresh(kind)
+@BY_EACH
+def test_the_first_window_has_the_stored_factors(kind: str, backend: Backend) -> None:
+    learner, lesson = fresh(kind, backend)
     case, tensors = case_of(kind, "0"), cast(Tensors, learner.network.tensors)
     rule: Any = rule_of(learner.manifest, tensors)
     if learner.manifest.learning.rule is not None and learner.manifest.learning.rule.online:

@@ -1,0 +1,201 @@
+"""Long lives of random and adversarial lessons, each in numpy, in C window by window and in C lesson by lesson.
+
+    python tests/trajectories.py                       10,000 lessons of each; minutes
+    python tests/trajectories.py --lessons 300 --only hot eprop
+
+Samples are random, at the ends of their range, alternating or of a class; labels contradict each other; rates of the
+kinds called hot drive shadows, credit and importance to their ends. After every so many lessons the SHA-256 of all that
+was learned has to be the same three times; as a program it prints the last ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import learners
+import msgspec
+import numpy as np
+
+from edgerun.arrays import I16, Tensors
+from edgerun.graph import grows
+from edgerun.kernels.native import Backend
+from edgerun.learn import native
+from edgerun.learn.learner import Learner
+from edgerun.learn.records import Boundary, NewClass, Settle
+from edgerun.rules import Backprop, EProp
+from edgerun.spec import Head, Intelligence, Level, Manifest, Replay
+
+Net = tuple[Manifest, Tensors]
+LEVELS: tuple[Level, ...] = ("full", "light", "full", "sparse", "head", "full")
+HOT = Intelligence(strength=4, damping=1, every=25)
+STEPS = learners.STEPS
+
+
+def layers() -> Net:
+    """Adaptive neurons, adaptive feedback, rates held, updates only where errors are."""
+    rule = EProp(
+        layer="high", hidden=("low",), readout="out", chunk_steps=STEPS, target_steps=3, post_shift=6,
+        feedback="adaptive", spikes_target=500, spikes_cost=20000, update_share=20000,
+        rates=learners.rates(500, 22, *learners.ALL_LIF, *learners.FED, max_norm=4000, decay_shift=12),
+    )  # fmt: skip
+    return learners.spiking(rule, adaptive=True, features="high")
+
+
+def fixed_feedback() -> Net:
+    """Feedback that stays, two means a class, a head beside the factory's."""
+    rule = EProp(
+        layer="high", hidden=("low",), readout="out", chunk_steps=STEPS - 3, target_steps=2, post_shift=3,
+        feedback="random", recent_labels=4, rates=learners.rates(900, 20, *learners.ALL_LIF, max_norm=1),
+    )  # fmt: skip
+    return learners.spiking(rule, head=Head(kind="prototypes", features="high", beside=True))
+
+
+def hot(profile: str) -> Callable[[], Net]:
+    def made() -> Net:
+        rule = EProp(
+            layer="high", readout="out", chunk_steps=STEPS, post_shift=1, signal_shift=1, gradient_shift=8,
+            rates=learners.rates(32767, 14, *learners.HIGH, max_step=32512),
+        )  # fmt: skip
+        return learners.spiking(rule, features="high", profile=profile, intelligence=HOT)
+
+    return made
+
+
+def hot_backprop() -> Net:
+    rule = Backprop(
+        layers=learners.LAYERS, back_shifts=(0, 0), temperature_shift=4, gradient_shift=1,
+        rates=learners.rates(32767, 12, *learners.WEIGHTS, max_step=32512, decay_shift=1),
+    )  # fmt: skip
+    return learners.dense(rule, features="fc1", intelligence=HOT)
+
+
+def unconsolidated() -> Net:
+    """No importance, no reservoir, no prototypes: the rule alone."""
+    rule = EProp(layer="high", readout="out", chunk_steps=STEPS, rates=learners.rates(500, 20, *learners.HIGH))
+    return learners.spiking(rule, intelligence=None, replay=Replay(capacity=0))
+
+
+KINDS: Mapping[str, Callable[[], Net]] = {
+    "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
+    "backprop": learners.backprop, "layers": layers, "fixed-feedback": fixed_feedback,
+    "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop, "unconsolidated": unconsolidated,
+}  # fmt: skip
+
+
+class Told(NamedTuple):
+    """One lesson as it comes from outside."""
+
+    q: I16
+    label: int
+    level: Level
+    target: I16 | None
+
+
+def sample(manifest: Manifest, rng: np.random.Generator) -> I16:
+    size, (low, high) = manifest.input.size, (0, 255) if manifest.input.dtype == "uint8" else (-128, 127)
+    match int(rng.integers(5)):
+        case 0:
+            q = rng.integers(low, high + 1, size)
+        case 1:
+            q = np.full(size, rng.choice([low, high, 0]))
+        case 2:
+            q = np.where(np.arange(size) % 2 == rng.integers(2), low, high)
+        case 3:
+            q = rng.integers(low, high + 1, size) * (rng.random(size) < 0.2)
+        case _:
+            q = np.clip(np.random.default_rng(rng.integers(4)).integers(low, high // 8, size), low, high)
+    return q.astype(np.int16)
+
+
+def told(learner: Learner, rng: np.random.Generator) -> Told:
+    rule = learner.manifest.learning.rule
+    q, level = sample(learner.manifest, rng), LEVELS[int(rng.integers(len(LEVELS)))]
+    wanted = rule.targets(learner.manifest.layer) if rule else 0
+    if wanted:
+        return Told(q, 0, level, rng.choice([-32768, -4096, 0, 4096, 32767], wanted).astype(np.int16))
+    return Told(q, int(rng.integers(len(learner.classes))), level, None)
+
+
+def learner_of(kind: str, backend: Backend) -> Learner:
+    manifest, tensors = KINDS[kind]()
+    if manifest.head.kind == "prototypes":
+        name = "backprop" if "backprop" in kind else "eprop"
+        tensors |= learners.prototypes(name, manifest, tensors)
+    manifest = msgspec.structs.replace(manifest, seed=(1 << 64) - 59)
+    rng, count = np.random.default_rng(3), min(8, manifest.learning.replay.capacity)
+    x, labels = np.stack([sample(manifest, rng) for _ in range(8)])[:count], np.arange(count) % len(learners.NAMES)
+    network = native.network_for(manifest, tensors, backend)
+    return Learner(network, priors={}, exemplars=(x, labels) if count else None, backend=backend)
+
+
+class InC:
+    """A learner that C lives alone."""
+
+    def __init__(self, kind: str) -> None:
+        self.learner = learner_of(kind, "native")
+        self._pupil = native.Pupil(self.learner.records())
+
+    def lesson(self, lesson: Told) -> None:
+        if lesson.target is not None:
+            target = self.learner._state["tape.target"]
+            np.copyto(target, lesson.target.reshape(target.shape))
+        self._pupil.lesson(lesson.q, lesson.label, lesson.level)
+
+    def new_class(self, name: str) -> None:
+        self.learner.classes.append(name)
+        self._pupil.counters[5] += 1
+
+    def settle_and_close(self) -> None:
+        self._pupil.settle()
+        self._pupil.boundary()
+
+    def digest(self) -> bytes:
+        names = ("updates", "lessons", "deep_lessons", "recent_at", "threshold")
+        for name, value in zip(names, self._pupil.counters.tolist(), strict=False):
+            setattr(self.learner, name, value)
+        return self.learner.digest()
+
+
+def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[bytes, bytes, bytes]]]:
+    """(lesson, the digests of numpy, of C by windows, of C by lessons), after every so many."""
+    pair, alone = (learner_of(kind, "numpy"), learner_of(kind, "native")), InC(kind)
+    rng = np.random.default_rng([len(kind), lessons])
+    for number in range(1, lessons + 1):
+        lesson = told(pair[0], rng)
+        for learner in pair:
+            learner.apply(learner.plan_lesson(lesson.q, lesson.label, lesson.level, 0, lesson.target))
+        alone.lesson(lesson)
+        if number == lessons // 3 and grows(pair[0].manifest):
+            for learner in pair:
+                learner.apply(NewClass(label="e"))
+            alone.new_class("e")
+        if number % 61 == 0:
+            for learner in pair:
+                learner.apply(Settle())
+                learner.apply(Boundary(reason="idle"))
+            alone.settle_and_close()
+        if number % every == 0 or number == lessons:
+            yield number, (pair[0].digest(), pair[1].digest(), alone.digest())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--lessons", type=int, default=10_000)
+    parser.add_argument("--only", nargs="*", default=[*KINDS], choices=[*KINDS])
+    given: Any = parser.parse_args()
+    for kind in given.only:
+        began, digests = time.perf_counter(), (b"",)
+        for number, digests in lived(kind, given.lessons, 100):
+            if len(set(digests)) > 1:
+                print(f"{kind}: the digests after lesson {number} differ: {[each.hex()[:12] for each in digests]}")
+                return 1
+        print(f"{kind:16} {given.lessons} lessons  {digests[0].hex()}  {time.perf_counter() - began:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
