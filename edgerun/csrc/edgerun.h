@@ -172,7 +172,7 @@ void er_total_step(const er_total *r);
 /* ---------------------------------------------------------------- moving values */
 
 /* y[to + sum i * step_to] <- x[from + sum i * step_from] for every i under shape: joining, turning, padding, cutting.
- * With `fills` all of y is `value` first. y is int16 or, where it is NULL, sums is int32, as the source is.
+ * With `fills` all of y is `value` first. Where values reach further than int16, sums is there in place of y.
  */
 #define ER_MOVE(I, IN, OPT, OUT, MAY) \
     I(inputs) I(outputs) I(rank) I(from) I(to) I(fills) I(value) IN(int32_t, shape, r->rank) \

@@ -72,7 +72,7 @@ static int er_lookup_fits(const er_lookup *r) { return r->outputs >= 1; }
 static int er_total_fits(const er_total *r) { return one_of(r->x, r->wide) && one_of(r->other, r->wide_other); }
 
 static int er_move_fits(const er_move *r) {
-    return one_of(r->x, r->wide) && none_or_all(r->x, r->y) && none_or_all(r->wide, r->sums) &&
+    return one_of(r->x, r->wide) && one_of(r->y, r->sums) && !(r->y && r->wide) &&
            view_fits(r->shape, r->step_from, r->rank, r->from, r->inputs) &&
            view_fits(r->shape, r->step_to, r->rank, r->to, r->outputs);
 }

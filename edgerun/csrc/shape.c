@@ -17,7 +17,8 @@ static void move_row(const er_move *r, int64_t from, int64_t to, int32_t n) {
     if (r->y)
         for (int32_t k = 0; k < n; k++) r->y[to + (int64_t)k * step_to] = r->x[from + (int64_t)k * step_from];
     else
-        for (int32_t k = 0; k < n; k++) r->sums[to + (int64_t)k * step_to] = r->wide[from + (int64_t)k * step_from];
+        for (int32_t k = 0; k < n; k++)
+            r->sums[to + (int64_t)k * step_to] = er_value(r->x, r->wide, from + (int64_t)k * step_from);
 }
 
 void er_move_step(const er_move *r) {

@@ -74,7 +74,7 @@ class LifRun(LayerRun):
     def _emit(self) -> None:
         """The newest spikes to those who read them and, a spike counting 2**recurrent_shift, to the neurons."""
         np.copyto(self.out, self.fired)
-        if self.spec.recurrent_shift:
+        if self.spec.recurrent and self.spec.recurrent_shift:
             np.multiply(self.out, 1 << self.spec.recurrent_shift, out=self._echo)
 
     def _reset(self, target: I32) -> None:
