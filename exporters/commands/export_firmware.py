@@ -14,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="a bundle file, *.edgb")
     parser.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(BOARDS)}")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the project's folder")
+    parser.add_argument("--frozen", action="store_true", help="it answers and never learns: less memory and flash")
     parser.epilog = (
         "example:\n  edgerun export-firmware digits.edgb --board mps2-an386 -o firmware\n  make -C firmware\n"
         "needs nothing itself; the project is built with gcc-arm-none-eabi (Debian's name)"
@@ -22,6 +23,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     bundle = open_bundle(args.bundle)
-    write_project(bundle, args.board, args.output)
+    write_project(bundle, args.board, args.output, frozen=args.frozen)
     print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: make -C {args.output}")
     return 0

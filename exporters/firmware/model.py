@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -14,20 +14,29 @@ from edgerun.arrays import AnyArray
 from edgerun.bundle import Bundle
 from edgerun.graph import score_width
 from edgerun.image import Image
-from edgerun.native import Fields
+from edgerun.learn.native import LearnerRecords
+from edgerun.native import Fields, Records
 from edgerun.plan import Plan
+from edgerun.rules import ALL, RuleRecord
 
 WIDTH: Final = 118
+COUNTERS: Final = 48
+"""Bytes of `er_counters`."""
 C_TYPE: Final[Mapping[str, str]] = {"bool": "uint8_t"}
 
 
-def header(bundle: Bundle) -> str:
-    """model.h: what main.c and frames.c ask of the model."""
+def header(bundle: Bundle, image: Image) -> str:
+    """model.h: what the other files ask of the model."""
     manifest = bundle.manifest
     numbers = {
         "MODEL_SIZE": manifest.input.size,
         "MODEL_SCORES": score_width(manifest),
         "MODEL_CLASSES": len(manifest.classes.names),
+        "MODEL_LEARNS": int(image.lessons is not None),
+        "MODEL_KEPT": len(image.kept) + 1,
+        "MODEL_KEPT_BYTES": kept_bytes(image),
+        "MODEL_PLASTIC": len(image.learner.plastic) if image.learner else 0,
+        "MODEL_THRESHOLD": manifest.learning.rule.error_threshold if manifest.learning.rule else ALL,
     }
     lines = [
         "/* The model. Written by `edgerun export-firmware`. */",
@@ -42,14 +51,36 @@ def header(bundle: Bundle) -> str:
         f"typedef {c_type(np.dtype(manifest.input.dtype))} model_input;",
         "",
         "extern const er_net model;",
-        "/* Everything that is written as it leaves the factory. */",
-        "void model_reset(void);",
         "extern int16_t *const model_sample; /* (MODEL_SIZE,) */",
         "extern int32_t *const model_scores;",
+        "/* Everything that is written as it leaves the factory. */",
+        "void model_reset(void);",
+        "",
+        "#if MODEL_LEARNS",
+        "extern const er_pupil pupil;",
+        "extern er_counters model_counters;",
+        "#if MODEL_PLASTIC",
+        "extern const er_learner learner;",
+        "extern const int8_t *const model_factory[MODEL_PLASTIC]; /* the weights that plastic tensors began with */",
+        "#endif",
+        "",
+        "/* Learned state: what a checkpoint holds. */",
+        "typedef struct {",
+        "    const char *name;",
+        "    void *bytes;",
+        "    uint32_t count;",
+        "} kept_array;",
+        "extern const kept_array model_kept[MODEL_KEPT];",
+        "#endif",
         "",
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def kept_bytes(image: Image) -> int:
+    """Of all learned state, with what of it is no array."""
+    return COUNTERS + sum(image.held[name].slot.bytes for name in image.kept)
 
 
 def source(image: Image, plan: Plan) -> str:
@@ -57,59 +88,108 @@ def source(image: Image, plan: Plan) -> str:
     names = identifiers([*image.held, *image.constants])
     of_array = {id(held.array): names[name] for name, held in image.held.items()}
     of_array |= {id(array): names[name] for name, array in image.constants.items()}
-    records, size = image.records, plan.total_bytes
     parts = [
         "/* The model's arrays and records. Written by `edgerun export-firmware`. */",
         '#include "model.h"',
         "",
         "#include <string.h>",
         "",
-        f"/* Everything that is written, in {size:,} bytes. What is never needed at once shares a place. */",
-        f"static uint8_t arena[{size}] __attribute__((aligned(64)));",
+        f"/* Everything that is written: {plan.total_bytes:,} bytes. What is never needed at once shares a place. */",
+        f"static uint8_t arena[{plan.total_bytes}] __attribute__((aligned(64)));",
         *(place(names[name], held.array, plan.slots[name].offset) for name, held in image.held.items()),
         "",
         *(constant(names[name], array) for name, array in image.constants.items()),
-        "static const er_layer layers[] = {",
-        *(
-            "    " + initialiser(f".kind = ER_KIND_{kind}, .as.{kind} =", fields, of_array) + ","
-            for kind, fields in records.layers
-        ),
-        "};",
-    ]
-    if records.whiten is not None:
-        parts.append(f"static const er_dense whiten = {braced(records.whiten, of_array)};")
-    parts += [
-        f"const er_net model = {{.plan = {braced(records.plan, of_array)},",
-        f"    .layers = layers, .whiten = {'&whiten' if records.whiten is not None else 'NULL'}}};",
+        *_network(image.records, of_array),
         f"int16_t *const model_sample = {names['io.sample']};",
         f"int32_t *const model_scores = {names['io.scores']};",
+        "",
+        *(_learner(image, of_array, names) if image.learner is not None else ()),
+        *(_pupil(image, image.lessons, of_array, names) if image.lessons is not None else ()),
+        *_reset(image, names),
     ]
-    parts += ["", *reset(image, names)]
     return "\n".join(parts) + "\n"
 
 
-def reset(image: Image, names: Mapping[str, str]) -> Iterator[str]:
-    """`model_reset`: zeros, and over them what an array holds before anything has run."""
+def _network(records: Records, of_array: Mapping[int, str]) -> Iterator[str]:
+    yield from table(
+        "er_layer", "layers", [(f".kind = ER_KIND_{k}, .as.{k} =", f) for k, f in records.layers], of_array
+    )
+    if records.whiten is not None:
+        yield f"static const er_dense whiten = {braced(records.whiten, of_array)};"
+    yield f"const er_net model = {{.plan = {braced(records.plan, of_array)},"
+    yield f"    .layers = layers, .whiten = {'&whiten' if records.whiten is not None else 'NULL'}}};"
+
+
+def _learner(image: Image, of_array: Mapping[int, str], names: Mapping[str, str]) -> Iterator[str]:
+    rule, *lists = cast(LearnerRecords, image.learner)
+    members = []
+    for (name, record), rows in zip(LISTS, lists, strict=True):
+        if rows:
+            yield from table(record, name, [("", fields) for fields in rows], of_array)
+        members.append(f".{name} = {name if rows else 'NULL'}")
+    yield f"const er_learner learner = {{.net = &model, .rule = {braced(rule, of_array)},"
+    yield f"    {', '.join(members)}}};"
+    yield ""
+    plastic = [rate.tensor for rate in cast(RuleRecord, image.manifest.learning.rule).rates]
+    factory = [f"{names[f'shadow.{name}']}_factory" for name in plastic]
+    for name, tensor in zip(factory, plastic, strict=True):
+        yield constant(name, image.factory[tensor])
+    yield f"const int8_t *const model_factory[MODEL_PLASTIC] = {{{', '.join(factory)}}};"
+    yield ""
+
+
+LISTS: Final = (("plastic", "er_plastic"), ("tapes", "er_tape"), ("taught", "er_taught"), ("links", "er_link"))
+"""The lists of `er_learner` and their records, in the order of `LearnerRecords`."""
+
+
+def table(record: str, name: str, rows: list[tuple[str, Fields]], of_array: Mapping[int, str]) -> Iterator[str]:
+    """An array of records."""
+    yield f"static const {record} {name}[] = {{"
+    for before, fields in rows:
+        yield f"    {{{before} {braced(fields, of_array)}}}," if before else f"    {braced(fields, of_array)},"
+    yield "};"
+
+
+def _pupil(image: Image, lessons: Fields, of_array: Mapping[int, str], names: Mapping[str, str]) -> Iterator[str]:
+    rule = "&learner" if image.learner is not None else "NULL"
+    yield "er_counters model_counters;"
+    yield f"const er_pupil pupil = {{.net = &model, .learner = {rule}, .at = &model_counters,"
+    yield f"    .plan = {braced(lessons, of_array)}}};"
+    yield "const kept_array model_kept[MODEL_KEPT] = {"
+    for name in image.kept:
+        yield f"    {{{json.dumps(name)}, {names[name]}, {image.held[name].slot.bytes}}},"
+    yield '    {"counters", &model_counters, sizeof model_counters},'
+    yield "};"
+    yield ""
+
+
+def _reset(image: Image, names: Mapping[str, str]) -> Iterator[str]:
+    """`model_reset`: zeros, and over them what arrays hold in the factory, where that does not follow from others."""
+    made = (
+        {f"{kind}.{tensor}" for tensor in image.factory for kind in ("shadow", "ref")}
+        | image.factory.keys()
+        | {"head.mean"}
+    )
     begun = {
-        name: first for name, held in image.held.items() if len(first := np.trim_zeros(held.array.reshape(-1), "b"))
+        names[name]: first
+        for name, held in image.held.items()
+        if name not in made and len(first := np.trim_zeros(held.array.reshape(-1), "b"))
     }
-    yield from (constant(f"{names[name]}_factory", first) for name, first in begun.items())
+    yield from (constant(f"{name}_factory", first) for name, first in begun.items())
     yield "void model_reset(void) {"
     yield "    memset(arena, 0, sizeof arena);"
-    yield from (f"    memcpy({n}, {n}_factory, sizeof {n}_factory);" for n in map(names.__getitem__, begun))
+    yield from (f"    memcpy({name}, {name}_factory, sizeof {name}_factory);" for name in begun)
     yield "}"
 
 
 def identifiers(names: list[str]) -> dict[str, str]:
-    """A C name of its own for each name, as like it as may be."""
+    """A C name of its own for each name, as like it as may be, and like no word of C or field of a record."""
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-        plain = f"m{plain}" if plain[0].isdigit() or plain[0] == "_" else plain
-        given = next(each for k in range(len(names) + 1) if (each := plain + "_" * k) not in taken)
-        found[name] = given
-        taken.add(given)
+        plain = "m_" + re.sub(r"\W", "_", name, flags=re.ASCII)
+        found[name] = next(each for k in range(len(names)) if (each := plain + "_" * k) not in taken)
+        taken.add(found[name])
     return found
 
 
@@ -135,10 +215,6 @@ def literal(value: int) -> str:
     if value in (-(1 << 31), -(1 << 63)):
         return f"({literal(value + 1)} - 1)"
     return f"{value}{'' if -(1 << 31) < value < 1 << 31 else 'LL' if value < 0 else 'ULL'}"
-
-
-def initialiser(before: str, fields: Fields, of_array: Mapping[int, str]) -> str:
-    return f"{{{before} {braced(fields, of_array)}}}"
 
 
 def braced(fields: Fields, of_array: Mapping[int, str]) -> str:

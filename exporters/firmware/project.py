@@ -8,8 +8,7 @@ from typing import Final
 
 from edgerun.bundle import Bundle
 from edgerun.errors import SpecError
-from edgerun.image import image_of
-from edgerun.plan import make_plan
+from edgerun.image import Image, image_of, learning_image
 from exporters.firmware import model
 from exporters.firmware.boards import FirmwareBoard, firmware_board
 
@@ -55,25 +54,39 @@ clean:
 """
 
 
-def project(bundle: Bundle, board: str) -> dict[str, str]:
-    """Every file of the project, by its path. Raises Refused for an unknown board, SpecError for a bundle without C."""
+def project(bundle: Bundle, board: str, *, frozen: bool = False) -> dict[str, str]:
+    """Every file of the project, by its path.
+
+    frozen  it answers and learns nothing, and has memory for no more than that
+
+    Raises Refused for an unknown board, SpecError for a bundle that C does not run or that the board has no room for.
+    """
     where = firmware_board(board)
-    image = image_of(bundle.manifest, bundle.tensors)
-    plan = make_plan({name: held.slot for name, held in image.held.items()})
+    image = image_of(bundle.manifest, bundle.tensors) if frozen else learning_image(bundle)
+    plan = image.plan
     if plan.total_bytes + STACK > where.ram[1]:
         need = plan.total_bytes + STACK
         raise SpecError(f"{bundle.manifest.name} needs {need:,} bytes of RAM, {board} has {where.ram[1]:,}")
     files = dict(_copies())
-    files |= {"model.h": model.header(bundle), "model.c": model.source(image, plan), "board.h": _board(where)}
+    files |= {
+        "model.h": model.header(bundle, image),
+        "model.c": model.source(image, plan),
+        "board.h": _board(where, pages(image, where)),
+    }
     sources = " ".join(sorted(name for name in files if name.endswith(".c")))
     files["board.ld"] = LINKER.format(name=board, cpu=where.cpu, flash=where.flash, ram=where.ram, stack=STACK)
     files["Makefile"] = MAKEFILE.format(name=bundle.manifest.name, cpu=where.cpu, sources=sources)
     return files
 
 
-def write_project(bundle: Bundle, board: str, folder: Path) -> None:
+def pages(image: Image, board: FirmwareBoard) -> int:
+    """Of the region of checkpoints: two slots of a first page and those of the learned state."""
+    return 2 * (1 + -(-model.kept_bytes(image) // board.page))
+
+
+def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = False) -> None:
     """Write the project's files into a folder; files of these names that are there are replaced."""
-    for name, text in project(bundle, board).items():
+    for name, text in project(bundle, board, frozen=frozen).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -95,11 +108,11 @@ def _ours(name: str) -> bool:
     return name.endswith((".c", ".h")) and not name.startswith(PYTHON_ONLY)
 
 
-def _board(board: FirmwareBoard) -> str:
+def _board(board: FirmwareBoard, count: int) -> str:
     return f"""\
 /* {board.name}. Written by `edgerun export-firmware`. */
 #define BOARD_NAME "{board.name}"
 #define BOARD_TICK_HZ {board.tick_hz}u
 #define BOARD_PAGE {board.page}
-#define BOARD_PAGES 2
+#define BOARD_PAGES {count}
 """

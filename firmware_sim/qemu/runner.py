@@ -21,7 +21,7 @@ class Qemu:
 
     def infer(self, bundle: Bundle, board: str, q: I16) -> Ran:
         """Answers to quantised samples q (n, size). Raises Refused and EdgeRunError as `build` and `run` do."""
-        firmware = build(tool("firmware")(bundle, board))
+        firmware = build(tool("firmware")(bundle, board, frozen=True))
         packed = q.astype(bundle.manifest.input.dtype)
         return answers(
             run(firmware, board, b"".join(stream.sample(x.tobytes()) for x in packed)).answers, board, len(q)

@@ -47,8 +47,8 @@ static uint32_t read_sample(int16_t *q, uint32_t *crc) {
 enum frame_end read_frame(frame *found, int16_t *q) {
     uint8_t head[10], tail[4];
     if (!find_start() || port_read(head, sizeof head) != sizeof head) return STREAM_ENDED;
-    *found = (frame){head[0], (int32_t)little(head + 2), little(head + 6)};
-    if (head[1] || (found->length && found->length != MODEL_SIZE)) return FRAME_DAMAGED;
+    *found = (frame){head[0], head[1], (int32_t)little(head + 2), little(head + 6)};
+    if (found->level > ER_HEAD || (found->length && found->length != MODEL_SIZE)) return FRAME_DAMAGED;
     uint32_t crc = crc32(0, head, sizeof head);
     if (found->length && !read_sample(q, &crc)) return STREAM_ENDED;
     if (port_read(tail, sizeof tail) != sizeof tail) return STREAM_ENDED;

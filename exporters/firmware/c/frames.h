@@ -1,8 +1,12 @@
 /* The stream of samples: frames, of which a damaged one is told and left out.
  *
- *     'E' 'R'  kind  0  value (int32)  length (uint32)  payload (length bytes)  CRC-32 of kind to payload
+ *     'E' 'R'  kind  level  value (int32)  length (uint32)  payload (length bytes)  CRC-32 of kind to payload
  *
- * All numbers are little-endian.
+ * All numbers are little-endian. Kinds:
+ *
+ *     'S'  a sample: value -1 to answer it, a class to learn it, at a level of `enum er_level`
+ *     'N'  one more class     'T'  settle prototypes     'F'  back to the factory
+ *     'C'  save a checkpoint  'D'  print learned state
  */
 #ifndef FRAMES_H
 #define FRAMES_H
@@ -10,7 +14,7 @@
 #include <stdint.h>
 
 typedef struct frame {
-    uint8_t kind;
+    uint8_t kind, level;
     int32_t value;
     uint32_t length; /* 0, or exactly that of a sample */
 } frame;
