@@ -21,6 +21,7 @@ from edgerun.kernels.native import Backend, library
 from edgerun.learn import doubt, native, prototypes, reservoir, stages, tape
 from edgerun.learn.doubt import Doubter
 from edgerun.learn.profiles import high_bytes, profile_of
+from edgerun.learn.prototypes import KeptHead
 from edgerun.learn.records import Boundary, Entry, Forget, Lesson, NewClass, Rollback, Settle, Verdict
 from edgerun.learn.reservoir import Reservoir
 from edgerun.learn.rewire import Rewire
@@ -87,12 +88,7 @@ def learned_slots(manifest: Manifest, tensors: Mapping[str, AnyArray]) -> dict[s
     if plan.replay.capacity:
         slots |= reservoir.slots(manifest)
     if manifest.head.kind == "prototypes":
-        rows, width = manifest.head.means * manifest.classes.capacity, tensors["head.sum"].shape[1]
-        slots |= {
-            "head.sum": Slot((rows, width), "int32", "head"),
-            "head.count": Slot((rows,), "int32", "head"),
-            "head.bias": Slot((rows,), "int32", "head"),
-        }
+        slots |= prototypes.slots(manifest, tensors["head.sum"].shape[1])
     slots |= doubt.slots(manifest)
     recent = plan.rule.recent_labels if plan.rule else 0
     return slots | {"recent": Slot((max(1, recent),), "int16", "state")}
@@ -150,8 +146,9 @@ class Learner:
         self._batch: Network | None = None
         self.reservoir = Reservoir(self._state, self.manifest.seed) if plan.replay.capacity else None
         self._doubter = Doubter(plan.doubt, self._state) if isinstance(plan.doubt, Doubt) else None
+        self._head: KeptHead | None = None
         if network.prototypes is not None:
-            self._adopt_prototypes()
+            self._head = KeptHead(network.prototypes, self._state, len(self.manifest.classes.names))
         self._plastic: tuple[native.Plastic, ...] = ()
         if backend != "numpy" and library() is not None and native.numpy_stage(plan) is None:
             self._plastic = native.plastics(self.manifest, self._tensors, self._state)
@@ -189,10 +186,8 @@ class Learner:
             self._doubter.reset()
         if self.reservoir:
             self.reservoir.fill(*(self._exemplars or (np.zeros((0, self.manifest.input.size)), np.zeros(0))))
-        if self.network.prototypes is not None:
-            factory_head = self._factory_head
-            for name in ("sum", "count", "bias"):
-                self._state[f"head.{name}"][: len(self.classes)] = factory_head[name]
+        if self._head is not None:
+            self._head.reset()
         self._take_over()
 
     def arrays(self) -> Tensors:
@@ -234,7 +229,7 @@ class Learner:
         if lacking or not isinstance(self.network, NativeNetwork):
             raise SpecError(f"lessons have no C form: {lacking or 'the network runs in numpy'}")
         rule = native.learner_records(self.manifest, self._tensors, self._state) if self._rule else None
-        counts = self._factory_head["count"] if self.network.prototypes is not None else None
+        counts = self._head.factory_counts if self._head is not None else None
         numbers = (self.updates, self.lessons, self.deep_lessons, self.recent_at, self.threshold, len(self.classes))
         lessons = native.lesson_fields(self.manifest, self._state, counts)
         return native.PupilRecords(self.network.records(), rule, lessons, np.array(numbers, np.int64))
@@ -312,8 +307,9 @@ class Learner:
                 old = self._require_reservoir()
                 norm += self._learn(old.sample(place), int(old.label[place]), lesson.threshold)[1]
             self._trigger(lesson, self.updates - before)
-        elif self.network.prototypes is not None:
-            self._add_to_prototype(q, lesson.label)
+        elif self._head is not None:
+            self.network.scores(q)
+            self._head.add(lesson.label, self.network.features())
         if self.reservoir is not None:
             self.reservoir.add(q, lesson.label, lesson.number, len(self.classes))
             if lesson.deep and self.deep_lessons % self.manifest.learning.replay.refresh_every == 0:
@@ -457,17 +453,12 @@ class Learner:
 
     def refresh(self) -> None:
         """Recompute the prototypes from the reservoir, then the biases of classes that the factory did not know."""
-        head = self.network.prototypes
-        if head is None or self.reservoir is None:
+        if self._head is None or self.reservoir is None:
             return
         filled = self.reservoir.filled
         z, label = self.features(self.reservoir.x[filled]), self.reservoir.label[filled].astype(np.int64)
-        row = label + head.taught * (self.reservoir.field[filled] != 0)
-        if self.deep_lessons or not head.taught:  # else every mean is still the sum of all that was ever taught
-            prototypes.recompute(head, z, row)
-        joined = np.ones(len(self.classes), np.bool_)
-        joined[: len(self.manifest.classes.names)] = self._factory_head["count"] == 0
-        prototypes.calibrate(head, z, label, joined)
+        field = self.reservoir.field[filled] != 0
+        self._head.refresh(z, label, field, len(self.classes), moved=self.deep_lessons > 0)
 
     def features(self, x: AnyArray) -> I64:
         """z (m, d) of quantised samples x (m, size), in batches."""
@@ -484,15 +475,8 @@ class Learner:
         padded = np.zeros((BATCH, part.shape[1]), np.int16)
         padded[: len(part)] = part
         scores = self._batch.scores(padded)
-        z = self._batch.features() if self.network.prototypes is not None else np.zeros((BATCH, 0), np.int64)
+        z = self._batch.features() if self._head is not None else np.zeros((BATCH, 0), np.int64)
         return scores[: len(part)], z[: len(part)]
-
-    def _add_to_prototype(self, q: I16, label: int) -> None:
-        head = self.network.prototypes
-        if head is None:
-            return
-        self.network.scores(q)
-        prototypes.add(head, head.taught + label, self.network.features())
 
     def _new_class(self, label: str) -> None:
         if label in self.classes:
@@ -507,11 +491,8 @@ class Learner:
     def _forget(self, label: int) -> None:
         if not 0 <= label < len(self.classes):
             raise DataError(f"label {label} is outside [0, {len(self.classes)})")
-        head = self.network.prototypes
-        if head is not None:
-            for row in {label, head.taught + label}:
-                head.sums[row], head.counts[row], head.bias[row] = 0, 0, 0
-            head.refresh()
+        if self._head is not None:
+            self._head.forget(label)
         if self.reservoir is not None:
             self.reservoir.forget(label)
         for tensor in self.manifest.learning.rule.by_class if self.manifest.learning.rule else ():
@@ -529,17 +510,6 @@ class Learner:
         self._state[f"shadow.{tensor}"][:, label] = self._profile.middle
         self._publish(tensor)
         self._load_weights(tensor)
-
-    def _adopt_prototypes(self) -> None:
-        """Let the head's arrays be the learned state's."""
-        head = self.network.prototypes
-        if head is None:
-            return
-        known = len(self.manifest.classes.names)
-        self._factory_head = {
-            "sum": head.sums[:known].copy(), "count": head.counts[:known].copy(), "bias": head.bias[:known].copy(),
-        }  # fmt: skip
-        head.sums, head.counts, head.bias = (cast(I32, self._state[f"head.{n}"]) for n in ("sum", "count", "bias"))
 
     # ------------------------------------------------------------------ boundaries and guards
 
@@ -632,8 +602,8 @@ class Learner:
         for rate in self._rates:
             self._load_weights(rate.tensor)
         self.network.known = len(self.classes)
-        if self.network.prototypes is not None:
-            self.network.prototypes.refresh()
+        if self._head is not None:
+            self._head.take_over()
 
     def _load_weights(self, tensor: str) -> None:
         self.network.load_weights(tensor)

@@ -9,14 +9,75 @@ e-prop had moved the features: margins of samples that replay has learned from s
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
-from edgerun.arrays import I64, AnyArray, Bool
+from edgerun.arrays import I32, I64, AnyArray, Bool, Tensors
 from edgerun.network import Prototypes
+from edgerun.plan import Slot
+from edgerun.spec import Manifest
 
 MOST: Final = (1 << 31) - 1
+
+
+def slots(manifest: Manifest, width: int) -> dict[str, Slot]:
+    """The arrays of a prototype head over features of this width."""
+    rows = manifest.head.means * manifest.classes.capacity
+    return {
+        "head.sum": Slot((rows, width), "int32", "head"),
+        "head.count": Slot((rows,), "int32", "head"),
+        "head.bias": Slot((rows,), "int32", "head"),
+    }
+
+
+class KeptHead:
+    """A network's prototype head as learned state: from now on it works in the arrays of `slots`.
+
+    known           classes of the factory, whose sums, counts and biases the head comes with
+    factory_counts  (known,)  how many samples of each the factory knew; none where it only named the class
+    """
+
+    def __init__(self, head: Prototypes, state: Tensors, known: int) -> None:
+        self._head, self._known = head, known
+        self._factory = (head.sums[:known].copy(), head.counts[:known].copy(), head.bias[:known].copy())
+        self.factory_counts = self._factory[1]
+        head.sums, head.counts, head.bias = (cast(I32, state[f"head.{name}"]) for name in ("sum", "count", "bias"))
+
+    def reset(self) -> None:
+        """Back to the factory's, in arrays that hold zeros; `take_over` follows."""
+        head = self._head
+        for mine, factory in zip((head.sums, head.counts, head.bias), self._factory, strict=True):
+            mine[: self._known] = factory
+
+    def take_over(self) -> None:
+        """Decide by the sums and counts that have just been loaded."""
+        self._head.refresh()
+
+    def add(self, label: int, z: I64) -> None:
+        """One more sample z (d,) of a class."""
+        add(self._head, self._head.taught + label, z)
+
+    def refresh(self, z: I64, label: I64, field: Bool, classes: int, *, moved: bool) -> None:
+        """Recompute the means from the samples that are held, then the biases of classes that the factory did not know.
+
+        z  (m, d)      label  (m,)      field  (m,)  whether the stream taught it      classes  that are known by now
+
+        moved  whether e-prop may have moved the features; if not, a head that keeps the field's means apart has in each
+               the sum of all that was ever taught, which is more than what is held
+        """
+        if moved or not self._head.taught:
+            recompute(self._head, z, label + self._head.taught * field)
+        joined = np.ones(classes, np.bool_)
+        joined[: self._known] = self.factory_counts == 0
+        calibrate(self._head, z, label, joined)
+
+    def forget(self, label: int) -> None:
+        """Nothing is known of a class any more."""
+        head = self._head
+        for row in {label, head.taught + label}:
+            head.sums[row], head.counts[row], head.bias[row] = 0, 0, 0
+        head.refresh()
 
 
 def add(prototypes: Prototypes, row: int, z: I64) -> None:
