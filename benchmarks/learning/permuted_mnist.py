@@ -119,7 +119,7 @@ Integers less their float twin, ACC, paired by seed, in points: {paired}. Agains
 `full` has synaptic intelligence, `uniform` the same importance spread evenly over each tensor; `replay` keeps
 {size.stored} images and repeats one with each lesson, `both` does so with synaptic intelligence; these three ran on
 seed 1 alone. Each tensor has its own strength, a power of two, and its own damping: the paper's c and xi by its scales.
-What did not work: one of both for all tensors, their geometric means, the pull no weaker than 2^-30; integers then ended
+What did not work: one of both for all tensors, geometric means, with no pull under 2^-30; integers then ended
 1.6 ± 0.2 points under their float twin. Lives are chaotic: one count more of one damping moved seed 1 by 0.4.
 
 {matrices}
