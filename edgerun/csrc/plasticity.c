@@ -11,7 +11,7 @@ enum { TILE = 256, SHADOW_MAX = 32512, WEIGHT_MAX = 127, LARGEST_STEP = 1 << 30,
 typedef struct numbers {
     er_key update, decay, pull, omega;
     int32_t shift, small_shift, middle, drop;
-    int64_t heaviest; /* max_j sum_t |post_j| */
+    int64_t heaviest;
 } numbers;
 
 typedef struct tile {
@@ -25,41 +25,50 @@ static inline int32_t history_at(const er_plastic *p, int32_t t, int32_t row) {
     return p->history_high ? p->history_high[at] : p->history[at];
 }
 
+/* max_j sum_t |post_j| */
+ER_CLONES
 static int64_t heaviest(const er_plastic *p) {
-    int64_t most = 0;
-    for (int32_t j = 0; j < p->columns; j++) {
-        int64_t total = 0;
-        for (int32_t t = 0; t < p->steps; t++) {
-            const int32_t post = p->post[(size_t)t * (size_t)p->columns + (size_t)j];
-            total += post < 0 ? -post : post;
-        }
-        most = total > most ? total : most;
-    }
-    return most;
-}
-
-static int32_t largest(const er_plastic *p, int32_t row) {
     int32_t most = 0;
-    for (int32_t t = 0; t < p->steps; t++) {
-        const int32_t h = history_at(p, t, row), size = h < 0 ? -h : h;
-        most = size > most ? size : most;
+    for (int32_t first = 0; first < p->columns; first += TILE) {
+        const int32_t count = p->columns - first < TILE ? p->columns - first : TILE;
+        int32_t total[TILE] = {0};
+        for (int32_t t = 0; t < p->steps; t++) {
+            const int16_t *post = p->post + (size_t)t * (size_t)p->columns + first;
+            for (int32_t j = 0; j < count; j++) total[j] += post[j] < 0 ? -post[j] : post[j];
+        }
+        for (int32_t j = 0; j < count; j++) most = total[j] > most ? total[j] : most;
     }
     return most;
 }
 
-/* wanted <- SR(-g * eta, shift), cut at LARGEST_STEP; small <- sat16(half_up(g / 2**sg)), of g as wide as it must be. */
+/* reach (count,) <- max_t |history| of so many rows */
+ER_CLONES
+static void reaches(const er_plastic *p, int32_t *restrict reach, int32_t row, int32_t count) {
+    memset(reach, 0, (size_t)count * sizeof *reach);
+    for (int32_t t = 0; t < p->steps; t++) {
+        const size_t first = (size_t)t * (size_t)p->rows + (size_t)row;
+        for (int32_t i = 0; i < count; i++) {
+            const int32_t h = p->history_high ? p->history_high[first + (size_t)i] : p->history[first + (size_t)i];
+            const int32_t size = h < 0 ? -h : h;
+            reach[i] = size > reach[i] ? size : reach[i];
+        }
+    }
+}
+
+/* wanted <- SR(g * eta, shift), cut at LARGEST_STEP; small <- sat16(half_up(g / 2**sg)), of g as wide as it must be. */
 #define DESCEND(name, type) \
-    static inline void name(const er_plastic *p, const numbers *w, tile *at, const type *restrict g, uint32_t first, \
-                            int32_t count) { \
-        const int32_t eta = -p->eta; \
-        const uint32_t mask = ((uint32_t)1 << w->shift) - 1; \
+    static inline void name(const numbers *w, tile *at, const type *restrict g, uint32_t first, int32_t count, \
+                            int32_t eta) { \
+        const er_key key = w->update; \
+        const int32_t shift = w->shift, drop = w->small_shift; \
+        const uint32_t mask = ((uint32_t)1 << shift) - 1; \
+        const type half = (type)((type)1 << drop >> 1); \
         for (int32_t j = 0; j < count; j++) { \
-            const int64_t x = (int64_t)g[j] * eta + (int64_t)(er_word(w->update, first + (uint32_t)j) & mask); \
-            at->wanted[j] = er_clip(x >> w->shift, -LARGEST_STEP, LARGEST_STEP); \
+            const int64_t x = (int64_t)g[j] * eta + (int64_t)(er_word(key, first + (uint32_t)j) & mask); \
+            at->wanted[j] = er_clip(x >> shift, -LARGEST_STEP, LARGEST_STEP); \
         } \
-        const type half = (type)((type)1 << w->small_shift >> 1); \
         for (int32_t j = 0; j < count; j++) { \
-            const type x = (type)((g[j] + half) >> w->small_shift); \
+            const type x = (type)((g[j] + half) >> drop); \
             at->small[j] = (int32_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x); \
         } \
     }
@@ -82,10 +91,12 @@ GRADIENT(gradient_wide, int64_t)
 /* d -= SR(shadow - middle, k) */
 static inline void fade(const er_plastic *p, const numbers *w, tile *at, size_t first, int32_t count) {
     const int16_t *restrict shadow = p->shadow + first;
-    const uint32_t mask = ((uint32_t)1 << p->decay_shift) - 1;
+    const er_key key = w->decay;
+    const int32_t shift = p->decay_shift, middle = w->middle;
+    const uint32_t mask = ((uint32_t)1 << shift) - 1;
     for (int32_t j = 0; j < count; j++) {
-        const int32_t noise = (int32_t)(er_word(w->decay, (uint32_t)first + (uint32_t)j) & mask);
-        at->wanted[j] -= (shadow[j] - w->middle + noise) >> p->decay_shift;
+        const int32_t noise = (int32_t)(er_word(key, (uint32_t)first + (uint32_t)j) & mask);
+        at->wanted[j] -= (shadow[j] - middle + noise) >> shift;
     }
 }
 
@@ -94,26 +105,41 @@ static inline int32_t anchor(const er_plastic *p, size_t at) {
     return p->ref_high ? p->ref_high[at] * 256 + 128 : p->ref[at];
 }
 
+/* moved <- anchor - shadow */
+static inline void distance(const er_plastic *p, int32_t *restrict moved, size_t first, int32_t count) {
+    const int16_t *restrict shadow = p->shadow + first;
+    if (p->ref_high) {
+        const int8_t *restrict ref = p->ref_high + first;
+        for (int32_t j = 0; j < count; j++) moved[j] = ref[j] * 256 + 128 - shadow[j];
+    } else {
+        const int16_t *restrict ref = p->ref + first;
+        for (int32_t j = 0; j < count; j++) moved[j] = ref[j] - shadow[j];
+    }
+}
+
 /* d += SR(mantissa * (ref - shadow), max(4, strength - exponent)); a shift over 30 gives nothing. */
 static inline void pull(const er_plastic *p, const numbers *w, tile *at, size_t first, int32_t count) {
     const uint8_t *restrict code = p->importance + first;
-    const int16_t *restrict shadow = p->shadow + first;
+    const er_key key = w->pull;
+    const int32_t strength = p->strength;
+    int32_t moved[TILE];
+    distance(p, moved, first, count);
     for (int32_t j = 0; j < count; j++) {
-        const int32_t c = code[j], mantissa = c < 8 ? c : 8 + (c & 7), exponent = c < 8 ? 0 : (c >> 3) - 1;
-        const int32_t shift = p->strength - exponent, held = shift < 4 ? 4 : shift > 30 ? 30 : shift;
-        const int32_t noise = (int32_t)(er_word(w->pull, (uint32_t)first + (uint32_t)j) & (((uint32_t)1 << held) - 1));
-        const int32_t force = (mantissa * (anchor(p, first + (size_t)j) - shadow[j]) + noise) >> held;
-        at->wanted[j] += shift <= 30 && c ? force : 0;
+        const int32_t c = code[j], octave = c >> 3, large = octave > 0;
+        const int32_t mantissa = c - 8 * (octave - large), shift = strength - (octave - large);
+        const int32_t held = shift < 4 ? 4 : shift > 30 ? 30 : shift, pulls = -(shift <= 30 && c > 0);
+        const int32_t noise = (int32_t)(er_word(key, (uint32_t)first + (uint32_t)j) & ~(UINT32_MAX << held));
+        at->wanted[j] += ((mantissa * moved[j] + noise) >> held) & pulls;
     }
 }
 
 /* shadow <- clip(shadow + clip(d, +-max_step), middle +- SHADOW_MAX); made <- the change; returns its squares' sum. */
 static inline int64_t change(const er_plastic *p, const numbers *w, tile *at, size_t first, int32_t count) {
     int16_t *restrict shadow = p->shadow + first;
-    const int32_t low = w->middle - SHADOW_MAX, high = w->middle + SHADOW_MAX;
+    const int32_t low = w->middle - SHADOW_MAX, high = w->middle + SHADOW_MAX, most = p->max_step;
     int64_t changed = 0;
     for (int32_t j = 0; j < count; j++) {
-        const int32_t step = clip32(at->wanted[j], -p->max_step, p->max_step), after = clip32(step + shadow[j], low, high);
+        const int32_t step = clip32(at->wanted[j], -most, most), after = clip32(step + shadow[j], low, high);
         at->made[j] = after - shadow[j];
         shadow[j] = (int16_t)after;
         changed += (int64_t)at->made[j] * at->made[j];
@@ -131,12 +157,14 @@ static inline void weights_from_shadow(const er_plastic *p, size_t first, int32_
 /* omega <- sat(omega + SR(-(g * d), drop)) at the ends of its own type; |SR(...)| <= 2**22 */
 #define CREDIT(name, type, least, most) \
     static inline void name(type *restrict omega, const numbers *w, const tile *at, size_t first, int32_t count) { \
-        const uint32_t mask = ((uint32_t)1 << w->drop) - 1; \
+        const er_key key = w->omega; \
+        const int32_t drop = w->drop; \
+        const uint32_t mask = ((uint32_t)1 << drop) - 1; \
         for (int32_t j = 0; j < count; j++) { \
-            const int32_t noise = (int32_t)(er_word(w->omega, (uint32_t)first + (uint32_t)j) & mask); \
-            const int32_t term = (noise - at->small[j] * at->made[j]) >> w->drop; \
+            const int32_t noise = (int32_t)(er_word(key, (uint32_t)first + (uint32_t)j) & mask); \
+            const int32_t term = (noise - at->small[j] * at->made[j]) >> drop; \
             const int32_t top = most - (term > 0 ? term : 0), bottom = least - (term < 0 ? term : 0); \
-            omega[first + (size_t)j] = (type)(clip32(omega[first + (size_t)j], bottom, top) + term); \
+            omega[j] = (type)(clip32(omega[j], bottom, top) + term); \
         } \
     }
 CREDIT(credit, int32_t, INT32_MIN, INT32_MAX)
@@ -148,32 +176,46 @@ static int any(const uint8_t *code, int32_t count) {
     return all != 0;
 }
 
-/* One tile of a row whose history is at most `reach`. */
+/* Where an update is: so many whole rows, or columns of one, whose history is at most `reach`. */
+typedef struct place {
+    int32_t row, rows, column, columns, reach;
+} place;
+
 ER_CLONES
-static int64_t update_tile(const er_plastic *p, const numbers *w, int32_t row, int32_t column, int32_t count,
-                           int32_t reach) {
-    const size_t first = (size_t)row * (size_t)p->columns + (size_t)column;
+static int64_t update_tile(const er_plastic *p, const numbers *w, const place *here) {
+    const size_t first = (size_t)here->row * (size_t)p->columns + (size_t)here->column;
+    const int32_t count = here->rows * here->columns;
     const int pulls = p->importance && any(p->importance + first, count);
     tile at;
-    if (!reach && !pulls && !p->decay_shift) return 0;
-    if (!reach) {
+    if (!here->reach) {
+        if (!pulls && !p->decay_shift) return 0;
         memset(at.wanted, 0, (size_t)count * sizeof *at.wanted);
-    } else if (reach * w->heaviest < (int64_t)1 << 30) {
+    } else if (here->reach * w->heaviest < (int64_t)1 << 30) {
         int32_t g[TILE];
-        gradient(p, g, row, column, count);
-        descend(p, w, &at, g, (uint32_t)first, count);
+        for (int32_t k = 0; k < here->rows; k++)
+            gradient(p, g + k * here->columns, here->row + k, here->column, here->columns);
+        descend(w, &at, g, (uint32_t)first, count, -p->eta);
     } else {
         int64_t g[TILE];
-        gradient_wide(p, g, row, column, count);
-        descend_wide(p, w, &at, g, (uint32_t)first, count);
+        for (int32_t k = 0; k < here->rows; k++)
+            gradient_wide(p, g + k * here->columns, here->row + k, here->column, here->columns);
+        descend_wide(w, &at, g, (uint32_t)first, count, -p->eta);
     }
     if (p->decay_shift) fade(p, w, &at, first, count);
     if (pulls) pull(p, w, &at, first, count);
     const int64_t changed = change(p, w, &at, first, count);
     if (p->weight) weights_from_shadow(p, first, count);
-    if (p->omega && reach) credit(p->omega, w, &at, first, count);
-    if (p->omega_narrow && reach) credit_narrow(p->omega_narrow, w, &at, first, count);
+    if (p->omega && here->reach) credit(p->omega + first, w, &at, first, count);
+    if (p->omega_narrow && here->reach) credit_narrow(p->omega_narrow + first, w, &at, first, count);
     return changed;
+}
+
+/* How many of the rows from the first one on, whose reach is given, go into one tile: all of them still or all moving. */
+static int32_t together(const er_plastic *p, const int32_t *reach, int32_t rows, int32_t *most) {
+    const int32_t room = p->columns < TILE ? TILE / p->columns : 1;
+    int32_t k = 1;
+    for (*most = reach[0]; k < rows && k < room && !reach[k] == !reach[0]; k++) *most = reach[k] > *most ? reach[k] : *most;
+    return k;
 }
 
 static er_key key_of(const er_plastic *p, uint64_t seed, uint64_t number, enum er_use use) {
@@ -194,11 +236,19 @@ int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number) {
         .heaviest = heaviest(p),
     };
     int64_t changed = 0;
-    for (int32_t row = 0; row < p->rows; row++) {
-        const int32_t reach = largest(p, row);
-        for (int32_t column = 0; column < p->columns; column += TILE) {
-            const int32_t count = p->columns - column < TILE ? p->columns - column : TILE;
-            changed += update_tile(p, &w, row, column, count, reach);
+    for (int32_t block = 0; block < p->rows; block += TILE) {
+        int32_t reach[TILE];
+        const int32_t rows = p->rows - block < TILE ? p->rows - block : TILE;
+        reaches(p, reach, block, rows);
+        for (int32_t k = 0; k < rows;) {
+            place here = {.row = block + k};
+            here.rows = together(p, reach + k, rows - k, &here.reach);
+            for (; here.column < p->columns; here.column += here.columns) {
+                const int32_t left = p->columns - here.column;
+                here.columns = left < TILE ? left : TILE;
+                changed += update_tile(p, &w, &here);
+            }
+            k += here.rows;
         }
     }
     return changed;
