@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.errors import ConfigError
+from edgerun.kernels.native import Backend
 from edgerun.spec import Budget, Record
 
 TopicName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -39,6 +40,9 @@ class Device(Record, frozen=True, kw_only=True):
     node: Annotated[TopicName, Meta(description="Name of the device, unique in its group.")]
     board: Annotated[str, Meta(min_length=1, description="Board whose prices apply: a name that `edgerun plan` knows.")]
     state_dir: Annotated[Path, Meta(description="Folder for bundles, checkpoints, journal and outbox.")]
+    backend: Annotated[
+        Backend, Meta(description="Who computes: `native`, `numpy`, or C where it was built (`auto`): the same bits.")
+    ] = "auto"
 
 
 class BundleSource(Record, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from edgerun.learn.learner import Learner, Taught
 from edgerun.learn.native import network_for
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.watch import Watch
-from edgerun.network import Network
+from edgerun.native import network_of
 from edgerun.ports import Disk
 from edgerun.selftest import check_selftest
 from edgerun.spec import Level
@@ -73,16 +73,23 @@ class Lifetime:
     """One bundle's learned state on one disk.
 
     observe  is told every entry after it was applied (an emulator's twin, a test)
+    backend  who computes, see `edgerun.kernels.native`: the bits are the same
 
     Raises CheckFailed where the self-test does not give the exporter's bits, StoreError where the disk fails.
     """
 
-    def __init__(self, bundle: Bundle, disk: Disk, observe: Callable[[records.Entry], None] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        disk: Disk,
+        observe: Callable[[records.Entry], None] | None = None,
+        backend: Backend | None = None,
+    ) -> None:
         self.bundle, self._disk = bundle, disk
         self._observe = observe
         finish_wipe(disk)
-        check_selftest(Network(bundle.manifest, bundle.tensors), bundle.selftest)
-        self.learner = new_learner(bundle, self)
+        check_selftest(network_of(bundle.manifest, bundle.tensors, backend), bundle.selftest)
+        self.learner = new_learner(bundle, self, backend)
         self.watch = Watch(bundle.manifest)
         """What samples are like, where the plan watches for drift: saved beside the learned state, no part of it."""
         self._probe = (_rows(bundle.probe.x), bundle.probe.label.astype(np.int64))

@@ -36,6 +36,7 @@ from edgerun.boards import Board, Ops
 from edgerun.bundle import Bundle
 from edgerun.encode.targets import real_answers
 from edgerun.errors import Refused
+from edgerun.kernels.native import Backend
 from edgerun.lifetime import Lifetime
 from edgerun.network import UNDECIDED, Outcome
 from edgerun.ports import Clock, Disk, Power, Sensor
@@ -63,6 +64,7 @@ class Settings:
     period_s: float
     keys: Mapping[str, bytes] = field(default_factory=dict)  # key id -> Ed25519 public key; empty = unsigned allowed
     pace: Pace = field(default_factory=Pace)
+    backend: Backend | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Agent:
 
     def __init__(self, bundle: Bundle, ports: Ports, settings: Settings, observe: Callable[[Any], None] | None = None):
         self.settings, self._clock = settings, ports.clock
-        self.life = Lifetime(bundle, ports.disk, observe)
+        self.life = Lifetime(bundle, ports.disk, observe, settings.backend)
         self.learner = self.life.learner
         self.facts = Facts(ports.disk)
         held = self.facts.held

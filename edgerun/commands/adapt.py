@@ -26,12 +26,14 @@ from edgerun.arrays import I64, AnyArray, Bool
 from edgerun.boards import BOARDS, Board, get_board, price
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands import adapt_values
+from edgerun.commands.backend import backend_option
 from edgerun.commands.infer import progress
 from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
 from edgerun.encode.targets import learns_values
 from edgerun.errors import DataError, Refused
 from edgerun.graph import grows, learns
+from edgerun.kernels.native import Backend
 from edgerun.learn import records
 from edgerun.learn.contradiction import same_under_two_names
 from edgerun.learn.learner import Learner
@@ -106,6 +108,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--board", default="pico2", metavar="NAME", help=f"whose energy is reckoned with: {', '.join(BOARDS)}"
     )
+    backend_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.epilog = (
         "labels index the bundle's classes, or the file's own `class_names`; a name that the bundle does not know\n"
@@ -134,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         rng = None if args.draws is None else np.random.default_rng((args.seed, k))
         taught = shots(new.label, args.shots, rng)
         check_lessons(new, taught)
-        drawn.append(adapt(bundle, new, taught, probe, RULES[args.rule]))
+        drawn.append(adapt(bundle, new, taught, probe, RULES[args.rule], args.backend))
         tell(k + 1, count)
     told = as_json(bundle, new, probe, drawn) | {"shots": args.shots, "energy": energy(bundle, board, drawn)}
     print(json.dumps(told, indent=2) if args.json else "\n".join(page(told)))
@@ -198,9 +201,11 @@ def without_intelligence(bundle: Bundle, *, kept: bool) -> Bundle:
 # ------------------------------------------------------------------ what happens
 
 
-def adapt(bundle: Bundle, new: Labelled, taught: I64, probe: Labelled | None, level: Level) -> Drawn:
+def adapt(
+    bundle: Bundle, new: Labelled, taught: I64, probe: Labelled | None, level: Level, backend: Backend | None = None
+) -> Drawn:
     """Lessons of these samples on a fresh learner, and what it answers before and after."""
-    learner, tested = new_learner(bundle), np.ones(len(new), np.bool_)
+    learner, tested = new_learner(bundle, backend=backend), np.ones(len(new), np.bool_)
     tested[taught] = False
     before, probe_before = right(learner, new), None if probe is None else right(learner, probe)
     updates, judged = 0, _guard(bundle, learner)

@@ -23,6 +23,7 @@ from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
 from edgerun.encode.targets import real_answers, real_targets, wire_targets
 from edgerun.errors import Refused
+from edgerun.kernels.native import Backend
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace, bundle: Bundle, board: Board) -> int:
         taught = np.arange(lessons)
         if args.draws is not None:
             taught = np.sort(np.random.default_rng((args.seed, k)).permutation(len(new))[:lessons])
-        drawn.append(adapt(bundle, new, taught, probe))
+        drawn.append(adapt(bundle, new, taught, probe, backend=args.backend))
         tell(k + 1, count)
     told = as_json(bundle, new, probe, drawn, lessons, board)
     print(json.dumps(told, indent=2) if args.json else "\n".join(page(told)))
@@ -94,13 +95,18 @@ def read(bundle: Bundle, path: Path) -> Valued:
 
 
 def adapt(
-    bundle: Bundle, new: Valued, taught: I64, probe: Valued | None, seen: Callable[[Learner], None] | None = None
+    bundle: Bundle,
+    new: Valued,
+    taught: I64,
+    probe: Valued | None,
+    seen: Callable[[Learner], None] | None = None,
+    backend: Backend | None = None,
 ) -> Drawn:
     """Lessons of these samples on a fresh learner, and what it answers before and after.
 
     seen  is told the learner when all lessons are in
     """
-    learner, tested = new_learner(bundle), np.setdiff1d(np.arange(len(new)), taught)
+    learner, tested = new_learner(bundle, backend=backend), np.setdiff1d(np.arange(len(new)), taught)
     before, probe_before = fit(learner, new, tested), None if probe is None else fit(learner, probe)
     for k in taught:
         learner.apply(learner.plan_lesson(new.q[k], 0, "full", int(k), new.target[k]))

@@ -24,6 +24,7 @@ import numpy as np
 from edgerun import encode
 from edgerun.arrays import F32, I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.backend import backend_option
 from edgerun.commands.files import check_output, writing
 from edgerun.commands.neighbours import runner
 from edgerun.commands.text import columns
@@ -31,7 +32,7 @@ from edgerun.encode.files import heard
 from edgerun.encode.targets import real_answers, wanted_answers
 from edgerun.errors import DataError, Refused
 from edgerun.graph import score_width
-from edgerun.kernels.native import BACKENDS, Backend
+from edgerun.kernels.native import Backend
 from edgerun.metrics import r_squared, relative_error
 from edgerun.native import network_of
 from edgerun.samples import Fit, Windows, labels, read_arrays, unit_notes, windows
@@ -87,11 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="fit",
         help="recordings of another length than the model's: fill up with zeros at the end and cut (fit), or refuse",
     )
-    parser.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        help="C kernels, or numpy: the same bits (default: EDGERUN_BACKEND, else C where it was built)",
-    )
+    backend_option(parser)
     parser.add_argument(
         "--board",
         metavar="NAME",

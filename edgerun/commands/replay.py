@@ -18,13 +18,15 @@ from typing import Any, Final
 import msgspec
 
 from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.backend import backend_option
 from edgerun.commands.text import columns
 from edgerun.errors import EdgeRunError, Refused, StoreError
+from edgerun.kernels.native import Backend
 from edgerun.learn import records
 from edgerun.learn.learner import Learner, MemoryKeeper, Taught
 from edgerun.lifetime import new_learner
 from edgerun.linux.disk import RealDisk
-from edgerun.network import Network
+from edgerun.native import network_of
 from edgerun.selftest import check_selftest
 from edgerun.spec import Record
 from edgerun.store.checkpoints import Checkpoints, unpack_state
@@ -142,6 +144,7 @@ def replay(
     checkpoints: Checkpoints,
     progress: Progress = lambda done, total: None,
     watch: Watch = lambda learner, entry, taught: None,
+    backend: Backend | None = None,
 ) -> Replayed:
     """Re-execute a journal on a fresh learner, from the oldest epoch whose start is known.
 
@@ -159,7 +162,7 @@ def replay(
             f"the journal ends at epoch {epochs[-1].number} record {len(epochs[-1].records)}"
         )
     keeper = MemoryKeeper()
-    run = _Run(new_learner(bundle, keeper), keeper, saved, watch)
+    run = _Run(new_learner(bundle, keeper, backend), keeper, saved, watch)
     difference = run.through(epochs, progress)
     return Replayed(
         digest=run.learner.digest().hex(),
@@ -180,6 +183,7 @@ def replay(
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="state folder of a device; it is only read")
     parser.add_argument("--bundle", required=True, metavar="FILE", help="the bundle that the device learned on, *.edgb")
+    backend_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a page")
     parser.epilog = "example:\n  edgerun replay /var/lib/edgerun --bundle digits.edgb"
 
@@ -188,9 +192,11 @@ def run(args: argparse.Namespace) -> int:
     """0 if every digest was equal, 1 if one differs. Raises Refused where there is nothing that could be replayed."""
     bundle = open_bundle(args.bundle)
     disk = open_state(args.state_dir, bundle)
-    check_selftest(Network(bundle.manifest, bundle.tensors), bundle.selftest)
+    check_selftest(network_of(bundle.manifest, bundle.tensors, args.backend), bundle.selftest)
     try:
-        done = replay(bundle, JournalReader(disk, bundle.id), Checkpoints(disk, bundle.id), Teller())
+        done = replay(
+            bundle, JournalReader(disk, bundle.id), Checkpoints(disk, bundle.id), Teller(), backend=args.backend
+        )
     except StoreError as err:
         raise Refused(f"{args.state_dir}: {err}") from None
     print(msgspec.json.encode(done).decode() if args.json else "\n".join(page(done)))

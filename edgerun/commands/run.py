@@ -99,6 +99,7 @@ def prepare(config: Config) -> Device:
         budget=config.budget,
         period_s=1 / config.sensor.rate_hz,
         keys={kid.hex(): key for kid, key in (trust or {}).items()},
+        backend=config.device.backend,
         pace=Pace(heartbeat_s=config.telemetry.heartbeat_s, batch=config.telemetry.batch),
     )
     sensor = Recording(config.sensor.path, offered.manifest.classes.names, loop=config.sensor.loop)
