@@ -55,8 +55,10 @@ static void reaches(const er_plastic *p, int32_t *restrict reach, int32_t row, i
     }
 }
 
-/* wanted <- SR(g * eta, shift), cut at LARGEST_STEP; small <- sat16(half_up(g / 2**sg)), of g as wide as it must be. */
-#define DESCEND(name, type) \
+/* wanted <- SR(g * eta, shift), cut at LARGEST_STEP; small <- sat16(half_up(g / 2**sg)), of g and g * eta as wide as
+ * they must be.
+ */
+#define DESCEND(name, type, product) \
     static inline void name(const numbers *w, tile *at, const type *restrict g, uint32_t first, int32_t count, \
                             int32_t eta) { \
         const er_key key = w->update; \
@@ -64,16 +66,17 @@ static void reaches(const er_plastic *p, int32_t *restrict reach, int32_t row, i
         const uint32_t mask = ((uint32_t)1 << shift) - 1; \
         const type half = (type)((type)1 << drop >> 1); \
         for (int32_t j = 0; j < count; j++) { \
-            const int64_t x = (int64_t)g[j] * eta + (int64_t)(er_word(key, first + (uint32_t)j) & mask); \
-            at->wanted[j] = er_clip(x >> shift, -LARGEST_STEP, LARGEST_STEP); \
+            const product x = ((product)g[j] * eta + (product)(er_word(key, first + (uint32_t)j) & mask)) >> shift; \
+            at->wanted[j] = (int32_t)(x < -LARGEST_STEP ? -LARGEST_STEP : x > LARGEST_STEP ? LARGEST_STEP : x); \
         } \
         for (int32_t j = 0; j < count; j++) { \
             const type x = (type)((g[j] + half) >> drop); \
             at->small[j] = (int32_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x); \
         } \
     }
-DESCEND(descend, int32_t)
-DESCEND(descend_wide, int64_t)
+DESCEND(descend_short, int32_t, int32_t)
+DESCEND(descend, int32_t, int64_t)
+DESCEND(descend_wide, int64_t, int64_t)
 
 #define GRADIENT(name, type) \
     static inline void name(const er_plastic *p, type *restrict g, int32_t row, int32_t column, int32_t count) { \
@@ -186,15 +189,19 @@ static int64_t update_tile(const er_plastic *p, const numbers *w, const place *h
     const size_t first = (size_t)here->row * (size_t)p->columns + (size_t)here->column;
     const int32_t count = here->rows * here->columns;
     const int pulls = p->importance && any(p->importance + first, count);
+    const int64_t bound = here->reach * w->heaviest; /* of |G| */
     tile at;
     if (!here->reach) {
         if (!pulls && !p->decay_shift) return 0;
         memset(at.wanted, 0, (size_t)count * sizeof *at.wanted);
-    } else if (here->reach * w->heaviest < (int64_t)1 << 30) {
+    } else if (bound < 1 << 30) {
         int32_t g[TILE];
         for (int32_t k = 0; k < here->rows; k++)
             gradient(p, g + k * here->columns, here->row + k, here->column, here->columns);
-        descend(w, &at, g, (uint32_t)first, count, -p->eta);
+        if (bound * p->eta < 1 << 30)
+            descend_short(w, &at, g, (uint32_t)first, count, -p->eta);
+        else
+            descend(w, &at, g, (uint32_t)first, count, -p->eta);
     } else {
         int64_t g[TILE];
         for (int32_t k = 0; k < here->rows; k++)
