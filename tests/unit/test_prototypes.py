@@ -171,3 +171,69 @@ def test_the_bias_belongs_to_the_taught_mean() -> None:
     prototypes.calibrate(held, z, label, from_class(3, 4))
     assert np.flatnonzero(held.bias).tolist() == [held.taught + 3]
     assert held.bias[held.taught + 3] == 250 // 2
+
+
+# ------------------------------------------------------------------ as learned state
+
+
+def kept(seed: int) -> tuple[Prototypes, prototypes.KeptHead, dict[str, np.ndarray], np.ndarray]:
+    """A head of two means that works in its state's arrays, the state, and what the factory knew."""
+    held, factory = two_means(np.random.default_rng(seed))
+    state = {f"head.{name}": np.zeros_like(mine) for name, mine in (
+        ("sum", held.sums), ("count", held.counts), ("bias", held.bias)
+    )}  # fmt: skip
+    head = prototypes.KeptHead(held, state, 3)
+    head.reset()
+    head.take_over()
+    return held, head, state, factory.astype(np.int64)
+
+
+def test_a_kept_head_is_the_factory_s_in_the_state_s_arrays() -> None:
+    held, head, state, factory = kept(6)
+    assert held.sums is state["head.sum"]
+    assert (state["head.sum"][:3] == 100 * factory).all()
+    assert state["head.count"].tolist() == [100] * 3 + [0] * 5
+    assert head.factory_counts.tolist() == [100] * 3
+    assert (held.means[:3] == factory).all()
+    state["head.sum"][0] += 100
+    head.take_over()
+    assert (held.means[0] == factory[0] + 1).all()
+
+
+def test_a_sample_is_added_to_what_the_field_taught() -> None:
+    held, head, state, factory = kept(7)
+    head.add(1, factory[1] + 7)
+    assert (state["head.sum"][:3] == 100 * factory).all()
+    assert (state["head.sum"][held.taught + 1] == factory[1] + 7).all()
+    assert np.flatnonzero(state["head.count"]).tolist() == [0, 1, 2, held.taught + 1]
+
+
+def test_means_are_taken_anew_only_where_the_features_moved() -> None:
+    held, head, state, factory = kept(8)
+    z, label = np.concatenate([factory, factory + 5]), np.array([0, 1, 2, 0, 1, 2])
+    field = np.arange(6) >= 3
+    before = {name: array.copy() for name, array in state.items()}
+    head.refresh(z, label, field, 3, moved=False)
+    assert all((array == before[name]).all() for name, array in state.items())
+    head.refresh(z, label, field, 3, moved=True)
+    assert (state["head.sum"][:3] == factory).all()
+    assert (state["head.sum"][held.taught :][:3] == factory + 5).all()
+    assert state["head.bias"].tolist() == [0] * 8, "the factory knew them all"
+
+
+def test_a_class_that_joined_gets_its_bias() -> None:
+    held, head, state, factory = kept(9)
+    z, label = np.concatenate([factory, [[0] * 5, [10] * 5]]), np.array([0, 1, 2, 3, 3])
+    head.refresh(z, label, label == 3, 4, moved=True)
+    assert np.flatnonzero(state["head.bias"]).tolist() == [held.taught + 3]
+
+
+def test_what_is_forgotten_is_never_named_again() -> None:
+    held, head, state, factory = kept(10)
+    head.add(1, factory[1])
+    head.forget(1)
+    for name in ("head.sum", "head.count", "head.bias"):
+        assert not state[name][[1, held.taught + 1]].any()
+        assert name == "head.bias" or state[name][[0, 2]].any()
+    assert 1 not in held.scores(factory, 3).argmax(axis=1)
+    assert not held.means[[1, held.taught + 1]].any()
