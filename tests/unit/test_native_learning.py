@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, cast
 
 import learners
 import numpy as np
 import pytest
+import trajectories
 
-from edgerun.arrays import Tensors
+from edgerun.arrays import I32, Tensors
 from edgerun.graph import grows
-from edgerun.kernels import plasticity
+from edgerun.kernels import plasticity, softmax
 from edgerun.kernels.native import library
 from edgerun.learn import native, stages
+from edgerun.learn.eprop import Window
 from edgerun.learn.learner import Learner
 from edgerun.learn.profiles import PROFILES
 from edgerun.learn.records import Boundary, Forget, NewClass, Settle
+from edgerun.learn.rules import rule_of
 from edgerun.learn.stages import Consolidation, Factors
 from edgerun.lifetime import new_learner
+from edgerun.network import Network, Recording
 from edgerun.spec import EProp, Intelligence, LearningPlan, PlasticRate, ProfileName
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
@@ -170,3 +176,81 @@ def test_lessons_of_a_controller_leave_numpys_bits(kind: str) -> None:
             pupil.forget(1)
         same(ours.arrays(), theirs.arrays())
         assert pupil.counters.tolist() == told(theirs)
+
+
+# ------------------------------------------------------------------ factors of adversarial tapes
+
+FACTORED = ("eprop", "eprop-small", "eprop-values", "layers", "fixed-feedback", "hot")
+
+
+@pytest.mark.parametrize("kind", FACTORED)
+def test_factors_of_any_tape_are_numpys(kind: str) -> None:
+    """Tapes and errors as no network would write them: all at once, at their ends, or nothing at all."""
+    learner, tensors, state = (held := trajectories.learner_of(kind, "native")), held._tensors, held._state
+    windows, rule = learner._windows, learner.manifest.learning.rule
+    assert isinstance(rule, EProp)
+    assert windows is not None
+    apart = {name: np.zeros_like(array) for name, array in state.items()}
+    theirs: Any = rule_of(learner.manifest, tensors, apart)
+    for seed in range(30):
+        fill(state, np.random.default_rng([seed, len(kind)]))
+        for name, array in state.items():
+            np.copyto(apart[name], array)
+        windows.factors()
+        tapes = {layer.name: layer.tape() for layer in theirs._layers}
+        recording = Recording(tapes, cast(I32, apart["tape.logits"]))
+        found = theirs.factors(Window(recording, cast(I32, apart["trace.error"])), apart["trace.error"][-1].copy())
+        assert {rate.tensor for rate in rule.rates} == set(found)
+        written = [name for name in state if name.startswith("trace") and name not in ("trace.state", "trace.error")]
+        same({name: state[name] for name in written}, {name: apart[name] for name in written})
+
+
+def fill(state: Tensors, rng: np.random.Generator) -> None:
+    """A window that nobody recorded, and its errors."""
+    for name, array in state.items():
+        kind, _, part = name.partition(".")
+        if part.endswith("spikes"):
+            array[...] = rng.random(array.shape) < rng.choice([0.0, 0.1, 1.0])
+        elif part.endswith("pre"):
+            array[...] = rng.choice([0, 0, 1], array.shape) if rng.random() < 0.5 else 1
+        elif kind == "tape":
+            array[...] = some(rng, array.shape, array.dtype.name)
+        elif name == "trace.error":
+            array[...] = rng.choice([-32768, -1, 0, 1, 32767], array.shape)
+        elif kind == "trace":
+            array[...] = 0
+
+
+def test_the_table_of_exponentials_is_pythons() -> None:
+    text = (Path(native.__file__).parents[1] / "csrc/softmax_error.c").read_text()
+    table = text[text.index("er_softmax_table[256] = {") : text.index("};")]
+    assert [int(word) for word in re.findall(r"\d+(?=[,\s])", table.partition("{")[2])] == softmax.TABLE.tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_errors_over_any_logits_are_numpys(seed: int) -> None:
+    """Through a whole window: the readout's weights and biases drive logits to their ends."""
+    rng = np.random.default_rng(seed)
+    one, other = (trajectories.learner_of("unconsolidated", backend) for backend in ("native", "numpy"))
+    for learner in (one, other):
+        bias = learner._tensors["out.bias"]
+        bias[...] = np.random.default_rng(seed).choice([0, 1, -(1 << 29), (1 << 30) - 1], bias.shape)
+    one.network.bind()  # biases do not learn, so nobody else has moved them
+    other = Learner(Network(other.manifest, other._tensors), priors={})
+    one = Learner(one.network, priors={}, backend="native")
+    for number in range(20):
+        lesson = trajectories.told(other, rng)
+        both = [learner.apply(learner.plan_lesson(lesson.q, lesson.label, "full")) for learner in (one, other)]
+        assert both[0] == both[1], number
+        assert one.digest() == other.digest()
+
+
+def test_a_norm_limit_holds_at_the_largest_gradient() -> None:
+    """Every bracket at its end: the sum leaves 64 bits by far."""
+    case = Case(0, "standard", notes=False)
+    case.rate = PlasticRate(tensor="t", eta=32767, shift=0, max_step=32512, max_norm=1)
+    case.factors = Factors(np.full((128, 3000), -32768, np.int16), np.full((128, 40), -32768, np.int16))
+    case.state = {"shadow.t": np.zeros((3000, 40), np.int16), "weights": np.zeros((3000, 40), np.int8)}
+    (changed, ours), (wanted, theirs) = case.by_c(1), case.by_numpy(1)
+    same(ours, theirs)
+    assert changed == wanted
