@@ -13,31 +13,21 @@ each lesson; `both` is replay with synaptic intelligence.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from chains import (
-    BOARD,
-    bundle_of,
-    costs,
-    integers,
-    new_learner,
-    quantised,
-    rules,
-    teach,
-)
-from scenario import Run, gap, load, matrix, save, section, table
+from chains import BOARD, Quantised, bundle_of, costs, integers, new_learner, quantised, rules, teach
+from scenario import Run, command, data_file, gap, load, matrix, publish, save, table
 
 from edgerun.arrays import F32, F64, I64, AnyArray
+from edgerun.bundle import Bundle
 from edgerun.kernels.plasticity import decode_importance, encode_importance
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary
-from edgerun.spec import Replay
+from edgerun.spec import Replay, Rule
 from exporters import learning_dense
 from exporters.runs import by_arm
 
@@ -64,7 +54,7 @@ class Task(NamedTuple):
 
 def mnist(lessons: int, tests: int) -> list[Task]:
     """The first so many images of each pair of digits, in file order."""
-    with np.load(Path(os.environ["EDGERUN_DATA"]) / "mnist.npz") as data:
+    with np.load(data_file("mnist.npz")) as data:
         parts = {name: data[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     found = []
     for pair in TASKS:
@@ -104,38 +94,43 @@ def right(scores: AnyArray, task: int, label: I64) -> float:
 def device(arm: str, seed: int, tasks: list[Task]) -> Run:
     chain = integers(start(seed, HIDDEN), REACHES, TOPS)
     rule = msgspec.structs.replace(learning_dense.backprop(*chain, RATE), recent_labels=RECENT)
-    guarded = arm in ("full", "uniform", "both")
-    intelligence = learning_dense.intelligence(rule, *chain, STRENGTH, DAMPING) if guarded else None
-    replay = Replay(capacity=100, passes=1) if arm in ("replay", "both") else None
-    bundle = bundle_of(
-        chain,
-        rule,
-        quantised(tasks[0].x[:8]),
-        tasks[0].label[:8],
-        seed=seed,
-        intelligence=intelligence,
-        replay=replay,
-    )
-    learner = new_learner(bundle)
+    bundle = planned(arm, chain, rule, tasks[0], seed, STRENGTH, DAMPING, stored=100)
     tests = [quantised(task.test_x) for task in tasks]
 
-    def examine() -> list[float]:
+    def examine(learner: Learner) -> list[float]:
         return [
             right(learner.scores(x), k, task.test_label) for k, (x, task) in enumerate(zip(tests, tasks, strict=True))
         ]
 
-    untrained, rows = examine(), []
+    names = ["".join(map(str, pair)) for pair in TASKS]
+    return Run(scenario=SCENARIO, tasks=names, **lived(arm, seed, tasks, bundle, examine))
+
+
+def planned(
+    arm: str, chain: Quantised, rule: Rule, few: Task, seed: int, strength: float, damping: float, stored: int
+) -> Bundle:
+    """A chain with the plan of an arm: synaptic intelligence, so many stored images, both or neither."""
+    guarded = arm in ("full", "uniform", "both")
+    intelligence = learning_dense.intelligence(rule, *chain, strength, damping) if guarded else None
+    replay = Replay(capacity=stored, passes=1) if arm in ("replay", "both") else None
+    x, label = quantised(few.x[:8]), few.label[:8]
+    return bundle_of(chain, rule, x, label, seed=seed, intelligence=intelligence, replay=replay)
+
+
+def lived(
+    arm: str, seed: int, tasks: list[Task], bundle: Bundle, examine: Callable[[Learner], list[float]]
+) -> dict[str, Any]:
+    """All tasks in turn, each image once and a boundary at the end: fields of a Run."""
+    learner = new_learner(bundle)
+    untrained, rows = examine(learner), []
     for k, task in enumerate(tasks):
         if arm != "none":
             teach(learner, quantised(task.x), task.label, order_of(seed, k, len(task.x)))
             learner.apply(Boundary(reason="command"))
         if arm == "uniform":
             spread_evenly(learner)
-        rows.append(examine())
-    return Run(
-        scenario=SCENARIO, arm=arm, seed=seed, matrix=rows, untrained=untrained,
-        tasks=["".join(map(str, pair)) for pair in TASKS], **costs(bundle),
-    )  # fmt: skip
+        rows.append(examine(learner))
+    return {"arm": arm, "seed": seed, "matrix": rows, "untrained": untrained, **costs(bundle)}
 
 
 def spread_evenly(learner: Learner) -> None:
@@ -299,14 +294,10 @@ def all_runs(args: argparse.Namespace, lessons: int, tests: int) -> Iterator[Run
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
+    parser = command(__doc__, short="one seed, 200 images a task: half a minute", seeds=3)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS, help="of the integers")
     parser.add_argument("--paper", type=int, default=0, help="seeds of the float twin at the paper's setting (minutes)")
     parser.add_argument("--epochs", type=int, default=10, help="of the paper's setting")
-    parser.add_argument("--short", action="store_true", help="one seed, 200 images a task: half a minute")
-    parser.add_argument("--output", type=Path, default=Path("build/learning"), help="folder of the runs' file")
-    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
     args = parser.parse_args()
     lessons, tests = LESSONS, TESTS
     if args.short:
@@ -317,10 +308,7 @@ def main() -> int:
         runs.append(run)
         save(args.output, [run for mine in by_arm(runs).values() for run in mine])
     runs = load(args.output, SCENARIO)
-    text = page(runs, args, lessons, tests)
-    print(text)
-    if args.markdown:
-        section(args.markdown, SCENARIO, text)
+    publish(args, runs, page(runs, args, lessons, tests))
     return 0
 
 
