@@ -397,8 +397,10 @@ void er_slstm_step(const er_slstm *r);
 /* ---------------------------------------------------------------- the network */
 
 /* Every kind of layer that has a C form: kind, record, its fields. A new one adds a row here and its functions: step,
- * reset, and reading, which writes what a head reads, out (outputs,).
+ * reset, and reading, which writes what a head reads, out (outputs,). Who defines the list first has these kinds alone;
+ * dense, lif and readout must be among them.
  */
+#ifndef ER_LAYERS
 #define ER_LAYERS(ROW) \
     ROW(dense, er_dense, ER_DENSE) \
     ROW(lif, er_lif, ER_LIF) \
@@ -428,6 +430,7 @@ void er_slstm_step(const er_slstm *r);
     ROW(lstm, er_lstm, ER_LSTM) \
     ROW(lstm_q12, er_lstm_q12, ER_LSTM_Q12) \
     ROW(slstm, er_slstm, ER_SLSTM)
+#endif
 
 #define ER_KIND(kind, record, fields) ER_KIND_##kind,
 enum er_kind { ER_LAYERS(ER_KIND) ER_KINDS };

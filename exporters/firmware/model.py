@@ -32,11 +32,6 @@ def header(bundle: Bundle, image: Image) -> str:
         "MODEL_SIZE": manifest.input.size,
         "MODEL_SCORES": score_width(manifest),
         "MODEL_CLASSES": len(manifest.classes.names),
-        "MODEL_LEARNS": int(image.lessons is not None),
-        "MODEL_KEPT": len(image.kept) + 1,
-        "MODEL_KEPT_BYTES": kept_bytes(image),
-        "MODEL_PLASTIC": len(image.learner.plastic) if image.learner else 0,
-        "MODEL_THRESHOLD": manifest.learning.rule.error_threshold if manifest.learning.rule else ALL,
     }
     lines = [
         "/* The model. Written by `edgerun export-firmware`. */",
@@ -56,26 +51,41 @@ def header(bundle: Bundle, image: Image) -> str:
         "/* Everything that is written as it leaves the factory. */",
         "void model_reset(void);",
         "",
-        "#if MODEL_LEARNS",
-        "extern const er_pupil pupil;",
-        "extern er_counters model_counters;",
-        "#if MODEL_PLASTIC",
-        "extern const er_learner learner;",
-        "extern const int8_t *const model_factory[MODEL_PLASTIC]; /* the weights that plastic tensors began with */",
-        "#endif",
-        "",
-        "/* Learned state: what a checkpoint holds. */",
-        "typedef struct {",
-        "    const char *name;",
-        "    void *bytes;",
-        "    uint32_t count;",
-        "} kept_array;",
-        "extern const kept_array model_kept[MODEL_KEPT];",
-        "#endif",
-        "",
+        *(_learning_header(image) if image.lessons is not None else ()),
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _learning_header(image: Image) -> Iterator[str]:
+    rule = image.manifest.learning.rule
+    yield f"#define MODEL_KEPT {len(image.kept) + 1}"
+    yield f"#define MODEL_KEPT_BYTES {kept_bytes(image)}"
+    yield f"#define MODEL_PLASTIC {len(image.factory)}"
+    yield f"#define MODEL_THRESHOLD {rule.error_threshold if rule else ALL}"
+    yield "extern const er_pupil pupil;"
+    yield "extern er_counters model_counters;"
+    yield ""
+    if image.learner is not None:
+        yield "extern const er_learner learner;"
+        yield "extern const int8_t *const model_factory[MODEL_PLASTIC]; /* weights, before they learn */"
+        yield ""
+    yield "/* Learned state: what a checkpoint holds. */"
+    yield "typedef struct {"
+    yield "    const char *name;"
+    yield "    void *bytes;"
+    yield "    uint32_t count;"
+    yield "} kept_array;"
+    yield "extern const kept_array model_kept[MODEL_KEPT];"
+    yield ""
+
+
+def kinds(image: Image) -> str:
+    """layers.h: the kinds of layers that the firmware has, and those that learning knows by name."""
+    names = dict.fromkeys(("dense", "lif", "readout", *(kind for kind, _ in image.records.layers)))
+    rows = " \\\n".join(f"    ROW({name}, er_{name}, ER_{name.upper()})" for name in names)
+    calls = " ".join(f"er_{name}_step" for name in names)
+    return f"/* Written by `edgerun export-firmware`. Steps: {calls}. */\n#define ER_LAYERS(ROW) \\\n{rows}\n"
 
 
 def kept_bytes(image: Image) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,10 @@ KERNELS: Final = "edgerun"
 
 PYTHON_ONLY: Final = ("module",)
 """Sources of `edgerun/csrc` that only a Python process needs begin so."""
+
+LEARNING: Final = ("learned.", "lessons.c", "checkpoint.")
+FROZEN: Final = ("frozen.c",)
+"""Files of a firmware that learns, and of one that does not."""
 
 STACK: Final = 6144
 
@@ -42,7 +48,7 @@ MAKEFILE: Final = """\
 CROSS ?= arm-none-eabi-
 OPT ?= -O2
 FLAGS = -std=gnu99 -mcpu={cpu} -mthumb -mfloat-abi=soft $(OPT) -ffreestanding -fno-strict-aliasing \\
-    -ffunction-sections -fdata-sections -Wall -Wextra -I. -Ilibc
+    -ffunction-sections -fdata-sections -Wall -Wextra -I. -Ilibc -include layers.h
 LINK = -nostdlib -nostartfiles -T board.ld -Wl,--gc-sections -Wl,-Map=firmware.map
 SOURCES = {sources}
 
@@ -67,12 +73,16 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False) -> dict[str, st
     if plan.total_bytes + STACK > where.ram[1]:
         need = plan.total_bytes + STACK
         raise SpecError(f"{bundle.manifest.name} needs {need:,} bytes of RAM, {board} has {where.ram[1]:,}")
-    files = dict(_copies())
-    files |= {
+    files = {
         "model.h": model.header(bundle, image),
         "model.c": model.source(image, plan),
+        "layers.h": model.kinds(image),
         "board.h": _board(where, pages(image, where)),
     }
+    absent = LEARNING if image.lessons is None else FROZEN
+    files |= {name: text for name, text in _folder("exporters.firmware", "c").items() if not name.startswith(absent)}
+    files |= {f"libc/{name}": text for name, text in _folder("exporters.firmware", "c/libc").items()}
+    files |= {f"{KERNELS}/{name}": text for name, text in needed(_folder("edgerun", "csrc"), files).items()}
     sources = " ".join(sorted(name for name in files if name.endswith(".c")))
     files["board.ld"] = LINKER.format(name=board, cpu=where.cpu, flash=where.flash, ram=where.ram, stack=STACK)
     files["Makefile"] = MAKEFILE.format(name=bundle.manifest.name, cpu=where.cpu, sources=sources)
@@ -92,20 +102,32 @@ def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = Fa
         path.write_text(text, encoding="utf-8")
 
 
-def _copies() -> dict[str, str]:
-    """Sources that stand as they are: the kernels, and the firmware around them."""
-    kernels, firmware = resources.files("edgerun") / "csrc", resources.files("exporters.firmware") / "c"
-    found = {f"{KERNELS}/{file.name}": file.read_text("utf-8") for file in kernels.iterdir() if _ours(file.name)}
+def needed(kernels: Mapping[str, str], firmware: Mapping[str, str]) -> dict[str, str]:
+    """Of the C kernels, by file, every header and each source that the firmware calls, or that such a source calls."""
+    sources = {name: text for name, text in kernels.items() if name.endswith(".c") and not name.startswith(PYTHON_ONLY)}
+    wanted, found = set[str](), dict[str, str]()
+    unread = [text for name, text in firmware.items() if name.endswith((".c", ".h"))]
+    while unread:
+        for text in unread:
+            wanted |= set(re.findall(r"\ber_\w+", text))
+        new = {
+            name: text for name, text in sources.items() if name not in found and wanted & set(DEFINED.findall(text))
+        }
+        found |= new
+        unread = list(new.values())
     return found | {
-        f"{folder}{file.name}": file.read_text("utf-8")
-        for folder in ("", "libc/")
-        for file in (firmware / folder).iterdir()
-        if file.is_file()
+        name: text for name, text in kernels.items() if name.endswith(".h") and not name.startswith(PYTHON_ONLY)
     }
 
 
-def _ours(name: str) -> bool:
-    return name.endswith((".c", ".h")) and not name.startswith(PYTHON_ONLY)
+DEFINED: Final = re.compile(r"^(?!static)[a-z][\w ]*[ *](er_\w+)[(\[]", re.MULTILINE)
+"""Functions and tables that a source of the kernels gives out."""
+
+
+def _folder(package: str, folder: str) -> dict[str, str]:
+    """Sources that stand as they are."""
+    found = (resources.files(package) / folder).iterdir()
+    return {file.name: file.read_text("utf-8") for file in found if file.name.endswith((".c", ".h"))}
 
 
 def _board(board: FirmwareBoard, count: int) -> str:

@@ -6,8 +6,6 @@
 #include "model.h"
 #include "port.h"
 
-#if MODEL_LEARNS
-
 typedef struct {
     uint8_t magic[4], model[8];
     uint32_t generation, bytes, crc, header_crc;
@@ -93,5 +91,3 @@ uint32_t checkpoint_load(void) {
     if (slot >= 0) pass((uint32_t)slot, FROM_FLASH);
     return generation;
 }
-
-#endif

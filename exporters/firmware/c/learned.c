@@ -1,6 +1,6 @@
-#include "learning.h"
+#include "learned.h"
 
-#if MODEL_LEARNS
+#include "model.h"
 
 #define CLEAR_SHADOW(p) ((p)->small ? 128 : 0)
 
@@ -19,7 +19,7 @@ static void publish_weights(const er_plastic *p) {
 }
 #endif
 
-void learning_publish(void) {
+void learned_publish(void) {
 #if MODEL_PLASTIC
     for (int32_t k = 0; k < MODEL_PLASTIC; k++) publish_weights(&learner.plastic[k]);
 #endif
@@ -28,13 +28,13 @@ void learning_publish(void) {
         er_class_means(plan->mean, plan->sums, plan->counts, plan->means * plan->capacity, plan->width);
 }
 
-void learning_reset(void) {
+void learned_reset(void) {
     model_reset();
 #if MODEL_PLASTIC
     for (int32_t k = 0; k < MODEL_PLASTIC; k++) plant(&learner.plastic[k], model_factory[k]);
 #endif
     model_counters = (er_counters){.threshold = MODEL_THRESHOLD, .known = MODEL_CLASSES};
-    learning_publish();
+    learned_publish();
 }
 
 static int within(int64_t x, int64_t low, int64_t high) { return x >= low && x <= high; }
@@ -45,7 +45,7 @@ static int labels_sound(const int16_t *labels, int32_t count) {
     return 1;
 }
 
-int learning_sound(void) {
+int learned_sound(void) {
     const er_lessons *plan = &pupil.plan;
     const er_counters *at = &model_counters;
     for (int32_t i = 0; i < model.plan.means * model.plan.capacity; i++)
@@ -64,5 +64,3 @@ int learning_sound(void) {
            within(at->updates, 0, INT64_MAX - 256) && within(at->deep_lessons, 0, at->lessons) &&
            labels_sound(plan->recent, plan->recents) && labels_sound(plan->label, plan->capacity);
 }
-
-#endif

@@ -1,0 +1,16 @@
+/* A firmware that answers and learns nothing. */
+#include "lessons.h"
+#include "model.h"
+
+void begin(void) { model_reset(); }
+int32_t known_classes(void) { return MODEL_CLASSES; }
+
+void labelled(const frame *next) {
+    (void)next;
+    refuse("cannot-learn");
+}
+
+void command(uint8_t kind) {
+    (void)kind;
+    refuse("cannot-learn");
+}

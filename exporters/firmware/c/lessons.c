@@ -1,0 +1,72 @@
+/* A firmware that learns: lessons, checkpoints, and what of them is told. */
+#include "lessons.h"
+
+#include "checkpoint.h"
+#include "learned.h"
+#include "lines.h"
+#include "model.h"
+#include "port.h"
+
+static void tell(const char *event, int64_t number) {
+    say(event);
+    say_number(number);
+    end_line();
+}
+
+/* generation NUMBER: that of the checkpoint, or 0 for the factory's state */
+void begin(void) {
+    uint32_t generation = checkpoint_load();
+    if (generation && !learned_sound()) generation = 0;
+    if (generation)
+        learned_publish();
+    else
+        learned_reset();
+    tell("generation", generation);
+}
+
+int32_t known_classes(void) { return (int32_t)model_counters.known; }
+
+/* lesson NUMBER SAID P UPDATES CHANGED TICKS */
+void labelled(const frame *next) {
+    if (next->value >= known_classes()) {
+        refuse("unknown-class");
+        return;
+    }
+    const uint64_t began = port_ticks();
+    const er_report report = er_lesson(&pupil, model_sample, next->value, (enum er_level)next->level);
+    const uint64_t ticks = port_ticks() - began;
+    say("lesson");
+    say_number(model_counters.lessons);
+    say_number(report.label);
+    say_number(report.p);
+    say_number(report.updates);
+    say_number(report.changed);
+    say_number((int64_t)ticks);
+    end_line();
+}
+
+/* kept NAME BYTES */
+static void dump(void) {
+    for (uint32_t k = 0; k < MODEL_KEPT; k++) {
+        say("kept");
+        say(model_kept[k].name);
+        say_bytes(model_kept[k].bytes, model_kept[k].count);
+        end_line();
+    }
+}
+
+void command(uint8_t kind) {
+    switch (kind) {
+    case 'N':
+        if (model_counters.known < pupil.plan.classes)
+            model_counters.known++;
+        else
+            refuse("no-room-for-a-class");
+        break;
+    case 'T': er_settle(&pupil); break;
+    case 'F': learned_reset(); break;
+    case 'C': tell("saved", checkpoint_save()); break;
+    case 'D': dump(); break;
+    default: refuse("unknown-frame");
+    }
+}

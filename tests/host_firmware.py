@@ -1,0 +1,81 @@
+"""A firmware project built for this machine: the same C, `firmware/port_host.c` in place of a board, sanitisers on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgerun.bundle import Bundle
+from exporters.firmware.project import project
+
+COMPILER: Final = shutil.which("gcc") or shutil.which("cc")
+BOARD: Final = "mps2-an386"
+PAGE: Final = 256
+PORT: Final = Path(__file__).parent / "firmware" / "port_host.c"
+OURS: Final = ("port.c", "startup.c", "libc/")
+"""Of a project, what a process does not need."""
+CUT: Final = 42
+SANITISED: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+FLAGS: Final = (
+    "-std=gnu99",
+    "-O1",
+    "-g",
+    "-DER_NO_CLONES",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-I.",
+    "-include",
+    "layers.h",
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A firmware as a program."""
+
+    program: Path
+
+    def run(self, folder: Path, stream: bytes, cut: int = 0, *, torn: bool = False) -> tuple[int, list[list[str]]]:
+        """Exit code and words of every line; flash stays in the folder. Anything else than an end or a cut fails."""
+        (folder / "samples.bin").write_bytes(stream)
+        env = os.environ | {"EDGERUN_CUT": str(cut), "EDGERUN_TORN": str(int(torn))}
+        done = subprocess.run([self.program], cwd=folder, env=env, capture_output=True, timeout=60, check=False)
+        if done.returncode not in (0, CUT):
+            raise AssertionError(f"exit code {done.returncode}: {done.stderr.decode(errors='replace')[:2000]}")
+        return done.returncode, [line.split(" ") for line in done.stdout.decode("ascii").splitlines()]
+
+
+def host(bundle: Bundle, folder: Path, flags: tuple[str, ...] = SANITISED, *, frozen: bool = False) -> Host:
+    """Build a bundle's firmware in a folder."""
+    files = {name: text for name, text in project(bundle, BOARD, frozen=frozen).items() if not name.startswith(OURS)}
+    files["port_host.c"] = PORT.read_text("utf-8")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+    sources = sorted(name for name in files if name.endswith(".c"))
+    command = [str(COMPILER), *FLAGS, *flags, *sources, "-o", "firmware"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(done.stderr[:3000])
+    return Host(folder / "firmware")
+
+
+def sealed(flash: bytes) -> bytes:
+    """A region of checkpoints whose sums are those of its bytes, so that the loader looks at what they hold."""
+    made = bytearray(flash)
+    slot = len(made) // 2 // PAGE * PAGE
+    for first in (0, slot):
+        if len(made) < first + PAGE:
+            continue
+        length = struct.unpack_from("<I", made, first + 16)[0]
+        struct.pack_into("<I", made, first + 20, zlib.crc32(made[first + PAGE : first + PAGE + length]))
+        struct.pack_into("<I", made, first + 24, zlib.crc32(made[first : first + 24]))
+    return bytes(made)

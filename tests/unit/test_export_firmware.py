@@ -1,0 +1,228 @@
+"""The firmware as a program of this machine, under sanitisers: lessons, checkpoints, cuts of power, hostile bytes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import struct
+from pathlib import Path
+
+import host_firmware
+import numpy as np
+import pytest
+from host_firmware import CUT, PAGE, Host
+from pretend import INPUTS, sample, tiny_bundle
+
+from edgerun import cli
+from edgerun.bundle import Bundle, open_bundle
+from edgerun.image import learning_image
+from edgerun.learn import records
+from edgerun.learn.learner import Learner
+from edgerun.lifetime import new_learner
+from exporters.firmware.model import identifiers, kept_bytes, literal
+from exporters.firmware.project import project
+from firmware_sim.qemu import stream
+
+needs_compiler = pytest.mark.skipif(host_firmware.COMPILER is None, reason="no C compiler here")
+
+LABELS = (0, 1, 2, 3, 1, 0, 4, 2, 4, 3)
+"""Of the lessons; class 4 joins."""
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Bundle:
+    return tiny_bundle()
+
+
+@pytest.fixture(scope="module")
+def device(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    return host_firmware.host(tiny, tmp_path_factory.mktemp("firmware"))
+
+
+def frames(first: int, last: int) -> bytes:
+    """Lessons of these numbers, as the stream has them."""
+    found = []
+    for number in range(first, last):
+        if LABELS[number] == 4 and 4 not in LABELS[:number]:
+            found.append(stream.frame(b"N"))
+        q = sample(LABELS[number], number).astype(np.uint8).tobytes()
+        found.append(stream.sample(q, LABELS[number]))
+    return b"".join(found)
+
+
+def taught(tiny: Bundle, count: int) -> Learner:
+    """numpy's learner after as many lessons."""
+    learner = new_learner(tiny, backend="numpy")
+    for number in range(count):
+        if LABELS[number] == 4 and "e" not in learner.classes:
+            learner.apply(records.NewClass(label="e"))
+        learner.apply(learner.plan_lesson(sample(LABELS[number], number), LABELS[number], "full"))
+    return learner
+
+
+def kept(lines: list[list[str]]) -> dict[str, bytes]:
+    """Learned state in lines of telemetry."""
+    return {words[1]: bytes.fromhex(words[2]) for words in lines if words[0] == "kept"}
+
+
+def kept_by(learner: Learner) -> dict[str, bytes]:
+    """The same of numpy's learner."""
+    meta = learner.meta()
+    counters = (meta["updates"], meta["lessons"], meta["deep_lessons"], meta["recent_at"], learner.threshold)
+    state = {name: array.tobytes() for name, array in learner.arrays().items()}
+    return state | {"counters": struct.pack("<6q", *counters, len(meta["classes"]))}
+
+
+SAVE, PRINT = stream.frame(b"C"), stream.frame(b"D")
+
+
+# ------------------------------------------------------------------ lessons
+
+
+@needs_compiler
+def test_lessons_leave_numpys_bits(tiny: Bundle, device: Host, tmp_path: Path) -> None:
+    _, lines = device.run(tmp_path, frames(0, 10) + stream.frame(b"T") + PRINT)
+    learner = taught(tiny, 10)
+    learner.apply(records.Settle())
+    assert learner.updates > 3
+    assert kept(lines) == kept_by(learner)
+    assert sum(int(words[4]) for words in lines if words[0] == "lesson") == learner.updates
+
+
+@needs_compiler
+def test_back_in_the_factory_nothing_is_left(tiny: Bundle, device: Host, tmp_path: Path) -> None:
+    _, lines = device.run(tmp_path, frames(0, 5) + stream.frame(b"F") + PRINT)
+    assert kept(lines) == kept_by(new_learner(tiny, backend="numpy"))
+
+
+@needs_compiler
+def test_a_frozen_firmware_answers_and_refuses_labels(tiny: Bundle, tmp_path: Path) -> None:
+    device = host_firmware.host(tiny, tmp_path, frozen=True)
+    q = sample(2, 1).astype(np.uint8).tobytes()
+    _, lines = device.run(tmp_path, stream.sample(q) + stream.sample(q, 1) + SAVE)
+    assert [words[0] for words in lines] == ["model", "answer", "refused", "refused"]
+    assert "er_learner" not in project(tiny, "mps2-an386", frozen=True)["model.c"]
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+@needs_compiler
+@pytest.mark.parametrize("torn", [False, True], ids=["whole-page", "torn-page"])
+def test_a_cut_at_any_page_leaves_the_old_state_or_the_new(
+    tiny: Bundle, device: Host, tmp_path: Path, torn: bool
+) -> None:
+    device.run(tmp_path, frames(0, 3) + SAVE)
+    before = (tmp_path / "flash.bin").read_bytes()
+    old, new = kept_by(taught(tiny, 3)), kept_by(taught(tiny, 6))
+    found = []
+    for cut in itertools.count(1):
+        (tmp_path / "flash.bin").write_bytes(before)
+        code, _ = device.run(tmp_path, frames(3, 6) + SAVE, cut, torn=torn)
+        _, lines = device.run(tmp_path, PRINT)
+        found.append(kept(lines) == new)
+        assert found[-1] or kept(lines) == old
+        if code != CUT:
+            break
+    pages = 1 + -(-sum(map(len, new.values())) // PAGE)
+    assert found[: pages - 1] == [False] * (pages - 1)
+    assert found[-1]
+    assert len(found) == pages + 1
+
+
+@needs_compiler
+def test_after_a_cut_the_next_checkpoint_is_whole(tiny: Bundle, device: Host, tmp_path: Path) -> None:
+    device.run(tmp_path, frames(0, 3) + SAVE)
+    device.run(tmp_path, frames(3, 6) + SAVE, 5, torn=True)
+    for first, last in ((3, 6), (6, 10)):
+        _, lines = device.run(tmp_path, frames(first, last) + SAVE)
+        assert lines[-1][0] == "saved"
+    _, lines = device.run(tmp_path, PRINT)
+    assert ["generation", "3"] in lines
+    assert kept(lines) == kept_by(taught(tiny, 10))
+
+
+@needs_compiler
+@pytest.mark.parametrize("at", [0, 4, 12, 18, 21, 25, PAGE, PAGE + 700])
+def test_a_damaged_checkpoint_is_as_none(tiny: Bundle, device: Host, tmp_path: Path, at: int) -> None:
+    device.run(tmp_path, frames(0, 3) + SAVE)
+    flash = bytearray((tmp_path / "flash.bin").read_bytes())
+    flash[at] ^= 4
+    (tmp_path / "flash.bin").write_bytes(flash)
+    _, lines = device.run(tmp_path, PRINT)
+    assert ["generation", "0"] in lines
+    assert kept(lines) == kept_by(new_learner(tiny, backend="numpy"))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("field", "value"), [(1, -1), (3, 40), (4, 1 << 20), (5, 3), (5, 7)])
+def test_counters_that_cannot_be_are_refused(
+    device: Host, tmp_path: Path, tiny: Bundle, field: int, value: int
+) -> None:
+    """Sums are right: only what they say is wrong."""
+    device.run(tmp_path, frames(0, 3) + SAVE)
+    flash = bytearray((tmp_path / "flash.bin").read_bytes())
+    last = PAGE + kept_bytes(learning_image(tiny))
+    struct.pack_into("<q", flash, last - 48 + 8 * field, value)
+    (tmp_path / "flash.bin").write_bytes(host_firmware.sealed(bytes(flash)))
+    _, lines = device.run(tmp_path, frames(0, 2))
+    assert lines[1] == ["generation", "0"]
+
+
+# ------------------------------------------------------------------ the stream
+
+
+@needs_compiler
+def test_a_damaged_frame_is_told_and_the_next_is_read(device: Host, tmp_path: Path) -> None:
+    q = sample(2, 1).astype(np.uint8).tobytes()
+    whole = stream.sample(q)
+    for at in range(len(whole)):
+        broken = bytearray(whole)
+        broken[at] ^= 0x10
+        _, lines = device.run(tmp_path, bytes(broken) + bytes(40) + whole)
+        assert lines[-1][:2] == ["answer", "0"]
+        assert len(lines) <= 4
+
+
+@needs_compiler
+def test_what_a_frame_cannot_ask_is_refused_in_one_line(device: Host, tmp_path: Path) -> None:
+    asked = [stream.frame(b"Z"), stream.frame(b"S", 1), stream.sample(bytes(INPUTS), 4), *[stream.frame(b"N")] * 3]
+    _, lines = device.run(tmp_path, b"".join(asked))
+    said = [words[1] for words in lines if words[0] == "refused"]
+    assert said == ["unknown-frame", "sample-without-values", "unknown-class", "no-room-for-a-class"]
+
+
+# ------------------------------------------------------------------ what is written
+
+
+def test_integers_stay_integers() -> None:
+    assert [literal(x) for x in (0, -5, (1 << 31) - 1)] == ["0", "-5", "2147483647"]
+    assert literal(-(1 << 31)) == "(-2147483647 - 1)"
+    assert literal(-(1 << 63)) == "(-9223372036854775807LL - 1)"
+    assert literal(1 << 33) == "8589934592ULL"
+
+
+def test_names_become_names_of_c_that_differ() -> None:
+    found = identifiers(["a.b", "a-b", "1", "int", "ä"])
+    assert len(set(found.values())) == 5
+    assert all(re.fullmatch(r"m_[A-Za-z0-9_]+", name) for name in found.values())
+
+
+def test_the_command_writes_the_project(mlp_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export-firmware", str(mlp_bundle), "--board", "mps2-an386", "-o", str(tmp_path / "fw")]
+    assert cli.main(command) == 0
+    assert "make -C" in capsys.readouterr().out
+    written = {str(path.relative_to(tmp_path / "fw")) for path in (tmp_path / "fw").rglob("*") if path.is_file()}
+    assert written == project(open_bundle(mlp_bundle), "mps2-an386").keys()
+    assert not any("module" in name for name in written)
+
+
+def test_what_does_not_fit_and_what_is_no_board_is_refused(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export-firmware", str(digits_bundle), "-o", str(tmp_path / "fw"), "--board"]
+    assert cli.main([*command, "netduinoplus2"]) == 2
+    assert re.search(r"needs [\d,]+ bytes of RAM, netduinoplus2 has 131,072", capsys.readouterr().err)
+    assert cli.main([*command, "z80"]) == 2
+    assert "board 'z80' has no firmware: expected one of mps2-an385" in capsys.readouterr().err
+    assert not (tmp_path / "fw").exists()
