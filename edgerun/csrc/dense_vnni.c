@@ -31,32 +31,37 @@ ER_LEVEL static int narrow(int8_t *x8, int32_t *total, const int16_t *x, int32_t
     return 1;
 }
 
-/* sums_k <- sum (w_k + 128) x of four rows that lie `stride` apart: x is read once for all of them. */
-ER_LEVEL static void four_rows(int32_t *sums, const int8_t *w, size_t stride, const int8_t *x8, int32_t m) {
+/* (sum a, sum b, sum c, sum d) of 16 numbers each */
+ER_LEVEL static __m128i four_sums(__m512i a, __m512i b, __m512i c, __m512i d) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+/* sums_k <- sum (w_k + 128) x of eight rows that lie `stride` apart: x is read once for all, and eight sums hide the
+ * time that each takes. */
+ER_LEVEL static void eight_rows(int32_t *sums, const int8_t *w, size_t stride, const int8_t *x8, int32_t m) {
     const __m512i top = _mm512_set1_epi8((char)0x80);
-    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    __m512i s[8];
+    for (int k = 0; k < 8; k++) s[k] = _mm512_setzero_si512();
     int32_t i = 0;
-#define PRODUCTS(to, row) to = _mm512_dpbusd_epi32(to, _mm512_xor_si512(LOAD(w + (row)*stride + i), top), x)
-#define ROWS PRODUCTS(a, 0); PRODUCTS(b, 1); PRODUCTS(c, 2); PRODUCTS(d, 3)
-#define LOAD(from) _mm512_loadu_si512(from)
     for (; i + 64 <= m; i += 64) {
         const __m512i x = _mm512_loadu_si512(x8 + i);
-        ROWS;
+        for (int k = 0; k < 8; k++)
+            s[k] = _mm512_dpbusd_epi32(s[k], _mm512_xor_si512(_mm512_loadu_si512(w + (size_t)k * stride + i), top), x);
     }
-#undef LOAD
-#define LOAD(from) _mm512_maskz_loadu_epi8(some, from)
     if (i < m) {
         const __mmask64 some = ((__mmask64)1 << (m - i)) - 1;
         const __m512i x = _mm512_loadu_si512(x8 + i);
-        ROWS;
+        for (int k = 0; k < 8; k++) {
+            const __m512i row = _mm512_maskz_loadu_epi8(some, w + (size_t)k * stride + i);
+            s[k] = _mm512_dpbusd_epi32(s[k], _mm512_xor_si512(row, top), x);
+        }
     }
-#undef LOAD
-#undef ROWS
-#undef PRODUCTS
-    sums[0] = _mm512_reduce_add_epi32(a);
-    sums[1] = _mm512_reduce_add_epi32(b);
-    sums[2] = _mm512_reduce_add_epi32(c);
-    sums[3] = _mm512_reduce_add_epi32(d);
+    _mm_storeu_si128((__m128i *)(void *)sums, four_sums(s[0], s[1], s[2], s[3]));
+    _mm_storeu_si128((__m128i *)(void *)(sums + 4), four_sums(s[4], s[5], s[6], s[7]));
 }
 
 ER_LEVEL static int32_t one_row(const int8_t *w, const int8_t *x8, int32_t m) {
@@ -76,7 +81,7 @@ int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const in
     if (!__builtin_cpu_supports("avx512vnni") || m > CHUNK || !narrow(x8, &total, x, m)) return 0;
     const size_t stride = (size_t)m;
     int32_t k = 0;
-    for (; k + 4 <= n; k += 4) four_rows(sums + k, weight + (size_t)k * stride, stride, x8, m);
+    for (; k + 8 <= n; k += 8) eight_rows(sums + k, weight + (size_t)k * stride, stride, x8, m);
     for (; k < n; k++) sums[k] = one_row(weight + (size_t)k * stride, x8, m);
     for (k = 0; k < n; k++) sums[k] += bias[k] - 128 * total;
     return 1;
