@@ -87,7 +87,7 @@ bench-braille: data-folder $(VENV)/.train  ## seven Braille letters taught with 
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/braille.py --markdown docs/results.md
 
 bench-spoken-digits: data-folder $(VENV)/.train  ## a voice and two words that a net never heard, taught in integers, into docs/results.md (an hour)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/spoken_digits.py -o build/spoken_digits.json --markdown docs/results.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/spoken_digits.py --rows build/spoken_digits.json --markdown docs/results.md
 
 bench-delayed-cue: $(VENV)/.dev  ## a cue remembered over a delay, with adaptation and without, integers and floats, into docs/results.md (twenty minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/learning/delayed_cue.py --seeds 3 --markdown docs/results.md

@@ -1,23 +1,22 @@
 """Digits in blocks over several seeds: the three arms of `edgerun demo`, by both heads, with mean and spread.
 
     python benchmarks/learning/digits_blocks.py --seeds 5 --markdown docs/results.md          (make bench-digits)
+    python benchmarks/learning/digits_blocks.py --short                  seconds: one seed, a quarter of the stream
 
 The factory bundle is the same for every seed; the seed draws stream, test, order and shots. Learning runs at level
-"full" all the time: the demo's governor may do less. Prints a table; --json FILE keeps every number, --markdown FILE
-rewrites its section of that page.
+"full" all the time: the demo's governor may do less. Every seed's numbers go to --output.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scenario import section
+from profiles import shortened
+from scenario import Run, command, publish
 
 from deploy.demo import arms, digits
 from deploy.demo.digits import Digits, Split
@@ -48,6 +47,8 @@ itself, without agent and governor; `edgerun demo` runs one seed of the same thr
 """
 
 Row = tuple[str, float, float, float, float]
+REST = "headlines"
+"""The arm of what is told of several arms, or of none."""
 
 
 def dense_network(bundle: Bundle, data: Split) -> dict[str, float]:
@@ -64,8 +65,7 @@ def dense_network(bundle: Bundle, data: Split) -> dict[str, float]:
     }
 
 
-def one_seed(bundle: Bundle, dense: Bundle, field: Digits, seed: int) -> dict[str, float]:
-    data = digits.split(field, seed)
+def one_seed(bundle: Bundle, dense: Bundle, data: Split) -> dict[str, float]:
     results = {arm: arms.run_arm(bundle, arm, data) for arm in arms.ARMS}
     row = arms.headline({arm: result.by_head for arm, result in results.items()})
     for arm, result in results.items():
@@ -94,27 +94,27 @@ def page(table: list[Row], seeds: int) -> str:
     return TEXT.format(seeds=seeds) + "\n".join(lines) + "\n"
 
 
+def runs(row: dict[str, float], seed: int) -> list[Run]:
+    """A run of each arm, and one of all else, in percent."""
+    parts: dict[str, dict[str, float]] = {arm: {} for arm in (*arms.ARMS, REST)}
+    for key, value in row.items():
+        arm, _, name = key.partition(".")
+        parts[arm if name else REST][name or key] = 100 * value
+    return [Run(scenario="digits_blocks", arm=arm, seed=seed, figures=figures) for arm, figures in parts.items()]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 1 on")
-    parser.add_argument("--json", type=Path, help="write every seed's numbers here")
-    parser.add_argument("--markdown", type=Path, help="rewrite its section of this page")
-    args = parser.parse_args()
+    args = command(__doc__, short="one seed, a quarter of the stream", seeds=5).parse_args()
     factory, field = digits.load()
-    rows = []
+    rows, seeds = [], 1 if args.short else args.seeds
     with tempfile.TemporaryDirectory() as folder:
         bundles = make_bundles(Path(folder), factory)
-        for seed in range(1, args.seeds + 1):
-            rows.append(one_seed(bundles.spiking, bundles.dense, field, seed))
-            print(f"seed {seed} of {args.seeds} done", file=sys.stderr)
-    table = summary(rows)
-    print(f"{f'accuracy in percent, {args.seeds} seeds':48s} {'mean':>6s} {'sd':>6s} {'least':>6s} {'most':>6s}")
-    for name, *figures in table:
-        print(f"{name:48s} " + " ".join(f"{figure:6.1f}" for figure in figures))
-    if args.markdown:
-        section(args.markdown, "digits_blocks", page(table, args.seeds))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        for seed in range(1, seeds + 1):
+            data = digits.split(field, seed)
+            rows.append(one_seed(bundles.spiking, bundles.dense, shortened(data) if args.short else data))
+            print(f"seed {seed} of {seeds} done", file=sys.stderr)
+    made = [run for seed, row in enumerate(rows, 1) for run in runs(row, seed)]
+    publish(args, made, page(summary(rows), seeds))
     return 0
 
 

@@ -50,6 +50,16 @@ ROWS: Final[Mapping[str, Row]] = {
         needs=("sklearn", "nir"),
         options=("--state", "state"),
     ),
+    "digits_blocks": Row(
+        ("none", "plain", "full", "headlines"),
+        lambda found: found["full"]["prototypes.drifted"] > found["none"]["prototypes.drifted"] + 10,
+        needs=("sklearn", "nir"),
+    ),
+    "spoken_digits": Row(
+        ("prototypes", "plan", "eprop", "e-prop alone", "e-prop alone, si", "plan, new words"),
+        lambda found: found["plan"]["ACC"] > 0.8 and found["e-prop alone"]["ACC"] > 0.5,
+        needs=("torch", "nir"), files=("fsdd.npz", "background_noise_8k.npz"),
+    ),
     "noisy_labels": Row(
         tuple(f"{arm}, 30%, any other class" for arm in ("plan", "doubt", "without")),
         lambda found: found["doubt, 30%, any other class"]["wrong set aside"] > 5,
