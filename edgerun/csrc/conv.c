@@ -2,24 +2,36 @@
  * that one loop of four filters serves every kernel, stride and dilation.
  */
 #include "clones.h"
+#include "conv_vnni.h"
 #include "kinds.h"
 
-/* window (kernel_h, kernel_w, channels) <- what place (i, j) sees. Returns where it lies: x itself where it is one run. */
-static const int16_t *see(int16_t *window, const int16_t *x, const er_window *g, int32_t i, int32_t j, int32_t fill) {
+/* to (taps, c) <- a row of a kernel's taps from image row `from`, columns first, first + dilation, ... */
+static void see_row(int16_t *to, const int16_t *from, const er_window *g, int32_t first, int32_t fill) {
+    const int32_t c = g->channels, run = first >= 0 && first + g->kernel_w <= g->width && g->dilation_w == 1;
+    if (run) {
+        memcpy(to, from + (int64_t)first * c, (size_t)g->kernel_w * (size_t)c * sizeof *to);
+        return;
+    }
+    for (int32_t v = 0; v < g->kernel_w; v++, to += c) {
+        const int32_t w = first + v * g->dilation_w;
+        if (w >= 0 && w < g->width)
+            memcpy(to, from + (int64_t)w * c, (size_t)c * sizeof *to);
+        else
+            for (int32_t k = 0; k < c; k++) to[k] = (int16_t)fill;
+    }
+}
+
+const int16_t *er_see(int16_t *window, const int16_t *x, const er_window *g, int32_t i, int32_t j, int32_t fill) {
     const int32_t row = i * g->stride_h - g->top, column = j * g->stride_w - g->left, c = g->channels;
     if (g->kernel_h == 1 && g->kernel_w == 1 && row >= 0 && row < g->height && column >= 0 && column < g->width)
         return x + ((int64_t)row * g->width + column) * c;
-    int16_t *to = window;
     for (int32_t u = 0; u < g->kernel_h; u++) {
         const int32_t h = row + u * g->dilation_h;
-        const int16_t *from = x + (int64_t)h * g->width * c;
-        for (int32_t v = 0; v < g->kernel_w; v++, to += c) {
-            const int32_t w = column + v * g->dilation_w;
-            if (h >= 0 && h < g->height && w >= 0 && w < g->width)
-                memcpy(to, from + (int64_t)w * c, (size_t)c * sizeof *to);
-            else
-                for (int32_t k = 0; k < c; k++) to[k] = (int16_t)fill;
-        }
+        int16_t *to = window + (int64_t)u * g->kernel_w * c;
+        if (h >= 0 && h < g->height)
+            see_row(to, x + (int64_t)h * g->width * c, g, column, fill);
+        else
+            for (int32_t k = 0; k < g->kernel_w * c; k++) to[k] = (int16_t)fill;
     }
     return window;
 }
@@ -32,12 +44,15 @@ static void take_zeros(int32_t *sums, const int8_t *zero, const int16_t *window,
 }
 
 void er_conv_step(const er_conv *r) {
+#ifdef ER_VNNI
+    if (er_vnni_conv(r)) return;
+#endif
     const er_window g = ER_WINDOW_OF;
     const int32_t taps = g.kernel_h * g.kernel_w * g.channels;
     int16_t *y = r->y;
     for (int32_t i = 0; i < g.out_h; i++)
         for (int32_t j = 0; j < g.out_w; j++, y += r->filters) {
-            const int16_t *window = see(r->window, r->x, &g, i, j, r->fill);
+            const int16_t *window = er_see(r->window, r->x, &g, i, j, r->fill);
             er_layer_sums(r->sums, r->weight, window, r->bias, r->filters, taps);
             if (r->weight_zero) take_zeros(r->sums, r->weight_zero, window, taps, r->filters);
             er_requant_row(y, r->sums, r->multiplier, r->shift, r->zero_point, r->qmin, r->qmax, r->filters);
@@ -93,6 +108,9 @@ void er_depthwise_step(const er_depthwise *r) {
     const er_window g = ER_WINDOW_OF;
     int16_t *y = r->y;
     lay_taps(r, g.kernel_h * g.kernel_w);
+#ifdef ER_VNNI
+    if (er_vnni_depthwise(r)) return;
+#endif
     for (int32_t i = 0; i < g.out_h; i++)
         for (int32_t j = 0; j < g.out_w; j++, y += r->filters) {
             depthwise_sums(r, &g, i, j);

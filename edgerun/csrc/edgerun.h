@@ -137,7 +137,7 @@ void er_sum_pool_step(const er_sum_pool *r);
 /* ---------------------------------------------------------------- value by value */
 
 /* Two sources under one shape (shape[0], .., shape[rank - 1]): each goes on by its own stride along an axis, 0 where it
- * has one value for all.
+ * has one value for all; along the last one by 0 or 1.
  */
 #define ER_PAIR(I, IN) \
     I(outputs) I(rank) I(size_a) I(size_b) IN(int32_t, shape, r->rank) IN(int32_t, stride_a, r->rank) \

@@ -17,6 +17,9 @@ static int window_fits(const er_window *g, int32_t last, int32_t outputs) {
            count_fits((int64_t)(g->kernel_w - 1) * g->dilation_w + 1) && (int64_t)g->out_h * g->out_w * last == outputs;
 }
 
+/* 0 or 1: what rows of pairs go on by. */
+static int goes_on(int32_t step) { return step == 0 || step == 1; }
+
 /* Whether offset + sum i * step lies in [0, size) for every i under shape. */
 static int view_fits(const int32_t *shape, const int32_t *step, int32_t rank, int64_t offset, int32_t size) {
     int64_t low = offset, high = offset;
@@ -65,7 +68,8 @@ static int er_sum_pool_fits(const er_sum_pool *r) { POOL_FITS(r, one_of(r->x, r-
 #define PAIR_FITS(r) \
     return view_fits((r)->shape, (r)->stride_a, (r)->rank, 0, (r)->size_a) && \
            view_fits((r)->shape, (r)->stride_b, (r)->rank, 0, (r)->size_b) && \
-           shape_fits((r)->shape, (r)->rank, (r)->outputs)
+           shape_fits((r)->shape, (r)->rank, (r)->outputs) && goes_on((r)->stride_a[(r)->rank - 1]) && \
+           goes_on((r)->stride_b[(r)->rank - 1])
 static int er_add_fits(const er_add *r) { PAIR_FITS(r); }
 static int er_mul_fits(const er_mul *r) { PAIR_FITS(r); }
 static int er_lookup_fits(const er_lookup *r) { return r->outputs >= 1; }

@@ -40,6 +40,11 @@ static inline void er_narrow(int16_t *y, const int32_t *sums, int32_t count) {
 #define ER_COPY(name) r->name,
 #define ER_WINDOW_OF {ER_WINDOW(ER_COPY)}
 
+/* window (kernel_h, kernel_w, channels) <- what place (i, j) sees of an image, `fill` outside of it. Returns where that
+ * lies: in x itself where it is one place.
+ */
+const int16_t *er_see(int16_t *window, const int16_t *x, const er_window *g, int32_t i, int32_t j, int32_t fill);
+
 /* y (n,) <- requantised sums, channel by channel. */
 void er_requant_row(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
                     int64_t zero_point, int64_t low, int64_t high, int32_t n);
