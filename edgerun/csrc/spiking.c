@@ -3,13 +3,36 @@
 #include "kinds.h"
 
 ER_CLONES
-void er_add_row(int32_t *restrict sums, const int8_t *restrict row, int32_t value, int32_t n) {
+static void add_once(int32_t *restrict sums, const int8_t *restrict row, int32_t n) {
+    for (int32_t j = 0; j < n; j++) sums[j] += row[j];
+}
+
+ER_CLONES
+static void add_times(int32_t *restrict sums, const int8_t *restrict row, int32_t value, int32_t n) {
     for (int32_t j = 0; j < n; j++) sums[j] += value * row[j];
 }
 
+void er_add_row(int32_t *sums, const int8_t *row, int32_t value, int32_t n) {
+    if (value == 1)
+        add_once(sums, row, n);
+    else
+        add_times(sums, row, value, n);
+}
+
+/* Whether eight bytes from here on are zero: what comes in is mostly silence. */
+static inline int silent(const void *bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return !word;
+}
+
 void er_add_rows(int32_t *sums, const int8_t *weight, const int16_t *x, int32_t m, int32_t n) {
-    for (int32_t i = 0; i < m; i++)
-        if (x[i]) er_add_row(sums, weight + (size_t)i * (size_t)n, x[i], n);
+    for (int32_t i = 0; i < m; i++) {
+        if (i + 4 <= m && silent(x + i))
+            i += 3;
+        else if (x[i])
+            er_add_row(sums, weight + (size_t)i * (size_t)n, x[i], n);
+    }
 }
 
 void er_add_wide_rows(int32_t *sums, const int8_t *weight, const int32_t *x, int32_t m, int32_t n) {
@@ -18,8 +41,12 @@ void er_add_wide_rows(int32_t *sums, const int8_t *weight, const int32_t *x, int
 }
 
 void er_add_spikes(int32_t *sums, const int8_t *weight, const uint8_t *spikes, int32_t unit, int32_t m, int32_t n) {
-    for (int32_t i = 0; i < m; i++)
-        if (spikes[i]) er_add_row(sums, weight + (size_t)i * (size_t)n, unit, n);
+    for (int32_t i = 0; i < m; i++) {
+        if (i + 8 <= m && silent(spikes + i))
+            i += 7;
+        else if (spikes[i])
+            er_add_row(sums, weight + (size_t)i * (size_t)n, unit, n);
+    }
 }
 
 ER_CLONES
@@ -74,35 +101,68 @@ static inline int rests(const er_lif *r, int32_t j) {
     return 1;
 }
 
+/* A step of neurons that neither adapt nor rest and lose their threshold a step after they spiked, which most do:
+ * branch-free, so that compilers take several at a time. sums (n,) leave as the margins. */
+ER_CLONES
+static void plain_neurons(int16_t *restrict v, uint16_t *restrict carry, uint8_t *restrict fired,
+                          uint16_t *restrict counts, int32_t *restrict sums, const uint16_t *restrict decay,
+                          const int32_t *restrict bias, int32_t shift, int32_t threshold, int32_t n) {
+    const int32_t left = shift > 0 ? 1 << shift : 1, right = shift < 0 ? -shift : 0, half = (1 << right) >> 1;
+    for (int32_t j = 0; j < n; j++) {
+        const int32_t current = ((sums[j] * left + half) >> right) + bias[j] - fired[j] * threshold;
+        const int32_t t = v[j] * decay[j] + carry[j], x = (t >> 15) + current;
+        const int32_t low = x < INT16_MIN ? INT16_MIN : x, membrane = low > INT16_MAX ? INT16_MAX : low;
+        carry[j] = (uint16_t)(t & 0x7fff);
+        v[j] = (int16_t)membrane;
+        sums[j] = membrane - threshold;
+        fired[j] = (uint8_t)(membrane >= threshold);
+        counts[j] = (uint16_t)(counts[j] + (membrane >= threshold));
+    }
+}
+
+static void tell_plain(const er_lif *r, uint8_t *psi) {
+    const int32_t n = r->outputs;
+    for (int32_t j = 0; psi && j < n; j++) psi[j] = er_surrogate(r->sums[j], r->threshold);
+    for (int32_t j = 0; r->y && j < n; j++) r->y[j] = r->fired[j];
+}
+
+/* One step of any other neuron. */
+static void neuron(const er_lif *r, int32_t j, int32_t shift, uint8_t *psi) {
+    int32_t current = (int32_t)er_scale_sum(r->sums[j], shift) + r->bias[j], threshold = r->threshold;
+    const int due = r->fired[j];
+    if (due && r->reset_delay && r->reset != ER_RESET_HOLD) current = reset(r, j, current);
+    if (r->rho) {
+        er_leak(&r->adaptation[j], &r->adaptation_carry[j], r->rho[j], due ? r->beta[j] : 0);
+        threshold += r->adaptation[j];
+    }
+    er_leak(&r->v[j], &r->carry[j], r->decay[j], current);
+    if (due && r->reset_delay && r->reset == ER_RESET_HOLD) reset(r, j, 0);
+    int32_t margin = r->v[j] - threshold;
+    int spike = margin >= 0;
+    if (rests(r, j)) {
+        spike = 0;
+        margin = 2 * INT16_MIN;
+    }
+    if (spike && r->resting) r->resting[j] = (uint8_t)r->refractory_steps;
+    if (psi) psi[j] = er_surrogate(margin, r->threshold);
+    if (spike && !r->reset_delay) {
+        int32_t after = reset(r, j, r->v[j]);
+        if (r->reset == ER_RESET_SUBTRACT) r->v[j] = (int16_t)after;
+    }
+    r->fired[j] = (uint8_t)spike;
+    r->counts[j] = (uint16_t)(r->counts[j] + spike);
+    if (r->y) r->y[j] = (int16_t)spike;
+}
+
 void er_lif_step(const er_lif *r, uint8_t *psi) {
     const int32_t n = r->outputs, shift = 12 - r->weight_exponent;
     synapses(r);
-    for (int32_t j = 0; j < n; j++) {
-        int32_t current = (int32_t)er_scale_sum(r->sums[j], shift) + r->bias[j], threshold = r->threshold;
-        const int due = r->fired[j];
-        if (due && r->reset_delay && r->reset != ER_RESET_HOLD) current = reset(r, j, current);
-        if (r->rho) {
-            er_leak(&r->adaptation[j], &r->adaptation_carry[j], r->rho[j], due ? r->beta[j] : 0);
-            threshold += r->adaptation[j];
-        }
-        er_leak(&r->v[j], &r->carry[j], r->decay[j], current);
-        if (due && r->reset_delay && r->reset == ER_RESET_HOLD) reset(r, j, 0);
-        int32_t margin = r->v[j] - threshold;
-        int spike = margin >= 0;
-        if (rests(r, j)) {
-            spike = 0;
-            margin = 2 * INT16_MIN;
-        }
-        if (spike && r->resting) r->resting[j] = (uint8_t)r->refractory_steps;
-        if (psi) psi[j] = er_surrogate(margin, r->threshold);
-        if (spike && !r->reset_delay) {
-            int32_t after = reset(r, j, r->v[j]);
-            if (r->reset == ER_RESET_SUBTRACT) r->v[j] = (int16_t)after;
-        }
-        r->fired[j] = (uint8_t)spike;
-        r->counts[j] = (uint16_t)(r->counts[j] + spike);
-        if (r->y) r->y[j] = (int16_t)spike;
+    if (!r->rho && !r->resting && r->reset == ER_RESET_SUBTRACT && r->reset_delay) {
+        plain_neurons(r->v, r->carry, r->fired, r->counts, r->sums, r->decay, r->bias, shift, r->threshold, n);
+        tell_plain(r, psi);
+        return;
     }
+    for (int32_t j = 0; j < n; j++) neuron(r, j, shift, psi);
 }
 
 void er_lif_reset(const er_lif *r) {
