@@ -14,7 +14,7 @@ KERNELS := setup.py $(wildcard edgerun/csrc/*.c edgerun/csrc/*.h)
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life bench-peers data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life bench-peers bench-limits data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -136,6 +136,9 @@ bench-noisy-labels: $(VENV)/.dev  ## wrong labels in the digits stream: replay, 
 
 bench-peers: $(VENV)/.bench  ## inference, spiking steps and learning beside LiteRT, ONNX Runtime, torch, Norse, snnTorch and Avalanche, into docs/peers.md (five minutes)
 	$(BIN)/python benchmarks/peers/bench.py --markdown docs/peers.md
+
+bench-limits: $(VENV)/.dev  ## each C kernel beside reading its bytes and multiplying alone, into docs/peers.md (half a minute)
+	$(BIN)/python benchmarks/peers/limits.py --markdown docs/peers.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }

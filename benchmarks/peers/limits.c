@@ -1,0 +1,185 @@
+/* How near the kernels come to what the machine can do: times of each, and of loops that do nothing but read or multiply.
+ * Prints a line a thing: kind, name, microseconds of a call, multiply-accumulates, bytes. Built and run by limits.py. */
+#include "edgerun.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static void *filled(size_t bytes) {
+    unsigned char *p = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    for (size_t i = 0; i < bytes; i++) p[i] = (unsigned char)(rand() >> 7);
+    return p;
+}
+
+/* The least of nine timings of `calls` calls. */
+#define TIMED(kind, name, macs, bytes, calls, call) \
+    do { \
+        double best = 1e30; \
+        for (int round = 0; round < 9; round++) { \
+            const double began = now(); \
+            for (int k = 0; k < (calls); k++) { call; } \
+            const double took = (now() - began) / (calls); \
+            if (took < best) best = took; \
+        } \
+        printf("%s|%s|%.4f|%.0f|%.0f\n", kind, name, best, (double)(macs), (double)(bytes)); \
+    } while (0)
+
+static volatile int64_t sink;
+
+/* ---------------------------------------------------------------- what the machine can do */
+
+#ifdef __AVX512BW__
+static int64_t read_all(const char *p, size_t bytes) {
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (size_t i = 0; i + 256 <= bytes; i += 256) {
+        a = _mm512_or_si512(a, _mm512_load_si512(p + i));
+        b = _mm512_or_si512(b, _mm512_load_si512(p + i + 64));
+        c = _mm512_or_si512(c, _mm512_load_si512(p + i + 128));
+        d = _mm512_or_si512(d, _mm512_load_si512(p + i + 192));
+    }
+    return _mm512_reduce_add_epi64(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
+}
+
+static int64_t multiply_words(int times) { /* int16 pairs: 32 a call of the instruction */
+    __m512i s[8];
+    const __m512i x = _mm512_set1_epi16(3), y = _mm512_set1_epi16(5);
+    for (int k = 0; k < 8; k++) s[k] = _mm512_setzero_si512();
+    for (int i = 0; i < times; i++)
+        for (int k = 0; k < 8; k++) {
+            s[k] = _mm512_add_epi32(s[k], _mm512_madd_epi16(x, y));
+            __asm__ volatile("" : "+v"(s[k]));
+        }
+    int64_t total = 0;
+    for (int k = 0; k < 8; k++) total += _mm512_reduce_add_epi32(s[k]);
+    return total;
+}
+#else
+static int64_t read_all(const char *p, size_t bytes) {
+    uint64_t a = 0;
+    for (size_t i = 0; i + 8 <= bytes; i += 8) {
+        uint64_t word;
+        memcpy(&word, p + i, 8);
+        a |= word;
+    }
+    return (int64_t)a;
+}
+
+static int64_t multiply_words(int times) {
+    int32_t s[64] = {0};
+    for (int i = 0; i < times; i++)
+        for (int k = 0; k < 64; k++) s[k] += (int16_t)(s[k] ^ 3) * 5;
+    int64_t total = 0;
+    for (int k = 0; k < 64; k++) total += s[k];
+    return total;
+}
+#endif
+
+#ifdef __AVX512VNNI__
+static int64_t multiply_bytes(int times) { /* 64 a call of the instruction */
+    __m512i s[8];
+    const __m512i x = _mm512_set1_epi8(3), y = _mm512_set1_epi8(5);
+    for (int k = 0; k < 8; k++) s[k] = _mm512_set1_epi32(k);
+    for (int i = 0; i < times; i++)
+        for (int k = 0; k < 8; k++) {
+            s[k] = _mm512_dpbusd_epi32(s[k], x, y);
+            __asm__ volatile("" : "+v"(s[k]));
+        }
+    int64_t total = 0;
+    for (int k = 0; k < 8; k++) total += _mm512_reduce_add_epi32(s[k]);
+    return total;
+}
+#endif
+
+static void machine(void) {
+    static const int kilobytes[] = {16, 256, 512, 4096, 65536};
+    for (size_t k = 0; k < sizeof kilobytes / sizeof *kilobytes; k++) {
+        const size_t bytes = (size_t)kilobytes[k] << 10;
+        char *p = filled(bytes), name[32];
+        snprintf(name, sizeof name, "%d", kilobytes[k]);
+        TIMED("read", name, 0, bytes, (int)(1 + ((size_t)1 << 26) / bytes), sink += read_all(p, bytes));
+        free(p);
+    }
+    TIMED("multiply", "int16", 8.0 * 32 * 1000, 0, 200, sink += multiply_words(1000));
+#ifdef __AVX512VNNI__
+    TIMED("multiply", "int8", 8.0 * 64 * 1000, 0, 200, sink += multiply_bytes(1000));
+#endif
+}
+
+/* ---------------------------------------------------------------- the kernels */
+
+static void dense(int32_t m, int32_t n) {
+    int32_t *multiplier = filled((size_t)n * 4), *bias = filled((size_t)n * 4);
+    uint8_t *shift = filled((size_t)n);
+    for (int32_t k = 0; k < n; k++) {
+        multiplier[k] = 1 << 23;
+        shift[k] = 36;
+        bias[k] = k;
+    }
+    int16_t *x = filled((size_t)m * 2);
+    for (int32_t i = 0; i < m; i++) x[i] = (int8_t)x[i];
+    er_dense layer = {.inputs = m, .outputs = n, .qmin = -128, .qmax = 127, .weight = filled((size_t)m * (size_t)n),
+                      .bias = bias, .multiplier = multiplier, .shift = shift, .x = x, .y = filled((size_t)n * 2)};
+    char name[64];
+    snprintf(name, sizeof name, "dense %d-%d", m, n);
+    TIMED("kernel", name, (double)m * n, (double)m * n + 9.0 * n + 2.0 * m, (int)(1 + 40000000 / ((int64_t)m * n)),
+          er_dense_step(&layer));
+}
+
+static void lif(int32_t m, int32_t n, int32_t events, int32_t spikes) {
+    er_lif layer = {.inputs = m, .outputs = n, .weight_exponent = 6, .threshold = 32767, .reset_delay = 1,
+                    .input = filled((size_t)m * (size_t)n), .recurrent = filled((size_t)n * (size_t)n),
+                    .bias = calloc((size_t)n, 4), .decay = filled((size_t)n * 2), .x = calloc((size_t)m, 2),
+                    .v = calloc((size_t)n, 2), .carry = calloc((size_t)n, 2), .fired = calloc((size_t)n, 1),
+                    .counts = calloc((size_t)n, 2), .sums = calloc((size_t)n, 4), .y = calloc((size_t)n, 2)};
+    for (int32_t k = 0; k < n; k++) ((uint16_t *)layer.decay)[k] = 31000;
+    for (int32_t k = 0; k < events; k++) ((int16_t *)layer.x)[k * (m / events)] = 1;
+    char name[64];
+    snprintf(name, sizeof name, "lif %d-%d, %d events, %d spikes", m, n, events, spikes);
+    const double rows = events + spikes;
+    TIMED("kernel", name, rows * n, rows * n + 17.0 * n + 2.0 * m, 20000, {
+        for (int32_t k = 0; k < spikes; k++) layer.fired[k * (n / spikes)] = 1;
+        er_lif_step(&layer, NULL);
+    });
+}
+
+static void update(int32_t rows, int32_t columns, int32_t steps, int si) {
+    const size_t size = (size_t)rows * (size_t)columns;
+    int16_t *history = filled((size_t)steps * (size_t)rows * 2), *post = filled((size_t)steps * (size_t)columns * 2);
+    for (size_t k = 0; k < (size_t)steps * (size_t)rows; k++) history[k] = (int16_t)(history[k] & 1023);
+    for (size_t k = 0; k < (size_t)steps * (size_t)columns; k++) post[k] = (int16_t)(post[k] >> 6);
+    er_plastic p = {.rows = rows, .columns = columns, .steps = steps, .eta = 1, .shift = 26, .max_step = 4096,
+                    .gradient_shift = 8, .strength = 20, .damping = 1024, .history = history, .post = post,
+                    .shadow = filled(size * 2), .weight = filled(size), .importance = si ? filled(size) : NULL,
+                    .ref = si ? filled(size * 2) : NULL, .omega = si ? calloc(size, 4) : NULL};
+    for (size_t k = 0; si && k < size; k++) p.importance[k] &= 127;
+    for (size_t k = 0; k < size; k++) p.shadow[k] >>= 2;
+    char name[64];
+    snprintf(name, sizeof name, "update %dx%d, T = %d%s", rows, columns, steps, si ? ", with synaptic intelligence" : "");
+    TIMED("kernel", name, (double)size * steps, (double)size * (si ? 17 : 6), (int)(1 + 100000000 / ((int64_t)size * (steps + 20))),
+          sink += er_update(&p, 1, (uint64_t)sink));
+}
+
+int main(void) {
+    machine();
+    dense(64, 128);
+    dense(784, 400);
+    dense(400, 400);
+    lif(700, 256, 10, 10);
+    update(64, 128, 1, 0);
+    update(64, 128, 1, 1);
+    update(956, 256, 100, 0);
+    update(956, 256, 100, 1);
+    return 0;
+}

@@ -1,0 +1,107 @@
+"""How near each kernel comes to the machine: its time beside the time of reading its bytes and of its products alone.
+
+    python benchmarks/peers/limits.py [--markdown docs/peers.md]                                  (make bench-limits)
+
+`limits.c` is built for this processor with the kernels and times, in C, loops that only read and only multiply, and
+each kernel at a size of the peers' tables, arrays warm. The floor of a kernel is the longer of reading what it must read
+at the speed that this much memory has, and of its products at the peak of the instruction that its kind could use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tables import Table, write_section
+
+HERE: Final = Path(__file__).parent
+SOURCES: Final = HERE.parents[1] / "edgerun" / "csrc"
+
+BETWEEN: Final = {
+    "dense": "rows begin anywhere, so half of the reads touch two cache lines; narrowing x, adding lanes, rounding",
+    "conv": "each place's window is copied out before its products",
+    "lif": "20 rows of additions and 256 neurons, each a dozen operations that no product measures",
+    "update": "a random word a weight (two multiplications, six shifts), and with synaptic intelligence three",
+}
+"""What stands between a kind of kernel and its floor."""
+
+
+class Row(NamedTuple):
+    """One line of limits.c."""
+
+    kind: str
+    name: str
+    us: float
+    macs: float
+    bytes: float
+
+
+def measure() -> list[Row]:
+    """Build and run. Raises CalledProcessError where either fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "limits"
+        kernels = sorted(str(path) for path in SOURCES.glob("*.c") if not path.name.startswith("module"))
+        flags = ["-std=gnu11", "-O3", "-march=native", f"-I{SOURCES}"]
+        subprocess.run(["gcc", *flags, str(HERE / "limits.c"), *kernels, "-o", str(program)], check=True)
+        told = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
+    return [_row(line) for line in told.splitlines()]
+
+
+def _row(line: str) -> Row:
+    kind, name, *numbers = line.split("|")
+    us, macs, size = map(float, numbers)
+    return Row(kind, name, us, macs, size)
+
+
+def bandwidth(rows: list[Row], size: float) -> float:
+    """Bytes a microsecond of reading the smallest measured piece of memory that holds so many."""
+    reads = sorted((row.bytes, row.bytes / row.us) for row in rows if row.kind == "read")
+    return next((speed for held, speed in reads if held >= size), reads[-1][1])
+
+
+def page(rows: list[Row]) -> str:
+    peaks = {row.name: row.macs / row.us for row in rows if row.kind == "multiply"}
+    best, words = max(peaks.values()), peaks["int16"]
+    reads = [row for row in rows if row.kind == "read"]
+    machine = [(f"reading {row.bytes / 1024:.0f} KB", f"{row.bytes / row.us / 1e3:.0f} GB/s") for row in reads]
+    machine += [(f"multiplying {name}", f"{peak / 1e3:.0f} GMAC/s") for name, peak in peaks.items()]
+    found = []
+    for row in (row for row in rows if row.kind == "kernel"):
+        family = row.name.split()[0]
+        peak = best if family == "dense" else words
+        reading, products = row.bytes / bandwidth(rows, row.bytes), row.macs / peak
+        floor, why = max((reading, "reading"), (products, "products"))
+        times = (f"{row.us:.2f}", f"{reading:.2f}", f"{products:.2f}", f"{row.us / floor:.1f} x {why}")
+        found.append((row.name, *times, BETWEEN[family]))
+    heads = ("kernel", "us", "reading alone", "products alone", "time over its floor", "what stands between")
+    return "\n".join(
+        [
+            "## How near the machine",
+            "",
+            "By `make bench-limits`, in C, one thread, warm arrays; least of nine. This machine:",
+            "",
+            Table("", ("", ""), machine).markdown(),
+            Table("", heads, found).markdown(),
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
+    args = parser.parse_args()
+    text = page(measure())
+    print(text)
+    if args.markdown:
+        write_section(args.markdown, "limits", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
