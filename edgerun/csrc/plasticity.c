@@ -5,7 +5,13 @@
 
 #include "clones.h"
 
-enum { TILE = 256, SHADOW_MAX = 32512, WEIGHT_MAX = 127, LARGEST_STEP = 1 << 30, TOP_CODE = 231 };
+/* Weights that are worked on together: what a stack holds of them. Bits do not depend on it. */
+#if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+enum { TILE = 64 };
+#else
+enum { TILE = 256 };
+#endif
+enum { SHADOW_MAX = 32512, WEIGHT_MAX = 127, LARGEST_STEP = 1 << 30, TOP_CODE = 231 };
 
 /* What is the same for all tiles of an update. */
 typedef struct numbers {
