@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import learners
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import trajectories
 
 from edgerun.arrays import I32, Tensors
+from edgerun.errors import SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity, softmax
 from edgerun.kernels.native import library
@@ -24,6 +25,7 @@ from edgerun.learn.rules import rule_of
 from edgerun.learn.stages import Consolidation, Factors
 from edgerun.lifetime import new_learner
 from edgerun.network import Network, Recording
+from edgerun.rules import Normaliser
 from edgerun.spec import EProp, Intelligence, LearningPlan, PlasticRate, ProfileName
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
@@ -254,3 +256,57 @@ def test_a_norm_limit_holds_at_the_largest_gradient() -> None:
     (changed, ours), (wanted, theirs) = case.by_c(1), case.by_numpy(1)
     same(ours, theirs)
     assert changed == wanted
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_windows_that_do_not_fit_are_refused_and_change_nothing() -> None:
+    learner = trajectories.learner_of("eprop", "native")
+    windows, before = learner._windows, learner.digest()
+    assert windows is not None
+    size, plays = learner.manifest.input.size, np.ones(learners.CAPACITY, np.bool_)
+    q = np.zeros(size, np.int16)
+    for wrong, label, playing, fault in (
+        (q[:-1], 0, plays, "q has 11 items, not 12"), (q.astype(np.int32), 0, plays, "q holds items of format i"),
+        (q, learners.CAPACITY, plays, r"label 6 is outside \[0, 6\)"), (q, -1, plays, "label -1"),
+        (q, 0, plays[:-1], "in_play has 5 items, not 6"), (q, 2, np.arange(6) != 2, "label 2 is not in play"),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=fault):
+            windows.learn(wrong, label, 1 << 15, playing, 0)
+    assert learner.digest() == before
+
+
+def test_records_that_do_not_fit_are_refused_by_name() -> None:
+    learner = trajectories.learner_of("eprop", "native")
+    records = learner.records()
+    assert records.learner is not None
+    held: Any = library()
+    net = held.Net(*records.network, False)
+    rule, plastic, *more = records.learner
+    for wrong, fault in (
+        ((rule | {"last": 2}, plastic, *more), "rule: error has 6 items, not 12"),
+        ((rule | {"taught": 3}, plastic, *more), "rule: its numbers and arrays do not fit together"),
+        ((rule, (plastic[0] | {"small": 1}, *plastic[1:]), *more), "plastic: its numbers and arrays do not fit"),
+        ((rule, (plastic[0] | {"eta": 1 << 15}, *plastic[1:]), *more), "plastic: its numbers and arrays do not fit"),
+        ((rule, plastic, (more[0][0] | {"layer": 2},), *more[1:]), "tape: its numbers and arrays do not fit together"),
+        ((rule, plastic, more[0], (more[1][0] | {"feedback": None},), more[2]), "taught: its numbers and arrays"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=fault):
+            held.Learner(net, *wrong, False)
+    with pytest.raises(TypeError, match="that is no Net"):
+        held.Learner(None, *records.learner, False)
+    with pytest.raises(ValueError, match="lessons: its numbers and arrays do not fit together"):
+        held.Pupil(net, None, records.lessons | {"refresh_every": 0}, records.counters)
+
+
+def test_lessons_that_c_has_no_form_of_say_why() -> None:
+    for kind, why in (("doubted", "learning.doubt sorts margins"), ("il-prox", "settles"), ("rewired", "sorts")):
+        with pytest.raises(SpecError, match=why):
+            new_learner(learners.bundle(kind), backend="native").records()
+    with pytest.raises(SpecError, match="the network runs in numpy"):
+        new_learner(learners.bundle("eprop"), backend="numpy").records()
+
+
+def test_every_normaliser_is_in_the_table() -> None:
+    assert set(get_args(Normaliser)) <= set(native.NUMPY_ONLY)
