@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+
+import pytest
+
+LEARNING = Path(__file__).parents[1] / "benchmarks" / "learning"
 
 
 def load(path: Path, name: str | None = None) -> ModuleType:
@@ -17,3 +22,9 @@ def load(path: Path, name: str | None = None) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def scenario(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """A benchmark of `benchmarks/learning`, which finds its neighbours for as long as the test runs."""
+    monkeypatch.syspath_prepend(LEARNING)
+    return importlib.import_module(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from modules import scenario
 
 pytest.importorskip("torch", reason="pip install 'edgerun[train]'")
 pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
@@ -18,14 +18,12 @@ pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
 from edgerun.spec import LearningPlan
 from exporters.runs import read_runs
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
 NEEDS_DATA = pytest.mark.skipif("EDGERUN_DATA" not in os.environ, reason="EDGERUN_DATA names no folder of data sets")
 
 
 @pytest.fixture
 def braille(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("braille")
+    return scenario(monkeypatch, "braille")
 
 
 def test_a_touch_becomes_rises_and_falls(braille: ModuleType) -> None:

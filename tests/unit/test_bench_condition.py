@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -12,17 +11,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from modules import scenario
 
 from exporters.runs import read_runs
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
 DATA = Path(os.environ.get("EDGERUN_DATA", "none"), "bearing_cwru_12k.npz")
 
 
 @pytest.fixture
 def condition(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("condition")
+    return scenario(monkeypatch, "condition")
 
 
 def test_a_loose_sensor_hears_half_and_less_of_what_is_high(condition: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -10,17 +9,15 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from modules import scenario
 
 from edgerun.lifetime import new_learner
 from exporters.runs import read_runs
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
-
 
 @pytest.fixture
 def cue(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("delayed_cue")
+    return scenario(monkeypatch, "delayed_cue")
 
 
 def test_a_trial_shows_its_cues_and_asks_at_the_end(cue: ModuleType) -> None:

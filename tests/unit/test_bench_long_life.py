@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from modules import scenario
 
 pytest.importorskip("sklearn", reason="pip install 'edgerun[demo]'")
 
@@ -20,15 +20,13 @@ from edgerun.errors import DataError
 from edgerun.lifetime import Lifetime
 from edgerun.spec import Guard
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
 PHASE, WRITES = 400, 15
 
 
 @pytest.fixture
 def long_life(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The benchmark, on a board with power enough for a verdict in every minute."""
-    monkeypatch.syspath_prepend(FOLDER)
-    module = importlib.import_module("long_life")
+    module = scenario(monkeypatch, "long_life")
     monkeypatch.setattr(module, "POWER_MW", (400.0, 400.0))
     return module
 

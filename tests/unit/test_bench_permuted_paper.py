@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -10,18 +9,17 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from modules import scenario
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own imports
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
 DATA = Path(os.environ.get("EDGERUN_DATA", "none"), "mnist.npz")
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("permuted_mnist_paper")
+    return scenario(monkeypatch, "permuted_mnist_paper")
 
 
 def test_gradients_are_autograds(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

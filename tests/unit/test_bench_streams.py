@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modules import scenario
 
 pytest.importorskip("torch", reason="pip install 'edgerun[train]'")
 pytest.importorskip("nir", reason="pip install 'edgerun[export]'")
@@ -23,19 +23,13 @@ from edgerun.spec import LearningPlan, Replay
 from exporters.runs import read_runs
 from exporters.training.surrogate import RecurrentLif, Shape
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
 NEEDS_DATA = pytest.mark.skipif("EDGERUN_DATA" not in os.environ, reason="EDGERUN_DATA names no folder of data sets")
 SHAPE = Shape(inputs=4, hidden=24, outputs=3, beta=0.85)
 
 
-def bench(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module(name)
-
-
 @pytest.fixture
 def streams(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return bench(monkeypatch, "streams")
+    return scenario(monkeypatch, "streams")
 
 
 @pytest.fixture
@@ -173,7 +167,7 @@ def test_a_curve_is_the_mean_of_the_last_windows_of_all_streams(streams: ModuleT
 
 
 def test_a_turn_about_the_vertical_leaves_gravity_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    imu = bench(monkeypatch, "imu_activity")
+    imu = scenario(monkeypatch, "imu_activity")
     x = np.float32([[[1, 0, 0, 0, 0.5, 0]]])
     assert imu.turned(x, imu.about_vertical(90)).round(6).tolist() == [[[1, 0, 0, 0, 0, 0.5]]]
     rng = np.random.default_rng(0)
@@ -185,13 +179,13 @@ def test_a_turn_about_the_vertical_leaves_gravity_alone(monkeypatch: pytest.Monk
 
 
 def test_labels_on_their_way_come_when_the_recording_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    imu = bench(monkeypatch, "imu_activity")
+    imu = scenario(monkeypatch, "imu_activity")
     windows = imu.Windows(np.zeros((25, 1, 1), np.float32), np.zeros(25, np.int64))
     assert imu.streamed(windows).told[:4] == ((20, 0), (22, 2), (24, 4), (24, 6))
 
 
 def test_a_gesture_is_where_its_instruction_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    semg = bench(monkeypatch, "semg_sessions")
+    semg = scenario(monkeypatch, "semg_sessions")
     label = np.zeros(40, np.uint8)
     label[3:9] = label[20:40] = 4
     assert list(semg.held(label)) == [(3, 9), (20, 40)]
@@ -201,7 +195,7 @@ def test_a_gesture_is_where_its_instruction_was(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_band_turned_by_one_electrode_moves_every_channel_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    semg = bench(monkeypatch, "semg_sessions")
+    semg = scenario(monkeypatch, "semg_sessions")
     x = np.tile(np.arange(8, dtype=np.float32) / 8, (1, 25, 2))
 
     class Turned:
@@ -217,7 +211,7 @@ def test_a_band_turned_by_one_electrode_moves_every_channel_on(monkeypatch: pyte
 
 @NEEDS_DATA
 def test_later_sessions_are_labelled_in_their_first_rounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    semg = bench(monkeypatch, "semg_sessions")
+    semg = scenario(monkeypatch, "semg_sessions")
     data = semg.load()
     tried = semg.case(data, 2)
     assert {int(each) for each in np.unique(data.gesture)} == set(range(8))
@@ -234,7 +228,7 @@ def test_later_sessions_are_labelled_in_their_first_rounds_alone(monkeypatch: py
 def test_known_people_are_tested_on_bouts_that_nothing_has_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    imu, given = bench(monkeypatch, "imu_activity"), []
+    imu, given = scenario(monkeypatch, "imu_activity"), []
     monkeypatch.setattr(imu.streams, "kept_net", lambda file, make: given.append(make.args[0]))
     data = imu.load()
     tried = imu.case(data, 0, imu.Size(1, 2), tmp_path)
@@ -254,13 +248,13 @@ def test_known_people_are_tested_on_bouts_that_nothing_has_seen(
 def test_the_short_form_runs_from_data_to_page(
     name: str, scenarios: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, page = bench(monkeypatch, name), tmp_path / "results.md"
+    module, page = scenario(monkeypatch, name), tmp_path / "results.md"
     page.write_text("# Results\n")
     arguments = ["--short", "--nets", str(tmp_path), "-o", str(tmp_path), "--markdown", str(page)]
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     assert module.main() == 0
-    for scenario in scenarios:
-        runs = {run.arm: run for run in read_runs(tmp_path / f"{scenario}.json")}
+    for each in scenarios:
+        runs = {run.arm: run for run in read_runs(tmp_path / f"{each}.json")}
         assert runs["none"].matrix[0] == runs["none"].matrix[-1]
         assert runs["prototypes"].matrix[-1][-1] >= runs["none"].matrix[-1][-1]
         assert runs["full"].figures["updates"] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -11,17 +10,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from modules import scenario
 
 from exporters.runs import read_runs
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/learning"
 pytest.importorskip("onnxruntime", reason="pip install 'edgerun[export]'")
 
 
 @pytest.fixture
 def values(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("values")
+    return scenario(monkeypatch, "values")
 
 
 def test_a_window_ends_at_its_bin(values: ModuleType) -> None:
