@@ -57,7 +57,7 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "spoken_digits": Row(
         ("prototypes", "plan", "eprop", "e-prop alone", "e-prop alone, si", "plan, new words"),
-        lambda found: found["plan"]["ACC"] > 0.8 and found["e-prop alone"]["ACC"] > 0.5,
+        lambda found: found["plan"]["ACC"] > 0.8 and found["e-prop alone"]["ACC"] > 0.7,
         needs=("torch", "nir"), files=("fsdd.npz", "background_noise_8k.npz"),
     ),
     "noisy_labels": Row(
