@@ -22,12 +22,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
-from edgerun.arrays import I64, AnyArray, Bool
+from edgerun.arrays import I32, I64, AnyArray, Bool
 from edgerun.boards import BOARDS, Board, get_board, price
 from edgerun.bundle import Bundle, open_bundle
-from edgerun.commands import adapt_values
+from edgerun.commands import adapt_values, counts
 from edgerun.commands.backend import backend_option
 from edgerun.commands.infer import progress
+from edgerun.commands.neighbours import Schooled, Told, runner, runs
 from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
 from edgerun.encode.targets import learns_values
@@ -44,6 +45,9 @@ from edgerun.spec import Level
 
 RULES: Final[dict[str, Level]] = {"plan": "full", "prototypes": "head"}
 """What --rule makes of each lesson: all that the bundle's plan has, or its prototypes alone."""
+
+PRICED: Final = "mps2-an386"
+"""Whose energy stands for emulated boards of which we know none."""
 
 Names: TypeAlias = tuple[str, ...]
 
@@ -106,7 +110,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="synaptic intelligence where the bundle's plan has it, or nothing that holds weights back",
     )
     parser.add_argument(
-        "--board", default="pico2", metavar="NAME", help=f"whose energy is reckoned with: {', '.join(BOARDS)}"
+        "--board",
+        default="pico2",
+        metavar="NAME",
+        help=f"whose energy is reckoned with: {', '.join(BOARDS)}; mps2-an386 and its like run the "
+        "bundle's C firmware in QEMU",
     )
     backend_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -121,10 +129,17 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and value < least:
             raise Refused(f"--{option} {value} is under {least}")
-    board = get_board(args.board)
+    emulated = runs(args.board)
+    if emulated and args.backend is not None:
+        raise Refused(
+            f"--backend {args.backend} says how this machine computes, --board {args.board} computes elsewhere"
+        )
+    board = BOARDS[PRICED] if emulated and args.board not in BOARDS else get_board(args.board)
     bundle = without_intelligence(open_bundle(args.bundle), kept=args.consolidate == "si")
     if not learns(bundle.manifest):
         raise Refused(f"{args.bundle} can learn nothing: it was exported with --learn none")
+    if learns_values(bundle.manifest) and emulated:
+        raise Refused(f"{args.bundle} learns values, the firmware on {args.board} learns labels")
     if learns_values(bundle.manifest):
         return adapt_values.run(args, bundle, board)
     new = read(bundle, args.data)
@@ -132,14 +147,21 @@ def run(args: argparse.Namespace) -> int:
     check_classes(bundle, new)
     count = args.draws or 1
     tell = progress(sys.stderr.isatty() and not args.json and count > 1)
-    drawn = []
+    drawn, schooled = [], []
     for k in range(count):
         rng = None if args.draws is None else np.random.default_rng((args.seed, k))
         taught = shots(new.label, args.shots, rng)
         check_lessons(new, taught)
-        drawn.append(adapt(bundle, new, taught, probe, RULES[args.rule], args.backend))
+        if emulated:
+            found, lessons = adapt_on(args.board, bundle, new, taught, probe, RULES[args.rule])
+            schooled.append(lessons)
+        else:
+            found = adapt(bundle, new, taught, probe, RULES[args.rule], args.backend)
+        drawn.append(found)
         tell(k + 1, count)
     told = as_json(bundle, new, probe, drawn) | {"shots": args.shots, "energy": energy(bundle, board, drawn)}
+    if schooled:
+        told["firmware"] = counts.as_json(args.board, bundle.manifest.learning, schooled)
     print(json.dumps(told, indent=2) if args.json else "\n".join(page(told)))
     return 0
 
@@ -223,11 +245,7 @@ def adapt(
     return Drawn(
         before=share(before[tested]),
         after=share(answers[tested]),
-        per_class={
-            name: round(share(answers[mine]) or 0.0, 4)
-            for name in dict.fromkeys(new.label)
-            if (mine := tested & (np.array(new.label) == name)).any()
-        },
+        per_class=by_class(new, tested, answers),
         probe_before=None if probe_before is None else share(probe_before),
         probe_after=None if probe is None else share(right(learner, probe)),
         lessons=len(taught),
@@ -237,10 +255,58 @@ def adapt(
     )
 
 
+def adapt_on(
+    board: str, bundle: Bundle, new: Labelled, taught: I64, probe: Labelled | None, level: Level
+) -> tuple[Drawn, Schooled]:
+    """The same on a board, whose learned state this machine's learner takes over at the end, to judge it by its guard
+    and to take its digest."""
+    learner, tested = new_learner(bundle), np.ones(len(new), np.bool_)
+    tested[taught] = False
+    judged, classes, lessons = _guard(bundle, learner), list(learner.classes), []
+    for k in taught:
+        if joins := new.label[k] not in classes:
+            classes.append(new.label[k])
+        lessons.append(Told(new.q[k], classes.index(new.label[k]), level, joins))
+    asked = new.q if probe is None else np.concatenate([new.q, probe.q])
+    schooled = runner(board).teach(bundle, board, asked, lessons)
+    learner.load(schooled.arrays, {**schooled.meta, "classes": classes})
+    good = judged - _guard(bundle, learner) <= bundle.manifest.learning.guard.max_drop
+    learner.apply(records.Verdict(good=good, correct=0, of=0))
+    truth = new.label + (probe.label if probe else ())
+    before = named(schooled.before.scores, classes, truth)
+    after = named(schooled.after.scores, classes, truth) if good else before
+    count = len(new)
+    return Drawn(
+        before=share(before[:count][tested]),
+        after=share(after[:count][tested]),
+        per_class=by_class(new, tested, after[:count]),
+        probe_before=share(before[count:]),
+        probe_after=share(after[count:]),
+        lessons=len(taught),
+        updates=sum(schooled.updates),
+        rolled_back=not good,
+        digest=learner.digest().hex(),
+    ), schooled
+
+
 def right(learner: Learner, data: Labelled) -> Bool:
     """Which samples the device would name as their label says; a class that it does not know is never right."""
-    said = learner.scores(data.q)[:, : len(learner.classes)].argmax(axis=1)
-    return np.array([learner.classes[k] == name for k, name in zip(said, data.label, strict=True)])
+    return named(learner.scores(data.q)[:, : len(learner.classes)], learner.classes, data.label)
+
+
+def named(scores: I32, classes: Sequence[str], truth: Names) -> Bool:
+    """Which scores (n, known) name the class that the label says."""
+    said = scores.argmax(axis=1)
+    return np.array([classes[k] == name for k, name in zip(said, truth, strict=True)], np.bool_)
+
+
+def by_class(data: Labelled, tested: Bool, answers: Bool) -> dict[str, float]:
+    """The share of right answers among the tested samples of each class that has some."""
+    return {
+        name: round(share(answers[mine]) or 0.0, 4)
+        for name in dict.fromkeys(data.label)
+        if (mine := tested & (np.array(data.label) == name)).any()
+    }
 
 
 def share(answers: Bool) -> float | None:
@@ -318,6 +384,8 @@ def page(told: dict[str, Any]) -> Iterator[str]:
         whose = f" of {told['rolled_back']} draws" if draws else ""
         yield f"the guard undid the lessons{whose}: the bundle's own probe had dropped too far"
     cost = told["energy"]
+    if "firmware" in told:
+        yield from counts.lines(told["firmware"])
     yield f"{cost['per_update_uj']:g} uJ a lesson on {cost['board']} ({cost['source']}); digest {told['digest'][:16]}"
 
 

@@ -6,14 +6,15 @@ edgerun.tools     what neighbours do for each other, by name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Final, Protocol
 
-from edgerun.arrays import F64, I16, I32
+from edgerun.arrays import F64, I16, I32, Tensors
 from edgerun.bundle import Bundle
 from edgerun.errors import Refused
+from edgerun.spec import Level
 
 RUNNERS: Final = "edgerun.runners"
 TOOLS: Final = "edgerun.tools"
@@ -31,6 +32,33 @@ class Ran:
     instructions: F64
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A lesson for a board.    q (size,) int16"""
+
+    q: I16
+    label: int
+    level: Level
+    joins: bool  # whether its class is a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Schooled:
+    """What lessons came to on a board: its answers before and after them, and all that it has learned.
+
+    updates       of each lesson
+    instructions  (lessons,)  float64  of each lesson
+    arrays, meta  the learned state, as `Learner.load` takes it; of meta what no list of names is
+    """
+
+    before: Ran
+    after: Ran
+    updates: tuple[int, ...]
+    instructions: F64
+    arrays: Tensors
+    meta: Mapping[str, int]
+
+
 class Runner(Protocol):
     """Runs bundles on boards. Raises Refused where something on this machine is missing, one line that says what."""
 
@@ -39,6 +67,16 @@ class Runner(Protocol):
     def infer(self, bundle: Bundle, board: str, q: I16) -> Ran:
         """Answers to quantised samples q (n, size)."""
         ...
+
+    def teach(self, bundle: Bundle, board: str, asked: I16, lessons: Sequence[Told]) -> Schooled:
+        """Lessons, prototypes settled behind them, and answers to `asked` (n, size) before and after. Raises Refused
+        where the firmware cannot learn this bundle."""
+        ...
+
+
+def runs(board: str) -> bool:
+    """Whether there is a runner for a board."""
+    return any(board in each.boards for each in runners())
 
 
 def runners() -> Iterator[Runner]:

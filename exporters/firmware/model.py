@@ -189,6 +189,9 @@ def _reset(image: Image, names: Mapping[str, str]) -> Iterator[str]:
     yield "void model_reset(void) {"
     yield "    memset(arena, 0, sizeof arena);"
     yield from (f"    memcpy({name}, {name}_factory, sizeof {name}_factory);" for name in begun)
+    if "head.mean" in image.held:
+        yield "    const er_plan *plan = &model.plan;"
+        yield "    er_class_means(plan->mean, plan->sums, plan->counts, plan->means * plan->capacity, plan->width);"
     yield "}"
 
 

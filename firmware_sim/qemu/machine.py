@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -39,6 +40,32 @@ class Run:
 
     answers: str
     flash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes that a firmware takes of a board, as its sections say: the stack is memory too."""
+
+    flash: int
+    ram: int
+
+
+def sizes(firmware: Path) -> Sizes:
+    """Of an ELF file for a 32-bit processor: what lies in flash, and what of memory is taken."""
+    elf = firmware.read_bytes()
+    at, (each, count) = struct.unpack_from("<I", elf, 32)[0], struct.unpack_from("<HH", elf, 46)
+    flash = ram = 0
+    for k in range(count):
+        _, kind, flags, _, _, size = struct.unpack_from("<6I", elf, at + k * each)
+        if flags & ALLOCATED:
+            ram += size * bool(flags & WRITABLE)
+            flash += size * (kind != NO_BITS)
+    return Sizes(flash, ram)
+
+
+NO_BITS: Final = 8
+WRITABLE, ALLOCATED = 1, 2
+"""Of an ELF section: its type where no bytes lie in the file, its flags."""
 
 
 def require(program: str) -> str:

@@ -1,29 +1,38 @@
 """The firmware's stream of samples and its lines of telemetry; `frames.h` of a project has the bits.
 
-'E' 'R'  kind  0  value (int32)  length (uint32)  payload  CRC-32 of kind to payload
+'E' 'R'  kind  level  value (int32)  length (uint32)  payload  CRC-32 of kind to payload
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
+
+from edgerun.spec import Level
 
 HEAD: Final = struct.Struct("<cBiI")
 CRC: Final = struct.Struct("<I")
+COUNTERS: Final = struct.Struct("<6q")
+"""`er_counters`."""
 UNLABELLED: Final = -1
+LEVELS: Final[Mapping[Level, int]] = MappingProxyType({"full": 0, "light": 1, "sparse": 2, "head": 3})
+"""`enum er_level`."""
+
+NEW_CLASS, SETTLE, FACTORY, SAVE, PRINT = b"N", b"T", b"F", b"C", b"D"
 
 
-def frame(kind: bytes, value: int = 0, payload: bytes = b"") -> bytes:
+def frame(kind: bytes, value: int = 0, payload: bytes = b"", level: int = 0) -> bytes:
     """One frame of the stream."""
-    covered = HEAD.pack(kind, 0, value, len(payload)) + payload
+    covered = HEAD.pack(kind, level, value, len(payload)) + payload
     return b"ER" + covered + CRC.pack(zlib.crc32(covered))
 
 
-def sample(payload: bytes, label: int = UNLABELLED) -> bytes:
+def sample(payload: bytes, label: int = UNLABELLED, level: Level = "full") -> bytes:
     """A sample to answer, and with a label to learn from."""
-    return frame(b"S", label, payload)
+    return frame(b"S", label, payload, LEVELS[level])
 
 
 def lines(text: str) -> Iterator[tuple[str, list[str]]]:

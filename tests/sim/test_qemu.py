@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edgerun import cli
-from edgerun.bundle import Bundle, open_bundle, read_bundle
+from edgerun.bundle import Bundle, open_bundle, pack, read_bundle
 from edgerun.commands.neighbours import runner
 from edgerun.errors import Refused
 from edgerun.network import Network
@@ -37,7 +40,7 @@ def run(bundle: Bundle, board: str, q: np.ndarray, built: Path, level: str = "-O
     files["Makefile"] = files["Makefile"].replace("OPT ?= -O2", f"OPT ?= {level}")
     payloads = q.astype(bundle.manifest.input.dtype)
     ran = machine.run(machine.build(files, built), board, b"".join(stream.sample(x.tobytes()) for x in payloads))
-    return answers(ran.answers, board, len(q)).scores
+    return answers(ran.answers, board, len(q))[0].scores
 
 
 def wanted(bundle: Bundle, q: np.ndarray) -> np.ndarray:
@@ -83,6 +86,81 @@ def test_infer_writes_the_same_file_on_a_board(
     assert "instructions an inference" in capsys.readouterr().out
     assert cli.main([*command, str(tmp_path / "numpy.npz"), "--backend", "numpy"]) == 0
     assert (tmp_path / "board.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
+
+
+def adapted(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert cli.main(["adapt", *argv, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.fixture(scope="session")
+def field(digits: Path) -> Path:
+    """A few samples of all ten digits, two of which are new."""
+    y = np.load(digits / "field.npz")["y"]
+    taken = np.concatenate([np.flatnonzero(y == k)[:6] for k in range(10)])
+    path = digits / "few.npz"
+    np.savez(path, x=np.load(digits / "field.npz")["x"][taken], y=y[taken], class_names=np.array([*"0123456789"]))
+    return path
+
+
+@pytest.mark.parametrize("profile", ["standard", "small"])
+def test_lessons_on_the_board_end_in_numpys_digest(
+    profile: str, digits_bundle: Path, field: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """e-prop, replay, synaptic intelligence, prototypes and classes that join."""
+    path = digits_bundle if profile == "standard" else small(digits_bundle)
+    command = (str(path), "--data", str(field), "--shots", "3")
+    there, here = adapted(capsys, *command, "--board", "mps2-an386"), adapted(capsys, *command, "--backend", "numpy")
+    firmware = there.pop("firmware")
+    assert there.pop("energy") != here.pop("energy")
+    assert there == here
+    assert here["updates"] > 0
+    counted = firmware["instructions"]
+    assert 100_000 < counted["inference"] < counted["update"] < counted["lesson"]
+    assert firmware["estimated"]["pico2"]["update"]["busy_us"] == pytest.approx(1.4 * counted["update"] / 150, rel=1e-3)
+
+
+def small(path: Path) -> Path:
+    """A bundle in profile small."""
+    found = path.with_name("small.edgb")
+    if not found.exists():
+        bundle = open_bundle(path)
+        plan = msgspec.structs.replace(bundle.manifest.learning, profile="small")
+        manifest = msgspec.structs.replace(bundle.manifest, learning=plan)
+        exemplars = bundle.exemplars
+        found.write_bytes(
+            pack(
+                manifest, bundle.tensors, selftest=bundle.selftest, probe=bundle.probe, priors=bundle.priors,
+                exemplars=exemplars,
+            )
+        )  # fmt: skip
+    return found
+
+
+def test_a_net_with_all_that_protects_it_learns_in_256_kilobytes(digits_bundle: Path, built: Path) -> None:
+    """Stack and buffers included; memory that the linker gives is what the planner says."""
+    bundle = open_bundle(small(digits_bundle))
+    assert bundle.manifest.learning.intelligence
+    assert bundle.manifest.learning.replay.capacity
+    firmware = machine.build(project(bundle, "mps2-an386"), built)
+    assert machine.sizes(firmware).ram <= 256 << 10
+
+
+def test_what_was_learned_is_there_after_the_power_was_gone(mlp_bundle: Path, built: Path) -> None:
+    bundle = open_bundle(mlp_bundle)
+    firmware = machine.build(project(bundle, "mps2-an386"), built)
+    payloads = [x.tobytes() for x in windows(bundle, 4).astype(bundle.manifest.input.dtype)]
+    taught = b"".join(stream.sample(payload, k) for k, payload in enumerate(payloads))
+    asked = b"".join(stream.sample(payload) for payload in payloads) + stream.frame(stream.PRINT)
+    first = machine.run(firmware, "mps2-an386", taught + stream.frame(stream.SAVE) + asked)
+    again = machine.run(firmware, "mps2-an386", asked, first.flash)
+    assert "generation 0" in first.answers
+    assert "generation 1" in again.answers
+    kept = [[line for line in ran.answers.splitlines() if line.startswith("kept")] for ran in (first, again)]
+    assert kept[0] == kept[1]
+    before, after = (answers(ran.answers, "mps2-an386", 4)[0].scores for ran in (first, again))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_a_board_that_is_none_is_refused() -> None:
