@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -12,12 +15,33 @@ import pytest
 from golden import make_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_layers import Node, graph, layer, within
+from random_layers import Node, filled, graph, layer, scales, within
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.certificate import certify
 from edgerun.kernels.native import library
-from edgerun.layers import Integrators, Readout
+from edgerun.layers import (
+    Add,
+    AveragePool,
+    Cells,
+    Conv,
+    Depthwise,
+    Integrators,
+    LayerNorm,
+    Lif,
+    Lstm,
+    MaxPool,
+    Mul,
+    Pad,
+    Patterns,
+    Readout,
+    Slice,
+    Softmax,
+    SumPool,
+    Take,
+    Total,
+    Transpose,
+)
 from edgerun.native import NativeNetwork
 from edgerun.native_layers import NUMPY_ONLY, PACKERS, NativeLayer, Packing, records_of
 from edgerun.network import Network
@@ -33,15 +57,21 @@ pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not
 
 
 class Alone:
-    """One layer in C, its sources written by the caller.    widths of values by `reaches`, one a source"""
+    """One layer in C, its sources written by the caller.
 
-    def __init__(self, spec: Layer, tensors: Tensors, reaches: tuple[int, ...]) -> None:
+    reaches  the largest |value| of each     changes  fields of its records that are to be wrong
+    """
+
+    def __init__(
+        self, spec: Layer, tensors: Tensors, reaches: tuple[int, ...], changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         native = library()
         assert native is not None
         kinds = [np.int16 if reach < 1 << 15 else np.int32 for reach in reaches]
         self.sources = [np.zeros(width, kind) for width, kind in zip(spec.widths, kinds, strict=True)]
         self.run = NativeLayer(spec, spec.reach(reaches), records_of(spec) - 1)
         records = PACKERS[type(spec)](Packing(spec, tensors, self.run, self.sources))
+        records = [(name, fields | changes) for name, fields in records]
         plan: dict[str, Any] = dict.fromkeys(("phase", "z", "raw", "sums", "counts", "bias", "mean"))
         numbers = dict.fromkeys(
             ("full_scale", "offset", "each_step", "features", "readings", "width", "capacity", "means"), 0
@@ -132,6 +162,63 @@ def swapped(ours: Alone, theirs: LayerRun, made: tuple[Layer, Tensors, tuple[int
             np.copyto(to.state()[name], array, casting="unsafe")
         to.resume()
     return left, right
+
+
+# ------------------------------------------------------------------ sizes around those that C works in
+
+SIZES = [
+    *(("conv", (3, 3, 2), filters, (2, 2)) for filters in (1, 3, 4, 15, 16, 17, 33, 64, 257)),
+    *(("conv", (1, places, channels), 18, (1, 1)) for places in (1, 7, 8, 9, 17) for channels in (1, 3, 4, 33, 65)),
+    *(("conv", (1, 2, channels), 19, (1, 1)) for channels in (1023, 1024, 1025)),
+    *(("depthwise", (5, 6, channels), channels, (3, 3)) for channels in (1, 15, 16, 31, 32, 33, 65, 127, 130)),
+    *(("depthwise", (7, 7, 34), 34, kernel) for kernel in ((1, 1), (1, 2), (5, 5), (4, 8), (6, 6))),
+]
+
+
+@pytest.mark.parametrize(("kind", "image", "filters", "kernel"), SIZES)
+@pytest.mark.parametrize("asymmetric", [False, True], ids=["symmetric", "asymmetric"])
+def test_blocks_of_filters_windows_and_channels_meet_without_a_seam(
+    kind: str, image: tuple[int, int, int], filters: int, kernel: tuple[int, int], asymmetric: bool
+) -> None:
+    """Extremes of one sign too; and the one value that a reach of 128 allows beyond int8."""
+    rng = np.random.default_rng(3)
+    padding = (1, 1, 1, 1) if kernel != (1, 1) else (0, 0, 0, 0)
+    make = Conv if kind == "conv" else Depthwise
+    spec = make(
+        name="l", input_shape=image, filters=filters, kernel=kernel, padding=padding, input_zero_point=-128,
+        zero_point=-3, asymmetric=asymmetric,
+    )  # fmt: skip
+    typical = 5000.0 * math.sqrt(math.prod(spec.weight_shape[1:]))
+    tensors = filled(rng, spec, scales(rng, filters, typical))
+    ours, theirs = Alone(spec, tensors, (128,)), OPS[make](spec, tensors, ())
+    low, high = np.full(math.prod(image), -128), np.full(math.prod(image), 127)
+    beyond = np.where(np.arange(len(low)) == len(low) // 2, 128, 5)
+    for x in (rng.integers(-128, 128, len(low)), low, high, beyond):
+        ours.step(x)
+        theirs.step(x.astype(np.float32))
+        same(ours.run, theirs)
+
+
+# ------------------------------------------------------------------ what does not fit is refused
+
+WRONG: list[tuple[type[Layer], dict[str, Any]]] = [
+    (Conv, {"out_w": 99}), (Conv, {"stride_h": 0}), (Conv, {"top": -1}), (Depthwise, {"out_h": 0}),
+    (MaxPool, {"kernel_h": 1 << 25}), (SumPool, {"x": None, "wide": None}), (AveragePool, {"dilation_w": -1}),
+    (Add, {"stride_a": np.array([9], np.int32), "shape": np.array([12], np.int32), "rank": 1}),
+    (Mul, {"stride_b": np.array([1], np.int32), "shape": np.array([13], np.int32), "rank": 1}),
+    (Transpose, {"from": 1}), (Pad, {"to": -1}), (Slice, {"y": None}), (Take, {"inner": 99}), (Softmax, {"row": 0}),
+    (LayerNorm, {"outputs": 0}), (Total, {"other": None, "wide_other": None}), (Lstm, {"sequence": 0, "steps": 0}),
+    (Cells, {"parameters": 0}), (Lif, {"x": None, "wide": None}), (Readout, {"x": None}),
+    (Patterns, {"steps": 0, "target": np.zeros(0, np.uint8)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "changes"), WRONG)
+def test_a_record_whose_numbers_do_not_fit_is_refused(kind: type[Layer], changes: dict[str, Any]) -> None:
+    made = layer(np.random.default_rng(4), kind, "l", [Node("input", 12, 128 if kind is not Patterns else 1)])
+    Alone(*made)
+    with pytest.raises((ValueError, TypeError)):
+        Alone(*made, changes=changes)
 
 
 # ------------------------------------------------------------------ random graphs
