@@ -74,9 +74,13 @@ class NativeNetwork(Network):
     """One sample at a time, in C. See `Network`, whose methods these are.
 
     Raises SpecError where a layer has no C form.
+
+    prototypes  shared with another network, its own where not given
     """
 
-    def __init__(self, manifest: Manifest, tensors: Mapping[str, AnyArray]) -> None:
+    def __init__(
+        self, manifest: Manifest, tensors: Mapping[str, AnyArray], prototypes: Prototypes | None = None
+    ) -> None:
         lacking = missing(manifest)
         if lacking:
             raise SpecError(f"{', '.join(lacking)}: no C form")
@@ -89,8 +93,8 @@ class NativeNetwork(Network):
         self._runs = [NativeLayer(s, reaches[s.name][1], self._places[s.name]) for s in manifest.layers]
         self.layers: dict[str, LayerRun] = {run.spec.name: run for run in self._runs}
         self._x: I16 = np.zeros(manifest.step_size, np.int16)
-        self.prototypes = None
-        if manifest.head.kind == "prototypes":
+        self.prototypes = prototypes
+        if manifest.head.kind == "prototypes" and prototypes is None:
             self.prototypes = NativePrototypes(tensors, manifest.classes.capacity, manifest.head.means)
         self.bind()
 
@@ -99,7 +103,7 @@ class NativeNetwork(Network):
 
         shadows  of tensors whose weights are their high bytes, by tensor
         """
-        self._shadows = {f"shadow.{name}": array for name, array in shadows.items()}
+        self.shadows, self._shadows = shadows, {f"shadow.{name}": array for name, array in shadows.items()}
         library_ = library()
         if library_ is None:
             raise SpecError("the C kernels are not built")
@@ -219,10 +223,14 @@ class NativeNetwork(Network):
 
 
 class NativeBatch(Network):
-    """`n` samples one after the other on the arrays of one network: what probes and reservoirs are scored by."""
+    """`n` samples one after the other: what probes and reservoirs are scored by.
+
+    one  whose weights and prototypes these are. Its states and counts stay as they are: they are its newest window's.
+    """
 
     def __init__(self, one: NativeNetwork, n: int) -> None:
-        self._one, self.batch = one, (n,)
+        self._one, self.batch = NativeNetwork(one.manifest, one.tensors, one.prototypes), (n,)
+        self._one.bind(one.shadows)
         self.manifest, self.tensors, self.known = one.manifest, one.tensors, one.known
         self.prototypes = one.prototypes
         width = feature_width(one.manifest) if one.prototypes is not None else 0
@@ -232,15 +240,12 @@ class NativeBatch(Network):
     def scores(self, q: I16) -> I32:
         if q.shape != (*self.batch, self.manifest.input.size):
             raise DataError(f"input has shape {q.shape}, the network takes {(*self.batch, self.manifest.input.size)}")
-        known, self._one.known, found = self._one.known, self.known, []
-        try:
-            for k, sample in enumerate(q):
-                found.append(self._one.scores(sample))
-                self._y[k] = self._one.logits()
-                if self.prototypes is not None:
-                    self._z[k] = self._one.features()
-        finally:
-            self._one.known = known
+        self._one.known, found = self.known, []
+        for k, sample in enumerate(q):
+            found.append(self._one.scores(sample))
+            self._y[k] = self._one.logits()
+            if self.prototypes is not None:
+                self._z[k] = self._one.features()
         return np.stack(found)
 
     def outputs(self, q: I16) -> I64:

@@ -125,8 +125,9 @@ class Network:
         self.layers: dict[str, LayerRun] = {s.name: OPS[type(s)](s, tensors, batch) for s in manifest.layers}
         self._wires = _wire(manifest, self.layers)
         self._each_step = self._wires[: last_stateful(manifest)]
+        self._stateful = tuple(run for run in self.layers.values() if run.spec.stateful)
         self._last = next(reversed(self.layers.values()))
-        self._coder = encode.coder(manifest, batch)
+        self._coder, self._taken = encode.coder(manifest, batch), (*batch, manifest.input.size)
         self.prototypes = prototypes
         if manifest.head.kind == "prototypes" and prototypes is None:
             self.prototypes = Prototypes(tensors, manifest.classes.capacity, manifest.head.means)
@@ -249,14 +250,14 @@ class Network:
 
     def moments(self, q: I16) -> F32:
         """What the layers see of one window, (steps, ..., step size).    q  (..., size)  quantised input"""
-        wanted = (*self.batch, self.manifest.input.size)
-        if q.shape != wanted:
-            raise DataError(f"input has shape {q.shape}, the network takes {wanted}")
+        if q.shape != self._taken:
+            raise DataError(f"input has shape {q.shape}, the network takes {self._taken}")
         return self._coder.encode(q)
 
     def _run(self, q: I16) -> None:
         inputs = self.moments(q)
-        self.reset()
+        for run in self._stateful:  # others are written before they are read
+            run.reset()
         for x in inputs[:-1]:
             for wire in self._each_step:
                 wire.run.step(*wire.feed(x))

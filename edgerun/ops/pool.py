@@ -10,6 +10,7 @@ import numpy as np
 
 from edgerun.arrays import F32, I64, AnyArray
 from edgerun.kernels.pool import pool, ties_away, ties_to_even
+from edgerun.kernels.requant import limit
 from edgerun.kernels.window import windows
 from edgerun.layers import AveragePool, MaxPool
 from edgerun.layers.window import Sliding
@@ -24,11 +25,12 @@ class MaxPoolRun(LayerRun):
     def __init__(self, spec: MaxPool, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
         self.spec = spec
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
+        self._ends = np.float32(spec.qmin), np.float32(spec.qmax)
         self._pooling = Pooling(spec, batch, -128, self.out, np.maximum)
 
     def step(self, *sources: F32) -> None:
         self._pooling.step(sources[0])
-        self.out.clip(self.spec.qmin, self.spec.qmax, out=self.out)
+        limit(self.out, *self._ends)
 
 
 class AveragePoolRun(LayerRun):

@@ -67,6 +67,16 @@ def test_a_batch_gives_what_single_windows_give(bundle: Bundle) -> None:
     np.testing.assert_array_equal(batch.features(), theirs.features())
 
 
+def test_scoring_a_batch_leaves_the_newest_window_alone(bundle: Bundle) -> None:
+    ours = NativeNetwork(bundle.manifest, bundle.tensors)
+    first, *others = windows(bundle, 2)
+    ours.infer(first)
+    before = ours.snapshot()
+    ours.batched(2).scores(np.stack(others[:2]))
+    for name, array in ours.snapshot().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
 def test_a_window_of_another_length_is_refused(bundle: Bundle) -> None:
     ours = NativeNetwork(bundle.manifest, bundle.tensors)
     with pytest.raises(DataError, match="input has shape"):
