@@ -76,10 +76,15 @@ class NativeNetwork(Network):
     Raises SpecError where a layer has no C form.
 
     prototypes  shared with another network, its own where not given
+    shadows     of tensors whose weights are their high bytes, by tensor
     """
 
     def __init__(
-        self, manifest: Manifest, tensors: Mapping[str, AnyArray], prototypes: Prototypes | None = None
+        self,
+        manifest: Manifest,
+        tensors: Mapping[str, AnyArray],
+        prototypes: Prototypes | None = None,
+        shadows: Mapping[str, I16] = MappingProxyType({}),
     ) -> None:
         lacking = missing(manifest)
         if lacking:
@@ -87,7 +92,7 @@ class NativeNetwork(Network):
         self.manifest, self.tensors, self.batch = manifest, tensors, ()
         self.known = len(manifest.classes.names)
         self._classifies, self._outputs = bool(manifest.classes.names), manifest.layers[-1].outputs
-        self._coder = encode.coder(manifest, ())
+        self._coder, self._taken = encode.coder(manifest, ()), (manifest.input.size,)
         reaches = layer_reaches(manifest)
         self._places = places(manifest)
         self._runs = [NativeLayer(s, reaches[s.name][1], self._places[s.name]) for s in manifest.layers]
@@ -96,7 +101,7 @@ class NativeNetwork(Network):
         self.prototypes = prototypes
         if manifest.head.kind == "prototypes" and prototypes is None:
             self.prototypes = NativePrototypes(tensors, manifest.classes.capacity, manifest.head.means)
-        self.bind()
+        self.bind(shadows)
 
     def bind(self, shadows: Mapping[str, I16] = MappingProxyType({})) -> None:
         """Point C at the arrays as they are now: after a learner has moved them.
@@ -229,8 +234,7 @@ class NativeBatch(Network):
     """
 
     def __init__(self, one: NativeNetwork, n: int) -> None:
-        self._one, self.batch = NativeNetwork(one.manifest, one.tensors, one.prototypes), (n,)
-        self._one.bind(one.shadows)
+        self._one, self.batch = NativeNetwork(one.manifest, one.tensors, one.prototypes, one.shadows), (n,)
         self.manifest, self.tensors, self.known = one.manifest, one.tensors, one.known
         self.prototypes = one.prototypes
         width = feature_width(one.manifest) if one.prototypes is not None else 0

@@ -23,11 +23,12 @@ import numpy as np
 from edgerun.arrays import I16, Tensors
 from edgerun.graph import grows
 from edgerun.kernels.native import Backend
+from edgerun.layers import DenseSum
 from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
 from edgerun.rules import Backprop, EProp
-from edgerun.spec import Head, Intelligence, Level, Manifest, Replay
+from edgerun.spec import Head, Intelligence, Level, Manifest, ProfileName, Replay
 
 Net = tuple[Manifest, Tensors]
 LEVELS: tuple[Level, ...] = ("full", "light", "full", "sparse", "head", "full")
@@ -39,10 +40,12 @@ def layers() -> Net:
     """Adaptive neurons, adaptive feedback, rates held, updates only where errors are."""
     rule = EProp(
         layer="high", hidden=("low",), readout="out", chunk_steps=STEPS, target_steps=3, post_shift=6,
-        feedback="adaptive", spikes_target=500, spikes_cost=20000, update_share=20000,
+        feedback="adaptive", spikes_target=500, spikes_cost=20000, update_share=20000, gamma=256,
         rates=learners.rates(500, 22, *learners.ALL_LIF, *learners.FED, max_norm=4000, decay_shift=12),
     )  # fmt: skip
-    return learners.spiking(rule, adaptive=True, features="high")
+    manifest, tensors = learners.spiking(rule, adaptive=True, features="high")
+    tensors["high.beta"][::2] = 32767  # credit through adaptation grows at every step back
+    return manifest, tensors
 
 
 def fixed_feedback() -> Net:
@@ -54,13 +57,18 @@ def fixed_feedback() -> Net:
     return learners.spiking(rule, head=Head(kind="prototypes", features="high", beside=True))
 
 
-def hot(profile: str) -> Callable[[], Net]:
+def hot(profile: ProfileName) -> Callable[[], Net]:
+    """Rates, credit and traces that come to their ends: a unit that spikes at every step fills its trace."""
+
     def made() -> Net:
         rule = EProp(
             layer="high", readout="out", chunk_steps=STEPS, post_shift=1, signal_shift=1, gradient_shift=8,
             rates=learners.rates(32767, 14, *learners.HIGH, max_step=32512),
         )  # fmt: skip
-        return learners.spiking(rule, features="high", profile=profile, intelligence=HOT)
+        manifest, tensors = learners.spiking(rule, features="high", profile=profile, intelligence=HOT)
+        for name in ("low.decay", "high.decay", "out.kappa"):
+            tensors[name][...] = 16383
+        return manifest, tensors
 
     return made
 
@@ -73,6 +81,23 @@ def hot_backprop() -> Net:
     return learners.dense(rule, features="fc1", intelligence=HOT)
 
 
+def behind_sums(profile: ProfileName) -> Callable[[], Net]:
+    """A learning layer that is driven by raw sums of more than 8 bits."""
+
+    def made() -> Net:
+        rule = EProp(
+            layer="high", readout="out", chunk_steps=STEPS, target_steps=2, post_shift=6,
+            rates=learners.rates(900, 20, *learners.HIGH),
+        )  # fmt: skip
+        manifest, tensors = learners.spiking(rule, features="high", profile=profile)
+        lower = DenseSum(name="low", inputs=12, outputs=14, output_bound=127 * 12)
+        upper = msgspec.structs.replace(manifest.layers[1], weight_exponent=13, recurrent_shift=5)
+        manifest = msgspec.structs.replace(manifest, layers=(lower, upper, *manifest.layers[2:]))
+        return manifest, tensors | {"low.weight": tensors["low.input"]}
+
+    return made
+
+
 def unconsolidated() -> Net:
     """No importance, no reservoir, no prototypes: the rule alone."""
     rule = EProp(layer="high", readout="out", chunk_steps=STEPS, rates=learners.rates(500, 20, *learners.HIGH))
@@ -81,8 +106,9 @@ def unconsolidated() -> Net:
 
 KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
-    "backprop": learners.backprop, "layers": layers, "fixed-feedback": fixed_feedback,
-    "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop, "unconsolidated": unconsolidated,
+    "backprop": learners.backprop, "layers": layers, "fixed-feedback": fixed_feedback, "unconsolidated": unconsolidated,
+    "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
+    "behind-sums": behind_sums("standard"), "behind-sums-small": behind_sums("small"),
 }  # fmt: skip
 
 

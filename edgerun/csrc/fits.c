@@ -44,11 +44,11 @@ static int none_or_all(const void *a, const void *b) { return !a == !b; }
 static int er_dense_fits(const er_dense *r) { return r->inputs >= 1; }
 static int er_lif_fits(const er_lif *r) {
     return one_of(r->x, r->wide) && one_of(r->input, r->input_shadow) && !(r->recurrent && r->recurrent_shadow) &&
-           !(r->wide && r->input_shadow) && none_or_all(r->rho, r->beta) && none_or_all(r->rho, r->adaptation) &&
+           none_or_all(r->rho, r->beta) && none_or_all(r->rho, r->adaptation) &&
            none_or_all(r->rho, r->adaptation_carry);
 }
 static int er_readout_fits(const er_readout *r) {
-    return one_of(r->x, r->wide) && one_of(r->input, r->input_shadow) && !(r->wide && r->input_shadow);
+    return one_of(r->x, r->wide) && one_of(r->input, r->input_shadow);
 }
 
 #define FILTERS_FIT(r, inside) \

@@ -15,10 +15,13 @@ static const er_tape *tape_of(const er_tape *tapes, int32_t count, int32_t layer
 static void record_step(const er_lif *lif, const er_tape *tape, int32_t t) {
     const size_t m = (size_t)tape->inputs, n = (size_t)tape->outputs, row = (size_t)t * m;
     const int32_t kept = t - (tape->steps - tape->chunk);
-    if (tape->pre)
-        for (size_t i = 0; i < m; i++) tape->pre[row + i] = (int8_t)lif->x[i];
-    else
-        memcpy(tape->pre_wide + row, lif->x, m * sizeof *lif->x);
+    for (size_t i = 0; i < m; i++) {
+        const int32_t x = lif->x ? lif->x[i] : lif->wide[i];
+        if (tape->pre)
+            tape->pre[row + i] = (int8_t)x;
+        else
+            tape->pre_wide[row + i] = (int16_t)x;
+    }
     er_lif_step(lif, kept < 0 ? NULL : tape->psi + (size_t)kept * n);
     memcpy(tape->spikes + (size_t)t * n, lif->fired, n);
 }

@@ -64,11 +64,18 @@ void er_add_spikes_high(int32_t *sums, const int16_t *shadow, const uint8_t *spi
         if (spikes[i]) add_row_high(sums, shadow + (size_t)i * (size_t)n, unit, n);
 }
 
+static void add_wide_rows_high(int32_t *sums, const int16_t *shadow, const int32_t *x, int32_t m, int32_t n) {
+    for (int32_t i = 0; i < m; i++)
+        if (x[i]) add_row_high(sums, shadow + (size_t)i * (size_t)n, x[i], n);
+}
+
 /* sums += x W, of either width of x, of weights or of the high bytes of their shadows. */
 static void add_source(int32_t *sums, const int8_t *weight, const int16_t *shadow, const int16_t *x, const int32_t *wide,
                        int32_t m, int32_t n) {
-    if (shadow)
+    if (shadow && x)
         er_add_rows_high(sums, shadow, x, m, n);
+    else if (shadow)
+        add_wide_rows_high(sums, shadow, wide, m, n);
     else if (x)
         er_add_rows(sums, weight, x, m, n);
     else
