@@ -18,6 +18,7 @@ COMPILER: Final = shutil.which("gcc") or shutil.which("cc")
 BOARD: Final = "mps2-an386"
 PAGE: Final = 256
 PORT: Final = Path(__file__).parent / "firmware" / "port_host.c"
+FUZZ: Final = PORT.with_name("fuzz_host.c")
 OURS: Final = ("port.c", "startup.c", "libc/")
 """Of a project, what a process does not need."""
 CUT: Final = 42
@@ -53,10 +54,12 @@ class Host:
         return done.returncode, [line.split(" ") for line in done.stdout.decode("ascii").splitlines()]
 
 
-def host(bundle: Bundle, folder: Path, flags: tuple[str, ...] = SANITISED, *, frozen: bool = False) -> Host:
+def host(
+    bundle: Bundle, folder: Path, flags: tuple[str, ...] = SANITISED, *, frozen: bool = False, port: Path = PORT
+) -> Host:
     """Build a bundle's firmware in a folder."""
     files = {name: text for name, text in project(bundle, BOARD, frozen=frozen).items() if not name.startswith(OURS)}
-    files["port_host.c"] = PORT.read_text("utf-8")
+    files[port.name] = port.read_text("utf-8")
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 import struct
+import subprocess
 from pathlib import Path
 
 import host_firmware
 import numpy as np
 import pytest
+from fuzz import firmware as fuzz_firmware
 from host_firmware import CUT, PAGE, Host
 from pretend import INPUTS, sample, tiny_bundle
 
@@ -190,6 +192,15 @@ def test_what_a_frame_cannot_ask_is_refused_in_one_line(device: Host, tmp_path: 
     _, lines = device.run(tmp_path, b"".join(asked))
     said = [words[1] for words in lines if words[0] == "refused"]
     assert said == ["unknown-frame", "sample-without-values", "unknown-class", "no-room-for-a-class"]
+
+
+@needs_compiler
+def test_hostile_streams_and_checkpoints_leave_a_state_that_can_be(tmp_path: Path) -> None:
+    """`python tests/fuzz/firmware.py` goes on for longer."""
+    command = [*fuzz_firmware.harness(tmp_path), "0", "1500"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[:3000]
+    assert int(done.stdout.split()[2]) > 500
 
 
 # ------------------------------------------------------------------ what is written
