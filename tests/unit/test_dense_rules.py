@@ -391,7 +391,7 @@ def test_a_lesson_works_in_planned_memory(kind: str, trained: paper.Net, digits:
     x, y = quantised(digits[0][:8]), digits[1][:8]
     chain = quantise(trained)
     bundle = bundle_of(chain, make(kind, chain, trained, digits[0]), x, y)
-    learner, planned = new_learner(bundle), memory_plan(bundle).slots
+    learner, planned = new_learner(bundle, backend="numpy"), memory_plan(bundle).slots
     memory = learner._state
     for name in tape.slots(bundle.manifest):
         memory[name].view(np.uint8)[...] = 0xA5

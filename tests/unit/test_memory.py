@@ -219,9 +219,12 @@ def test_the_planners_figure_is_what_network_and_learner_hold_to_the_byte(make: 
 
 @every_rule
 def test_a_lesson_writes_every_array_of_its_tape(make: Callable[..., Manifest]) -> None:
-    """So nothing is planned that is not used; what the rule uses beyond it the next test would find."""
+    """So nothing is planned that is not used; what the rule uses beyond it the next test would find.
+
+    In numpy: C sums up a chain's last layer where its error lies, and leaves `tape.logits` alone.
+    """
     bundle = bundle_of(make())
-    learner = new_learner(bundle)
+    learner = new_learner(bundle, backend="numpy")
     memory = {name: learner._state[name] for name in tape.slots(bundle.manifest)}
     for array in memory.values():
         array.view(np.uint8)[...] = 0xA5
