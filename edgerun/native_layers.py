@@ -181,9 +181,10 @@ def depthwise(p: Packing) -> list[Record]:
 
 
 def conv_sum(p: Packing) -> list[Record]:
-    taps = math.prod(p.spec.kernel) * p.spec.input_shape[2]
-    numbers = p.numbers("outputs", "filters", "zero_point") | window(p.spec) | p.parts("weight")
-    return [("conv_sum", numbers | source(p.sources[0]) | p.sums() | {"window": p.run.room("window", taps, np.int32)})]
+    """Weights turned, so that an event meets those of neighbouring outputs in one run."""
+    numbers = p.numbers("outputs", "filters", "zero_point") | window(p.spec)
+    weight = np.ascontiguousarray(p.parts("weight")["weight"][:, :, ::-1].transpose(1, 3, 2, 0))
+    return [("conv_sum", numbers | {"weight": weight} | source(p.sources[0]) | p.sums())]
 
 
 def dense_sum(p: Packing) -> list[Record]:

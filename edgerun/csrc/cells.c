@@ -27,6 +27,10 @@ ER_READS_SUMS(er_dense_sum)
         if ((r)->seen) *(r)->seen = 0; \
     } while (0)
 
+/* Every neuron j of a layer and its parameter p. */
+#define EACH_NEURON(r, j, p) \
+    for (int32_t j = 0, p = 0; j < (r)->outputs; j++, p = p + 1 == (r)->parameters ? 0 : p + 1)
+
 /* A membrane as it is read: the newest, the largest, or the mean, rounded down. */
 #define READ_MEMBRANE(r, j) \
     ((r)->peak ? (r)->peak[j] : (r)->sum ? mean_of((r)->sum[j], *(r)->seen) : (r)->v[j])
@@ -35,9 +39,9 @@ static int32_t mean_of(int64_t sum, int32_t seen) { return (int32_t)er_floor_div
 
 /* Leave of all spikes that of the largest margin, the first of equals. */
 static void leave_one(uint8_t *spikes, const int16_t *v, const int16_t *threshold, int32_t parameters, int32_t n) {
-    int32_t best = 0, most = v[0] - threshold[0];
-    for (int32_t j = 1; j < n; j++) {
-        const int32_t margin = v[j] - threshold[j % parameters];
+    int32_t best = 0, most = INT32_MIN;
+    for (int32_t j = 0, p = 0; j < n; j++, p = p + 1 == parameters ? 0 : p + 1) {
+        const int32_t margin = v[j] - threshold[p];
         if (margin > most) {
             best = j;
             most = margin;
@@ -64,10 +68,10 @@ static int64_t drive_of(const er_cells *r, int32_t j, int32_t p) {
     return drive;
 }
 
-/* Leak neuron j, and leave in `fired` whether it was over its threshold before. */
-static void advance(const er_cells *r, int32_t j) {
-    const int32_t p = j % r->parameters, threshold = r->threshold[p];
-    const uint8_t over = r->v[j] >= threshold;
+/* Leak neuron j; returns whether it was over its threshold before. */
+static int advance(const er_cells *r, int32_t j, int32_t p) {
+    const int32_t threshold = r->threshold[p];
+    const int over = r->v[j] >= threshold;
     int64_t drive = drive_of(r, j, p);
     if (over && r->reset == ER_RESET_ZERO) r->v[j] = 0, r->carry[j] = 0;
     if (r->alpha) {
@@ -80,12 +84,11 @@ static void advance(const er_cells *r, int32_t j) {
     else
         er_leak(&r->v[j], &r->carry[j], r->decay[p], (int32_t)drive);
     if (over && r->reset == ER_RESET_HOLD) r->v[j] = 0, r->carry[j] = 0;
-    r->fired[j] = over;
+    return over;
 }
 
 /* Reset neuron j in the spike's own step; what the step's beginning has already taken is given back. */
-static void reset_now(const er_cells *r, int32_t j, int32_t spike, int32_t over) {
-    const int32_t threshold = r->threshold[j % r->parameters];
+static void reset_now(const er_cells *r, int32_t j, int32_t threshold, int32_t spike, int32_t over) {
     if (r->reset == ER_RESET_SOFT)
         r->v[j] = (int16_t)(r->v[j] - spike * threshold);
     else if (r->reset == ER_RESET_SUBTRACT)
@@ -100,14 +103,13 @@ void er_cells_step(const er_cells *r) {
         ER_CLEAR(r->sums, n);
         er_add_spikes(r->sums, r->recurrent, r->fired, 1, n, n);
     }
-    for (int32_t j = 0; j < n; j++) {
-        advance(r, j);
-        r->y[j] = r->fired[j]; /* over: y is free until the spikes are known */
-        r->fired[j] = r->v[j] >= r->threshold[j % r->parameters];
+    EACH_NEURON(r, j, p) {
+        r->y[j] = (int16_t)advance(r, j, p); /* y is free until the spikes are known */
+        r->fired[j] = r->v[j] >= r->threshold[p];
     }
     if (r->inhibition) leave_one(r->fired, r->v, r->threshold, r->parameters, n);
-    for (int32_t j = 0; j < n; j++) {
-        if (!r->reset_delay) reset_now(r, j, r->fired[j], r->y[j]);
+    EACH_NEURON(r, j, p) {
+        if (!r->reset_delay) reset_now(r, j, r->threshold[p], r->fired[j], r->y[j]);
         r->counts[j] = (uint16_t)(r->counts[j] + r->fired[j]);
         r->y[j] = r->fired[j];
         NOTE(r, j, r->v[j]);
@@ -148,8 +150,8 @@ static void reset_alpha(const er_alpha_cells *r, int32_t j, int32_t threshold, i
 
 void er_alpha_cells_step(const er_alpha_cells *r) {
     const int32_t n = r->outputs;
-    for (int32_t j = 0; j < n; j++) {
-        const int32_t p = j % r->parameters, threshold = r->threshold[p], before = r->inhibitory[j];
+    EACH_NEURON(r, j, p) {
+        const int32_t threshold = r->threshold[p], before = r->inhibitory[j];
         const int over = r->v[j] >= threshold;
         const int64_t drive = er_scale_sum(er_value(r->x, r->wide, j), r->shift) + r->bias[p];
         er_integrate(&r->excitatory[j], &r->excitatory_carry[j], r->alpha[p], drive);
@@ -187,8 +189,7 @@ void er_alpha_cells_reading(const er_alpha_cells *r, int32_t *out) {
 /* ---------------------------------------------------------------- integrators */
 
 void er_integrators_step(const er_integrators *r) {
-    for (int32_t j = 0; j < r->outputs; j++) {
-        const int32_t p = j % r->parameters;
+    EACH_NEURON(r, j, p) {
         int64_t drive = er_scale_sum(er_value(r->x, r->wide, j), r->shift) + r->bias[p];
         if (r->alpha) {
             er_integrate(&r->current[j], &r->current_carry[j], r->alpha[p], drive);

@@ -119,46 +119,41 @@ void er_depthwise_step(const er_depthwise *r) {
 }
 ER_READS_OUTPUT(er_depthwise)
 
-/* window <- x - zero_point, 0 outside. Returns whether anything in it is not 0. */
-static int see_values(const er_conv_sum *r, const er_window *g, int32_t i, int32_t j) {
-    int32_t *to = r->window, any = 0;
-    for (int32_t u = 0; u < g->kernel_h; u++) {
-        const int32_t h = i * g->stride_h - g->top + u * g->dilation_h;
-        for (int32_t v = 0; v < g->kernel_w; v++) {
-            const int32_t w = j * g->stride_w - g->left + v * g->dilation_w;
-            const int inside = h >= 0 && h < g->height && w >= 0 && w < g->width;
-            const int64_t from = ((int64_t)h * g->width + w) * g->channels;
-            for (int32_t k = 0; k < g->channels; k++, to++) {
-                *to = inside ? er_value(r->x, r->wide, from + k) - r->zero_point : 0;
-                any |= *to;
-            }
-        }
-    }
-    return any != 0;
+/* Where an output lies whose window has a place under tap `tap`, or -1 where there is none. */
+static int32_t output_of(int32_t place, int32_t tap, int32_t dilation, int32_t stride, int32_t outputs) {
+    const int32_t from = place - tap * dilation;
+    return from >= 0 && from % stride == 0 && from / stride < outputs ? from / stride : -1;
 }
 
-ER_CLONES
-static void sum_filters(int32_t *restrict sums, const int8_t *restrict weight, const int32_t *restrict x, int32_t n,
-                        int32_t m) {
-    for (int32_t f = 0; f < n; f++) {
-        const int8_t *w = weight + (size_t)f * (size_t)m;
-        int32_t sum = 0;
-        for (int32_t k = 0; k < m; k++) sum += w[k] * x[k];
-        sums[f] = sum;
+/* sums (out_w, filters) of one row of outputs += a value at column w of the padded image, times `taps`, what a row of the
+ * kernel has for its channel, last column first: the outputs of neighbouring taps are neighbours.
+ */
+static void add_row_of_taps(int32_t *sums, const int8_t *taps, const er_window *g, int32_t w, int32_t value, int32_t n) {
+    if (g->stride_w == 1 && g->dilation_w == 1) {
+        const int32_t start = w - g->kernel_w + 1, first = start > 0 ? start : 0, end = w < g->out_w ? w + 1 : g->out_w;
+        if (first < end) er_add_row(sums + (int64_t)first * n, taps + (first - start) * n, value, (end - first) * n);
+        return;
+    }
+    for (int32_t v = 0; v < g->kernel_w; v++) {
+        const int32_t j = output_of(w, v, g->dilation_w, g->stride_w, g->out_w);
+        if (j >= 0) er_add_row(sums + (int64_t)j * n, taps + (g->kernel_w - 1 - v) * n, value, n);
     }
 }
 
 void er_conv_sum_step(const er_conv_sum *r) {
     const er_window g = ER_WINDOW_OF;
-    const int32_t taps = g.kernel_h * g.kernel_w * g.channels;
-    int32_t *sums = r->sums;
-    for (int32_t i = 0; i < g.out_h; i++)
-        for (int32_t j = 0; j < g.out_w; j++, sums += r->filters) {
-            if (see_values(r, &g, i, j))
-                sum_filters(sums, r->weight, r->window, r->filters, taps);
-            else
-                ER_CLEAR(sums, r->filters);
+    const int32_t n = r->filters;
+    ER_CLEAR(r->sums, r->outputs);
+    for (int64_t at = 0, end = (int64_t)g.height * g.width * g.channels; at < end; at++) {
+        const int32_t value = er_value(r->x, r->wide, at) - r->zero_point;
+        if (!value) continue;
+        const int32_t c = (int32_t)(at % g.channels), place = (int32_t)(at / g.channels);
+        for (int32_t u = 0; u < g.kernel_h; u++) {
+            const int32_t i = output_of(place / g.width + g.top, u, g.dilation_h, g.stride_h, g.out_h);
+            const int8_t *taps = r->weight + ((int64_t)u * g.channels + c) * g.kernel_w * n;
+            if (i >= 0) add_row_of_taps(r->sums + (int64_t)i * g.out_w * n, taps, &g, place % g.width + g.left, value, n);
         }
+    }
     er_narrow(r->y, r->sums, r->outputs);
 }
 ER_READS_SUMS(er_conv_sum)

@@ -102,11 +102,13 @@ void er_conv_step(const er_conv *r);
 ER_RECORD(er_depthwise, ER_DEPTHWISE)
 void er_depthwise_step(const er_depthwise *r);
 
-/* Raw sums of a convolution of x - zero_point; padding is the zero point. Scratch: window, in int32 where x is. */
+/* Raw sums of a convolution of x - zero_point, event by event; padding is the zero point. No learning writes its weights:
+ * they lie as (kernel_h, channels, kernel_w, filters), the last column first.
+ */
 #define ER_CONV_SUM(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(zero_point) \
     IN(int8_t, weight, r->filters * ER_TAPS * r->channels) \
-    ER_SOURCE(OPT, ER_IMAGE) ER_SUMS(OUT, MAY, r->outputs) OUT(int32_t, window, ER_TAPS * r->channels)
+    ER_SOURCE(OPT, ER_IMAGE) ER_SUMS(OUT, MAY, r->outputs)
 ER_RECORD(er_conv_sum, ER_CONV_SUM)
 void er_conv_sum_step(const er_conv_sum *r);
 
