@@ -187,6 +187,9 @@ sitting lies among others' standing, the nearer mean decides for all. Nor does e
 do as much for the new person; without replay and consolidation it harms everyone. On the way, with the exporter's own
 plan (ten times the step, two replayed samples, a memory of 160), means made anew from so few cost known people nine
 points on two streams, where {memory} samples cost three. The device's guard has no twin in floats.
+While a stream runs, what learns is right less often than what does not ("right as they came"): an activity is told as a
+block, and until the others have been told too, the first means of the new person draw them over. What was learned shows
+afterwards, in the test.
 """
 TITLES: Final = {
     "imu_activity": "The phone as it was worn:",
