@@ -59,6 +59,17 @@ class Image:
         """Memory, to the byte."""
         return make_plan({name: held.slot for name, held in self.held.items()})
 
+    @property
+    def begun(self) -> Tensors:
+        """What written arrays hold in the factory where that is not zeros, up to the last that is not; without those
+        that follow from others: means, and weights, shadows and anchors, which begin as `factory` says."""
+        made = {f"{kind}.{tensor}" for tensor in self.factory for kind in ("shadow", "ref")}
+        made |= self.factory.keys() | {"head.mean"}
+        first = {
+            name: np.trim_zeros(held.array.reshape(-1), "b") for name, held in self.held.items() if name not in made
+        }
+        return {name: array for name, array in first.items() if len(array)}
+
 
 class Unbound(NativeNetwork):
     """A network of records alone: no C need be there to describe it."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -26,7 +27,7 @@ from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
 from edgerun.graph import feature_width, layer_reaches, plastic_tensors, score_width
-from edgerun.image import image_of, slot_of
+from edgerun.image import Image, image_of, slot_of
 from edgerun.kernels.rewire import NEVER
 from edgerun.layers.base import INPUT
 from edgerun.learn import watch
@@ -366,6 +367,32 @@ def flash_parts(bundle: Bundle) -> dict[str, int]:
     manifest, checkpoint = bundle.manifest, checkpoint_bytes(bundle)
     group = manifest.learning.guard.every * _record_bytes(manifest)
     return {"bundle": bundle.size, "checkpoints": CHECKPOINTS * checkpoint, "journal": EPOCHS * (checkpoint + group)}
+
+
+FIRMWARE_RAM: Final = 6656
+"""Bytes beside the arrays of a firmware: a stack of 6 KiB, buffers of port and checkpoint."""
+
+
+FIRMWARE_CODE: Final = MappingProxyType({"loop": 6500, "prototypes": 1100, "lessons": 16200, "kind": 700})
+"""Bytes of its program, by what it does; `kind` is of a kind of layer beside dense, lif and readout."""
+
+
+def firmware_parts(image: Image) -> dict[str, dict[str, int]]:
+    """What a bundle's C firmware takes of a Cortex-M, by part, of "RAM" and of "flash", checkpoints not counted.
+
+    constants are what its records only read, factory is what written arrays begin with; code was counted for -O2.
+    """
+    ram: dict[str, int] = dict(image.plan.bytes_by_part().items())
+    kinds = {kind for kind, _ in image.records.layers} - {"dense", "lif", "readout"}
+    uses = {"loop": True, "prototypes": "head.mean" in image.held, "lessons": image.lessons is not None}
+    code = sum(FIRMWARE_CODE[part] * used for part, used in uses.items()) + FIRMWARE_CODE["kind"] * len(kinds)
+    learned = image.factory if image.lessons is not None else {}
+    flash = {
+        "constants": sum(array.nbytes for array in image.constants.values()),
+        "factory": sum(array.nbytes for array in (image.begun | learned).values()),
+        "code": code,
+    }
+    return {"RAM": ram | {"process": FIRMWARE_RAM}, "flash": flash}
 
 
 def _record_bytes(manifest: Manifest) -> int:

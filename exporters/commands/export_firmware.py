@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 
 from edgerun.bundle import open_bundle
-from exporters.firmware.boards import BOARDS
-from exporters.firmware.project import write_project
+from edgerun.commands.text import columns
+from edgerun.graph import learns
+from edgerun.price import firmware_parts
+from exporters.firmware.boards import BOARDS, firmware_board
+from exporters.firmware.project import image_for, write_project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,5 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     bundle = open_bundle(args.bundle)
     write_project(bundle, args.board, args.output, frozen=args.frozen)
+    image, board = image_for(bundle, frozen=args.frozen), firmware_board(args.board)
     print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: make -C {args.output}")
+    rows = [("", "planned bytes", "present", "of which")]
+    for what, parts in firmware_parts(image).items():
+        told = ", ".join(f"{part} {size:,}" for part, size in parts.items())
+        rows.append((what, f"{sum(parts.values()):,}", f"{board.bytes[what]:,}", told))
+    print("\n".join(columns(rows)))
+    if image.lessons is None and learns(bundle.manifest) and not args.frozen:
+        print("it answers and does not learn: C has no form of its lessons")
     return 0

@@ -22,6 +22,11 @@ class FirmwareBoard:
     tick_hz: int
     page: int = 256  # bytes that a write of flash programs at once
 
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Of RAM and of flash."""
+        return {"RAM": self.ram[1], "flash": self.flash[1]}
+
 
 BOARDS: Final = MappingProxyType(
     {

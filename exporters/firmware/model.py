@@ -175,16 +175,7 @@ def _pupil(image: Image, lessons: Fields, of_array: Mapping[int, str], names: Ma
 
 def _reset(image: Image, names: Mapping[str, str]) -> Iterator[str]:
     """`model_reset`: zeros, and over them what arrays hold in the factory, where that does not follow from others."""
-    made = (
-        {f"{kind}.{tensor}" for tensor in image.factory for kind in ("shadow", "ref")}
-        | image.factory.keys()
-        | {"head.mean"}
-    )
-    begun = {
-        names[name]: first
-        for name, held in image.held.items()
-        if name not in made and len(first := np.trim_zeros(held.array.reshape(-1), "b"))
-    }
+    begun = {names[name]: first for name, first in image.begun.items()}
     yield from (constant(f"{name}_factory", first) for name, first in begun.items())
     yield "void model_reset(void) {"
     yield "    memset(arena, 0, sizeof arena);"

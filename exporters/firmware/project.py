@@ -11,6 +11,7 @@ from typing import Final
 from edgerun.bundle import Bundle
 from edgerun.errors import SpecError
 from edgerun.image import Image, image_of, learning_image
+from edgerun.price import firmware_parts
 from exporters.firmware import model
 from exporters.firmware.boards import FirmwareBoard, firmware_board
 
@@ -68,14 +69,11 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False) -> dict[str, st
     Raises Refused for an unknown board, SpecError for a bundle that C does not run or that the board has no room for.
     """
     where = firmware_board(board)
-    image = image_of(bundle.manifest, bundle.tensors) if frozen else learning_image(bundle)
-    plan = image.plan
-    if plan.total_bytes + STACK > where.ram[1]:
-        need = plan.total_bytes + STACK
-        raise SpecError(f"{bundle.manifest.name} needs {need:,} bytes of RAM, {board} has {where.ram[1]:,}")
+    image = image_for(bundle, frozen=frozen)
+    check_room(bundle.manifest.name, image, where)
     files = {
         "model.h": model.header(bundle, image),
-        "model.c": model.source(image, plan),
+        "model.c": model.source(image, image.plan),
         "layers.h": model.kinds(image),
         "board.h": _board(where, pages(image, where)),
     }
@@ -87,6 +85,19 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False) -> dict[str, st
     files["board.ld"] = LINKER.format(name=board, cpu=where.cpu, flash=where.flash, ram=where.ram, stack=STACK)
     files["Makefile"] = MAKEFILE.format(name=bundle.manifest.name, cpu=where.cpu, sources=sources)
     return files
+
+
+def image_for(bundle: Bundle, *, frozen: bool) -> Image:
+    """What a firmware holds."""
+    return image_of(bundle.manifest, bundle.tensors) if frozen else learning_image(bundle)
+
+
+def check_room(name: str, image: Image, board: FirmwareBoard) -> None:
+    """Raises SpecError where a board has less memory or flash than the planner says."""
+    for what, parts in firmware_parts(image).items():
+        needed, present = sum(parts.values()), board.bytes[what]
+        if needed > present:
+            raise SpecError(f"{name} needs {needed:,} bytes of {what}, {board.name} has {present:,}")
 
 
 def pages(image: Image, board: FirmwareBoard) -> int:
