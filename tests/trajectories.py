@@ -28,7 +28,7 @@ from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
 from edgerun.rules import Backprop, EProp
-from edgerun.spec import Head, Intelligence, Level, Manifest, ProfileName, Replay
+from edgerun.spec import Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay
 
 Net = tuple[Manifest, Tensors]
 LEVELS: tuple[Level, ...] = ("full", "light", "full", "sparse", "head", "full")
@@ -39,13 +39,13 @@ STEPS = learners.STEPS
 def layers() -> Net:
     """Adaptive neurons, adaptive feedback, rates held, updates only where errors are."""
     rule = EProp(
-        layer="high", hidden=("low",), readout="out", chunk_steps=STEPS, target_steps=3, post_shift=6,
+        layer="high", hidden=("low",), readout="out", chunk_steps=4 * STEPS, target_steps=3, post_shift=6,
         feedback="adaptive", spikes_target=500, spikes_cost=20000, update_share=20000, gamma=256,
         rates=learners.rates(500, 22, *learners.ALL_LIF, *learners.FED, max_norm=4000, decay_shift=12),
     )  # fmt: skip
     manifest, tensors = learners.spiking(rule, adaptive=True, features="high")
     tensors["high.beta"][::2] = 32767  # credit through adaptation grows at every step back
-    return manifest, tensors
+    return msgspec.structs.replace(manifest, encoder=PhaseRate(steps=4 * STEPS, full_scale=64)), tensors
 
 
 def fixed_feedback() -> Net:
@@ -81,8 +81,8 @@ def hot_backprop() -> Net:
     return learners.dense(rule, features="fc1", intelligence=HOT)
 
 
-def behind_sums(profile: ProfileName) -> Callable[[], Net]:
-    """A learning layer that is driven by raw sums of more than 8 bits."""
+def behind_sums(profile: ProfileName, bound: int) -> Callable[[], Net]:
+    """A learning layer that is driven by raw sums of more than 8 bits, or of more than 16 as far as it knows."""
 
     def made() -> Net:
         rule = EProp(
@@ -90,7 +90,7 @@ def behind_sums(profile: ProfileName) -> Callable[[], Net]:
             rates=learners.rates(900, 20, *learners.HIGH),
         )  # fmt: skip
         manifest, tensors = learners.spiking(rule, features="high", profile=profile)
-        lower = DenseSum(name="low", inputs=12, outputs=14, output_bound=127 * 12)
+        lower = DenseSum(name="low", inputs=12, outputs=14, output_bound=bound)
         upper = msgspec.structs.replace(manifest.layers[1], weight_exponent=13, recurrent_shift=5)
         manifest = msgspec.structs.replace(manifest, layers=(lower, upper, *manifest.layers[2:]))
         return manifest, tensors | {"low.weight": tensors["low.input"]}
@@ -108,7 +108,7 @@ KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
     "backprop": learners.backprop, "layers": layers, "fixed-feedback": fixed_feedback, "unconsolidated": unconsolidated,
     "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
-    "behind-sums": behind_sums("standard"), "behind-sums-small": behind_sums("small"),
+    "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
 }  # fmt: skip
 
 
@@ -187,9 +187,11 @@ class InC:
 
 
 def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[bytes, bytes, bytes]]]:
-    """(lesson, the digests of numpy, of C by windows, of C by lessons), after every so many."""
+    """(lesson, the digests of numpy, of C by windows, of C by lessons), settled before the first and after so many."""
     pair, alone = (learner_of(kind, "numpy"), learner_of(kind, "native")), InC(kind)
     rng = np.random.default_rng([len(kind), lessons])
+    settle(pair, alone)
+    yield 0, (pair[0].digest(), pair[1].digest(), alone.digest())
     for number in range(1, lessons + 1):
         lesson = told(pair[0], rng)
         for learner in pair:
@@ -200,12 +202,17 @@ def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[byte
                 learner.apply(NewClass(label="e"))
             alone.new_class("e")
         if number % 61 == 0:
-            for learner in pair:
-                learner.apply(Settle())
-                learner.apply(Boundary(reason="idle"))
-            alone.settle_and_close()
+            settle(pair, alone)
         if number % every == 0 or number == lessons:
             yield number, (pair[0].digest(), pair[1].digest(), alone.digest())
+
+
+def settle(pair: tuple[Learner, Learner], alone: InC) -> None:
+    """Prototypes and boundaries, of all three."""
+    for learner in pair:
+        learner.apply(Settle())
+        learner.apply(Boundary(reason="idle"))
+    alone.settle_and_close()
 
 
 def main() -> int:

@@ -157,7 +157,7 @@ static int check_tapes(const er_net *net, const er_tape *tapes, Py_ssize_t count
         if (tape->layer < 0 || tape->layer >= net->plan.layers || net->layers[tape->layer].kind != ER_KIND_lif)
             return refuse("tape");
         const er_lif *lif = &net->layers[tape->layer].as.lif;
-        if (!lif->x || tape->inputs != lif->inputs || tape->outputs != lif->outputs || tape->steps != net->plan.steps ||
+        if (tape->inputs != lif->inputs || tape->outputs != lif->outputs || tape->steps != net->plan.steps ||
             tape->chunk < 1 || tape->chunk > tape->steps || !tape->pre == !tape->pre_wide)
             return refuse("tape");
     }

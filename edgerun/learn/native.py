@@ -17,7 +17,7 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels.native import Backend, library
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
-from edgerun.native import LONG, NativeNetwork, Records, network_of, tape_fields
+from edgerun.native import LONG, NativeNetwork, Records, network_of, places, tape_fields
 from edgerun.network import Network, Tape
 from edgerun.rules import ALL, RuleRecord
 from edgerun.rules.dense import IlProx, PredictiveCoding, SequentialIl
@@ -176,12 +176,11 @@ Parts = tuple[Fields, dict[str, Pair], tuple[Fields, ...], tuple[Fields, ...], t
 
 
 def _backprop(manifest: Manifest, rule: Backprop, state: Tensors) -> Parts:
-    links, factors = [], {}
-    places = {layer.name: k for k, layer in enumerate(manifest.layers)}
+    links, factors, where = [], {}, places(manifest)
     for name, shift in zip(rule.layers, (0, *rule.back_shifts), strict=True):
         layer, read, error = manifest.layer(name), state[f"tape.{name}.read"], state.get(f"tape.{name}.error")
         links.append({
-            "layer": places[name], "inputs": layer.widths[0], "outputs": layer.outputs, "back_shift": shift,
+            "layer": where[name], "inputs": layer.widths[0], "outputs": layer.outputs, "back_shift": shift,
             "read": read, "error": error,
         })  # fmt: skip
         if error is not None:

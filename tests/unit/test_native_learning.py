@@ -252,6 +252,7 @@ def test_errors_over_any_logits_are_numpys(seed: int) -> None:
         lesson = trajectories.told(pair[0], rng)
         one, other = (learner.apply(learner.plan_lesson(lesson.q, lesson.label, "full")) for learner in pair)
         assert one == other, number
+        assert pair[0]._state["trace.error"].tolist() == pair[1]._state["trace.error"].tolist()
         assert pair[0].digest() == pair[1].digest()
 
 
