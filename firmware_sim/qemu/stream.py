@@ -21,7 +21,7 @@ UNLABELLED: Final = -1
 LEVELS: Final[Mapping[Level, int]] = MappingProxyType({"full": 0, "light": 1, "sparse": 2, "head": 3})
 """`enum er_level`."""
 
-NEW_CLASS, SETTLE, FACTORY, SAVE, PRINT = b"N", b"T", b"F", b"C", b"D"
+NEW_CLASS, SETTLE, BOUNDARY, FACTORY, SAVE, PRINT = b"N", b"T", b"B", b"F", b"C", b"D"
 
 
 def frame(kind: bytes, value: int = 0, payload: bytes = b"", level: int = 0) -> bytes:

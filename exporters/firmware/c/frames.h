@@ -5,8 +5,8 @@
  * All numbers are little-endian. Kinds:
  *
  *     'S'  a sample: value -1 to answer it, a class to learn it, at a level of `enum er_level`
- *     'N'  one more class     'T'  settle prototypes     'F'  back to the factory
- *     'C'  save a checkpoint  'D'  print learned state
+ *     'N'  one more class     'T'  settle prototypes     'B'  a boundary: credit becomes importance
+ *     'C'  save a checkpoint  'D'  print learned state   'F'  back to the factory
  */
 #ifndef FRAMES_H
 #define FRAMES_H

@@ -64,6 +64,9 @@ void command(uint8_t kind) {
             refuse("no-room-for-a-class");
         break;
     case 'T': er_settle(&pupil); break;
+    case 'B':
+        if (pupil.learner) er_boundary(pupil.learner, (uint64_t)model_counters.updates);
+        break;
     case 'F': learned_reset(); break;
     case 'C': tell("saved", checkpoint_save()); break;
     case 'D': dump(); break;
