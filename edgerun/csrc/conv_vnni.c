@@ -104,6 +104,19 @@ ER_LEVEL static int narrow(uint8_t *bytes, const int16_t *x, int32_t n) {
     return !wrong;
 }
 
+/* bytes <- window (i, j) + 128, straight from the image's rows where it lies inside. 0 as above. */
+ER_LEVEL static int see_bytes(const er_conv *r, const er_window *g, uint8_t *bytes, int32_t i, int32_t j) {
+    const int32_t h = i * g->stride_h - g->top, w = j * g->stride_w - g->left, run = g->kernel_w * g->channels;
+    const int32_t below = h + (g->kernel_h - 1) * g->dilation_h, beyond = w + g->kernel_w;
+    if (g->dilation_w != 1 || h < 0 || below >= g->height || w < 0 || beyond > g->width)
+        return narrow(bytes, er_see(r->window, r->x, g, i, j, r->fill), g->kernel_h * run);
+    const int16_t *row = r->x + ((int64_t)h * g->width + w) * g->channels;
+    int fits = 1;
+    for (int32_t u = 0; u < g->kernel_h; u++, row += (int64_t)g->dilation_h * g->width * g->channels)
+        fits &= narrow(bytes + u * run, row, run);
+    return fits;
+}
+
 ER_LEVEL static inline __m512i spread(const uint8_t *four) {
     int32_t word;
     memcpy(&word, four, sizeof word);
@@ -152,11 +165,12 @@ ER_LEVEL static int through_panels(const er_conv *r, const er_window *g, int32_t
         const __m512i bias = _mm512_maskz_loadu_epi32(first(n), r->bias + at + f);
         starts[f / LANES] = _mm512_sub_epi32(bias, _mm512_slli_epi32(sum, 7));
     }
-    for (int32_t place = 0; place < places; place += PLACES) {
+    for (int32_t place = 0, i = 0, j = 0; place < places; place += PLACES) {
         const int32_t n = places - place < PLACES ? places - place : PLACES;
         for (int32_t p = 0; p < n; p++) {
-            const int32_t i = (place + p) / g->out_w, j = (place + p) % g->out_w;
-            if (!narrow(x + p * width, er_see(r->window, r->x, g, i, j, r->fill), taps)) return 0;
+            if (!see_bytes(r, g, x + p * width, i, j)) return 0;
+            j = j + 1 < g->out_w ? j + 1 : 0;
+            i += j == 0;
         }
         multiply_all(r, r->y + (size_t)place * (size_t)r->filters, panels, starts, x, width, n, at, count);
     }
@@ -180,11 +194,12 @@ int er_vnni_conv(const er_conv *r) {
 
 enum { CHANNELS = 32, PAIRS = 16, COLUMNS = 4, OUTSIDE = -1 };
 
-/* 32 channels: each pair of taps side by side, in the order in which rows of values are laid side by side too. */
+/* 32 lanes: each pair of taps side by side, in the order in which rows of values are laid side by side too. A lane is a
+ * channel; where they are few, lanes beyond them are the same channels of the next places.
+ */
 typedef struct column {
     __m512i w[PAIRS][2], start[2];
     scale to[2];
-    __mmask32 some;
 } column;
 
 /* Lanes of 32 channels that `_mm512_unpacklo_epi16` (part 0) and `_mm512_unpackhi_epi16` leave together. */
@@ -192,38 +207,44 @@ ER_LEVEL static __m512i part_of(__m512i a, __m512i b, int part) {
     return part ? _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1)) : _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(2, 0, 2, 0));
 }
 
-ER_LEVEL static void lay_column(column *c, const er_depthwise *r, int32_t taps, int32_t at) {
-    const int32_t n = r->filters - at;
-    const __mmask16 a = first(n), b = n > LANES ? first(n - LANES) : 0;
-    c->some = (__mmask32)a | (__mmask32)b << LANES;
-    const int32_t *m = r->multiplier + at, *bias = r->bias + at, beyond = b ? LANES : 0;
+/* Channel at + lane % period in each lane. */
+ER_LEVEL static void lay_column(column *c, const er_depthwise *r, int32_t taps, int32_t at, int32_t period) {
+    int32_t m[CHANNELS], s[CHANNELS], bias[CHANNELS];
+    int16_t w[2 * PAIRS + 1][CHANNELS] = {{0}};
+    for (int32_t k = 0; k < CHANNELS; k++) {
+        const int again = k >= period; /* the channel of lane k - period */
+        m[k] = again ? m[k - period] : r->multiplier[at + k];
+        s[k] = again ? s[k - period] : r->shift[at + k];
+        bias[k] = again ? bias[k - period] : r->bias[at + k];
+    }
+    for (int32_t t = 0; t < taps; t++) {
+        memcpy(w[t], r->taps + (size_t)t * (size_t)r->filters + at, (size_t)period * sizeof w[t][0]);
+        for (int32_t k = period; k < CHANNELS; k++) w[t][k] = w[t][k - period];
+    }
     for (int part = 0; part < 2; part++) {
-        const __m512i ms = part_of(_mm512_maskz_loadu_epi32(a, m), _mm512_maskz_loadu_epi32(b, m + beyond), part);
-        const __m512i ss = part_of(shifts(r->shift + at, a), shifts(r->shift + at + beyond, b), part);
-        c->start[part] = part_of(_mm512_maskz_loadu_epi32(a, bias), _mm512_maskz_loadu_epi32(b, bias + beyond), part);
-        c->to[part] = scale_of(ms, ss, r->zero_point, r->qmin, r->qmax);
+#define PART(of) part_of(_mm512_loadu_si512(of), _mm512_loadu_si512((of) + LANES), part)
+        c->start[part] = PART(bias);
+        c->to[part] = scale_of(PART(m), PART(s), r->zero_point, r->qmin, r->qmax);
+#undef PART
     }
     for (int32_t t = 0; t < taps; t += 2) {
-        const int16_t *row = r->taps + (size_t)t * (size_t)r->filters + at;
-        const __m512i one = _mm512_maskz_loadu_epi16(c->some, row);
-        const __m512i two = t + 1 < taps ? _mm512_maskz_loadu_epi16(c->some, row + r->filters) : _mm512_setzero_si512();
-        c->w[t / 2][0] = _mm512_unpacklo_epi16(one, two);
-        c->w[t / 2][1] = _mm512_unpackhi_epi16(one, two);
+        c->w[t / 2][0] = _mm512_unpacklo_epi16(_mm512_loadu_si512(w[t]), _mm512_loadu_si512(w[t + 1]));
+        c->w[t / 2][1] = _mm512_unpackhi_epi16(_mm512_loadu_si512(w[t]), _mm512_loadu_si512(w[t + 1]));
     }
 }
 
-/* One place: rows (taps,) are where each tap's 32 channels lie, counted from x, or OUTSIDE. */
+/* One place, or several: rows (taps,) are where each tap's lanes lie, counted from x, or OUTSIDE. `some` are at work. */
 ER_LEVEL static void add_taps(const column *c, int16_t *y, const int16_t *x, const int64_t *rows, int32_t taps,
-                              __m512i fill) {
+                              __m512i fill, __mmask32 some) {
     __m512i low = c->start[0], high = c->start[1];
     for (int32_t t = 0; t < taps; t += 2) {
         const int64_t next = t + 1 < taps ? rows[t + 1] : OUTSIDE;
-        const __m512i one = rows[t] == OUTSIDE ? fill : _mm512_maskz_loadu_epi16(c->some, x + rows[t]);
-        const __m512i two = next == OUTSIDE ? fill : _mm512_maskz_loadu_epi16(c->some, x + next);
+        const __m512i one = rows[t] == OUTSIDE ? fill : _mm512_maskz_loadu_epi16(some, x + rows[t]);
+        const __m512i two = next == OUTSIDE ? fill : _mm512_maskz_loadu_epi16(some, x + next);
         low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(one, two), c->w[t / 2][0]);
         high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(one, two), c->w[t / 2][1]);
     }
-    _mm512_mask_storeu_epi16(y, c->some, _mm512_packs_epi32(requantised(low, &c->to[0]), requantised(high, &c->to[1])));
+    _mm512_mask_storeu_epi16(y, some, _mm512_packs_epi32(requantised(low, &c->to[0]), requantised(high, &c->to[1])));
 }
 
 /* rows (taps,) of place (i, j), from the first channel on. */
@@ -237,17 +258,38 @@ static void find_rows(int64_t *rows, const er_window *g, int32_t i, int32_t j) {
         }
 }
 
+static __mmask32 first_channels(int32_t n) { return n >= CHANNELS ? 0xffffffffu : (1u << n) - 1u; }
+
 ER_LEVEL static void columns(const er_depthwise *r, const er_window *g, int32_t taps, int32_t at, int32_t count) {
     const __m512i fill = _mm512_set1_epi16((short)r->fill);
     int64_t rows[2 * PAIRS];
     int16_t *y = r->y + at;
     column c[COLUMNS];
-    for (int32_t k = 0; k * CHANNELS < count; k++) lay_column(&c[k], r, taps, at + k * CHANNELS);
+    for (int32_t k = 0; k < count; k += CHANNELS)
+        lay_column(&c[k / CHANNELS], r, taps, at + k, count - k < CHANNELS ? count - k : CHANNELS);
     for (int32_t i = 0; i < g->out_h; i++)
         for (int32_t j = 0; j < g->out_w; j++, y += r->filters) {
             find_rows(rows, g, i, j);
-            for (int32_t k = 0; k * CHANNELS < count; k++)
-                add_taps(&c[k], y + k * CHANNELS, r->x + at + k * CHANNELS, rows, taps, fill);
+            for (int32_t k = 0; k < count; k += CHANNELS)
+                add_taps(&c[k / CHANNELS], y + k, r->x + at + k, rows, taps, fill, first_channels(count - k));
+        }
+}
+
+/* Few channels, and windows that go on by one column: as many places at once as lanes hold, where all of them lie inside.
+ */
+ER_LEVEL static void neighbours(const er_depthwise *r, const er_window *g, int32_t taps) {
+    const __m512i fill = _mm512_set1_epi16((short)r->fill);
+    const int32_t n = r->filters, together = CHANNELS / n, reach = (g->kernel_w - 1) * g->dilation_w;
+    int64_t rows[2 * PAIRS];
+    int16_t *y = r->y;
+    column c;
+    lay_column(&c, r, taps, 0, n);
+    for (int32_t i = 0; i < g->out_h; i++)
+        for (int32_t j = 0, places; j < g->out_w; j += places, y += places * n) {
+            const int32_t last = j + together - 1;
+            places = j >= g->left && last < g->out_w && last - g->left + reach < g->width ? together : 1;
+            find_rows(rows, g, i, j);
+            add_taps(&c, y, r->x, rows, taps, fill, first_channels(places * n));
         }
 }
 
@@ -255,6 +297,10 @@ int er_vnni_depthwise(const er_depthwise *r) {
     const er_window g = ER_WINDOW_OF;
     const int64_t taps = (int64_t)g.kernel_h * g.kernel_w;
     if (!__builtin_cpu_supports("avx512vnni") || r->filters != g.channels || taps > 2 * PAIRS) return 0;
+    if (CHANNELS % r->filters == 0 && g.stride_w == 1) {
+        neighbours(r, &g, (int32_t)taps);
+        return 1;
+    }
     for (int32_t at = 0; at < r->filters; at += CHANNELS * COLUMNS) {
         const int32_t left = r->filters - at;
         columns(r, &g, (int32_t)taps, at, left < CHANNELS * COLUMNS ? left : CHANNELS * COLUMNS);

@@ -217,7 +217,7 @@ static int32_t exp_negative(int32_t p, int32_t fraction) {
     const int32_t third = high((int32_t)away(fourth, 2) + cube, 10923);
     int32_t y = er_sat16(28918 + high(x + (int32_t)away(third + square, 1), 28918));
     for (int32_t k = 0; k < 7; k++)
-        if (fraction + k - 2 < 15 && (under - p) & (1 << (fraction + k - 2))) y = high(y, powers[k]);
+        if ((under - p) & (1 << (fraction + k - 2))) y = high(y, powers[k]);
     return p < -32 * (1 << fraction) ? 0 : y;
 }
 

@@ -30,6 +30,7 @@ from edgerun.layers import (
     LayerNorm,
     Lif,
     Lstm,
+    LstmQ12,
     MaxPool,
     Mul,
     Pad,
@@ -42,6 +43,7 @@ from edgerun.layers import (
     Total,
     Transpose,
 )
+from edgerun.layers.recurrent import Twice
 from edgerun.native import NativeNetwork
 from edgerun.native_layers import NUMPY_ONLY, PACKERS, NativeLayer, Packing, records_of
 from edgerun.network import Network
@@ -171,6 +173,7 @@ SIZES = [
     *(("conv", (1, places, channels), 18, (1, 1)) for places in (1, 7, 8, 9, 17) for channels in (1, 3, 4, 33, 65)),
     *(("conv", (1, 2, channels), 19, (1, 1)) for channels in (1023, 1024, 1025)),
     *(("depthwise", (5, 6, channels), channels, (3, 3)) for channels in (1, 15, 16, 31, 32, 33, 65, 127, 130)),
+    *(("depthwise", (3, 70, channels), channels, (3, 3)) for channels in (1, 2, 4, 8, 16)),
     *(("depthwise", (7, 7, 34), 34, kernel) for kernel in ((1, 1), (1, 2), (5, 5), (4, 8), (6, 6))),
 ]
 
@@ -196,6 +199,34 @@ def test_blocks_of_filters_windows_and_channels_meet_without_a_seam(
     for x in (rng.integers(-128, 128, len(low)), low, high, beyond):
         ours.step(x)
         theirs.step(x.astype(np.float32))
+        same(ours.run, theirs)
+
+
+# ------------------------------------------------------------------ every input of a gate
+
+
+@pytest.mark.parametrize("gate", range(3), ids=["i", "f", "g"])
+@pytest.mark.parametrize("kind", [Lstm, LstmQ12])
+def test_every_input_of_a_gate_gives_numpys_cell(kind: type[Lstm] | type[LstmQ12], gate: int) -> None:
+    """p = 256 x + j for each x of int8, in the unit j of 256; the other gates are open or half open."""
+    units, half = 256, kind is LstmQ12
+    maps = {"hidden_map": Twice(multiplier=1 << 30, shift=54)} if half else {}
+    spec: Any = kind(name="l", inputs=1, hidden=units, cell_exponent=15, **maps)
+    rows, here = 4 * units, slice(gate * units, (gate + 1) * units)
+    found = {field.part: np.zeros(field.shape, field.dtype) for field in spec.fields()}
+    one, many = ((1 << 30, 30), (1 << 30, 22)) if half else ((1 << 23, 23), (1 << 23, 15))
+    for prefix, (multiplier, shift) in (("", many), ("recurrent_", one)):
+        found[f"{prefix}multiplier"] = np.full(rows, multiplier, np.int32)
+        found[f"{prefix}shift"] = np.full(rows, shift, np.uint8)
+    found["recurrent_bias"][:] = 5000
+    found["recurrent_bias"][here] = np.arange(units)
+    found["weight"][here] = 1
+    tensors = {f"l.{part}": array for part, array in found.items()}
+    spec.certify(tensors, (128,), frozenset())
+    ours, theirs = Alone(spec, tensors, (128,)), OPS[kind](spec, tensors, ())
+    for x in range(-128, 128):
+        ours.step(np.array([x]))
+        theirs.step(np.array([x], np.float32))
         same(ours.run, theirs)
 
 
