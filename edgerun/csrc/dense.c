@@ -40,13 +40,18 @@ void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const 
 
 /* Branch-free, so that compilers take several at a time. */
 ER_CLONES
-void er_requant_row(int16_t *restrict y, const int32_t *restrict sums, const int32_t *restrict multiplier,
-                    const uint8_t *restrict shift, int64_t zero_point, int64_t low, int64_t high, int32_t n) {
+static void requant_row(int16_t *restrict y, const int32_t *restrict sums, const int32_t *restrict multiplier,
+                        const uint8_t *restrict shift, int64_t zero_point, int64_t low, int64_t high, int32_t n) {
     for (int32_t k = 0; k < n; k++) {
         const int64_t s = shift[k], q = ((sums[k] * (int64_t)multiplier[k] + ((int64_t)1 << (s - 1))) >> s) + zero_point;
         const int64_t floor = q > low ? q : low;
         y[k] = (int16_t)(floor < high ? floor : high);
     }
+}
+
+void er_requant_row(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
+                    int64_t zero_point, int64_t low, int64_t high, int32_t n) {
+    requant_row(y, sums, multiplier, shift, zero_point, low, high, n);
 }
 
 void er_dense_step(const er_dense *r) {

@@ -43,25 +43,29 @@ ER_LEVEL static __m128i four_sums(__m512i a, __m512i b, __m512i c, __m512i d) {
 /* sums_k <- sum (w_k + 128) x of eight rows that lie `stride` apart: x is read once for all, and eight sums hide the
  * time that each takes. */
 ER_LEVEL static void eight_rows(int32_t *sums, const int8_t *w, size_t stride, const int8_t *x8, int32_t m) {
+/* Written out: an array of sums would lie in memory where a compiler does not unroll. */
+#define EIGHT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+#define ZERO(k) __m512i s##k = _mm512_setzero_si512();
+#define WHOLE(k) s##k = _mm512_dpbusd_epi32(s##k, _mm512_xor_si512(_mm512_loadu_si512(w + k * stride + i), top), x);
+#define PART(k) s##k = _mm512_dpbusd_epi32(s##k, _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + k * stride + i), top), x);
     const __m512i top = _mm512_set1_epi8((char)0x80);
-    __m512i s[8];
-    for (int k = 0; k < 8; k++) s[k] = _mm512_setzero_si512();
+    EIGHT(ZERO)
     int32_t i = 0;
     for (; i + 64 <= m; i += 64) {
         const __m512i x = _mm512_loadu_si512(x8 + i);
-        for (int k = 0; k < 8; k++)
-            s[k] = _mm512_dpbusd_epi32(s[k], _mm512_xor_si512(_mm512_loadu_si512(w + (size_t)k * stride + i), top), x);
+        EIGHT(WHOLE)
     }
     if (i < m) {
         const __mmask64 some = ((__mmask64)1 << (m - i)) - 1;
         const __m512i x = _mm512_loadu_si512(x8 + i);
-        for (int k = 0; k < 8; k++) {
-            const __m512i row = _mm512_maskz_loadu_epi8(some, w + (size_t)k * stride + i);
-            s[k] = _mm512_dpbusd_epi32(s[k], _mm512_xor_si512(row, top), x);
-        }
+        EIGHT(PART)
     }
-    _mm_storeu_si128((__m128i *)(void *)sums, four_sums(s[0], s[1], s[2], s[3]));
-    _mm_storeu_si128((__m128i *)(void *)(sums + 4), four_sums(s[4], s[5], s[6], s[7]));
+    _mm_storeu_si128((__m128i *)(void *)sums, four_sums(s0, s1, s2, s3));
+    _mm_storeu_si128((__m128i *)(void *)(sums + 4), four_sums(s4, s5, s6, s7));
+#undef PART
+#undef WHOLE
+#undef ZERO
+#undef EIGHT
 }
 
 ER_LEVEL static int32_t one_row(const int8_t *w, const int8_t *x8, int32_t m) {

@@ -119,12 +119,15 @@ void er_regularise(int16_t *filtered, const uint8_t *spikes, int32_t target, int
 }
 
 ER_CLONES
-void er_post_factor(int16_t *restrict post, const uint8_t *restrict psi, int32_t shift, int32_t steps, int32_t n) {
-    const size_t size = (size_t)steps * (size_t)n;
+static void post_factors(int16_t *restrict post, const uint8_t *restrict psi, int32_t shift, size_t size) {
     for (size_t i = 0; i < size; i++) {
         const int32_t x = (psi[i] * post[i] + (1 << (shift - 1))) >> shift;
         post[i] = (int16_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x);
     }
+}
+
+void er_post_factor(int16_t *post, const uint8_t *psi, int32_t shift, int32_t steps, int32_t n) {
+    post_factors(post, psi, shift, (size_t)steps * (size_t)n);
 }
 
 void er_post_factor_adaptive(int16_t *post, const uint8_t *psi, int32_t shift, int32_t gamma, const int16_t *beta,
