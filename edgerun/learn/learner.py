@@ -7,6 +7,7 @@ on any machine. The learner never reads a clock, a governor or a random source.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -618,7 +619,7 @@ class Learner:
 
 def norm_of(squared: int) -> float:
     """The norm in weight LSB of a change whose squared norm counts shadow LSB."""
-    return float(np.sqrt(squared)) / 256
+    return math.sqrt(squared) / 256
 
 
 def trigger(threshold: int, share: int, seen: int, ceiling: int) -> int:
