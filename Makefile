@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 60
+FUZZ_CASES ?= 100000
 VENV := .venv
 BIN := $(VENV)/bin
 FRESH := build/fresh
@@ -14,7 +15,7 @@ KERNELS := setup.py $(wildcard edgerun/csrc/*.c edgerun/csrc/*.h)
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life bench-peers bench-limits data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-firmware fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life bench-peers bench-limits bench-firmware data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -52,6 +53,9 @@ docs: $(VENV)/.dev  ## write the generated pages again
 
 fuzz: $(VENV)/.dev  ## hostile files for every reader: FUZZ_SECONDS=60 each, FUZZ_ONLY="onnx bundle" for some, FUZZ_SEED=1
 	$(BIN)/python tests/fuzz --seconds $(FUZZ_SECONDS) $(addprefix --only ,$(FUZZ_ONLY)) $(addprefix --seed ,$(FUZZ_SEED))
+
+fuzz-firmware: $(VENV)/.dev  ## hostile streams and checkpoints for the C firmware, under sanitisers: FUZZ_CASES=100000
+	$(BIN)/python tests/fuzz/firmware.py --cases $(FUZZ_CASES)
 
 fuzz-properties: $(VENV)/.dev  ## the property tests, for hours rather than seconds
 	$(BIN)/python -m pytest -q tests/unit --hypothesis-profile=fuzz
@@ -139,6 +143,9 @@ bench-peers: $(VENV)/.bench  ## inference, spiking steps and learning beside Lit
 
 bench-limits: $(VENV)/.dev  ## each C kernel beside reading its bytes and multiplying alone, into docs/peers.md (half a minute)
 	$(BIN)/python benchmarks/peers/limits.py --markdown docs/peers.md
+
+bench-firmware: $(VENV)/.dev  ## the example nets as firmware on emulated Cortex-M: memory, instructions, lessons, into docs/firmware.md (two minutes)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/firmware/bench.py --markdown docs/firmware.md
 
 data-folder:
 	@test -d "$(EDGERUN_DATA)" || { echo "EDGERUN_DATA must name the folder of data sets, it is '$(EDGERUN_DATA)'" >&2; exit 2; }
