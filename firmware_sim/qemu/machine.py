@@ -26,7 +26,9 @@ BOARDS: Final = MappingProxyType(
 )
 """Machines that run the firmware, and their ticks a second."""
 
-PACKAGES: Final = MappingProxyType({"arm-none-eabi-gcc": "gcc-arm-none-eabi", "qemu-system-arm": "qemu-system-arm"})
+PACKAGES: Final = MappingProxyType(
+    {"arm-none-eabi-gcc": "gcc-arm-none-eabi", "make": "make", "qemu-system-arm": "qemu-system-arm"}
+)
 """Debian packages by the program that they bring."""
 
 CACHE: Final = Path("~/.cache/edgerun/firmware")
@@ -81,7 +83,7 @@ def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
 
     Raises EdgeRunError with the compiler's first words.
     """
-    compiler = require("arm-none-eabi-gcc")
+    compiler, make = require("arm-none-eabi-gcc"), require("make")
     sha = hashlib.sha256(compiler.encode())
     for name, text in sorted(files.items()):
         sha.update(f"{name}\0{len(text)}\0{text}".encode())
@@ -93,7 +95,7 @@ def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-            done = subprocess.run(["make", "-C", folder, "-s"], capture_output=True, text=True, check=False)
+            done = subprocess.run([make, "-C", folder, "-s"], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise EdgeRunError(f"the firmware does not build: {(done.stderr.splitlines() or ['make failed'])[0]}")
             beside = kept.with_suffix(f".{Path(folder).name}")
@@ -102,7 +104,7 @@ def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
     return kept
 
 
-def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"") -> Run:
+def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"", limit_s: float = LIMIT_S) -> Run:
     """Run a stream through the firmware on a board, with what its checkpoints hold.
 
     Raises EdgeRunError where the firmware does not come to the stream's end.
@@ -112,13 +114,14 @@ def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"") -> Run:
         Path(folder, "samples.bin").write_bytes(stream)
         if flash:
             Path(folder, "flash.bin").write_bytes(flash)
-        done = subprocess.run(
-            [
-                emulator, "-M", board, "-icount", "shift=0", "-display", "none", "-monitor", "none", "-serial", "none",
-                "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware),
-            ],
-            cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False,
-        )  # fmt: skip
+        command = [
+            emulator, "-M", board, "-icount", "shift=0", "-display", "none", "-monitor", "none", "-serial", "none",
+            "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            raise EdgeRunError(f"the firmware on {board} did not end within {limit_s:g} s") from None
         if done.returncode:
             why = "a fault" if done.returncode == FAULT else f"exit code {done.returncode}"
             raise EdgeRunError(f"the firmware on {board} ended with {why}: {done.stderr.strip()[:200]}")

@@ -6,9 +6,11 @@ import itertools
 import re
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import host_firmware
+import msgspec
 import numpy as np
 import pytest
 from fuzz import firmware as fuzz_firmware
@@ -17,10 +19,13 @@ from pretend import INPUTS, sample, tiny_bundle
 
 from edgerun import cli
 from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.neighbours import runner
+from edgerun.errors import Refused
 from edgerun.image import learning_image
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
+from edgerun.spec import Doubt, Replay
 from exporters.firmware.model import identifiers, kept_bytes, literal
 from exporters.firmware.project import project
 from firmware_sim.qemu import stream
@@ -226,6 +231,27 @@ def test_the_command_writes_the_project(mlp_bundle: Path, tmp_path: Path, capsys
     written = {str(path.relative_to(tmp_path / "fw")) for path in (tmp_path / "fw").rglob("*") if path.is_file()}
     assert written == project(open_bundle(mlp_bundle), "mps2-an386").keys()
     assert not any("module" in name for name in written)
+
+
+def test_what_is_not_installed_is_named_with_its_package(
+    mlp_bundle: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["infer", str(mlp_bundle), str(digits / "factory.npz"), "-o", str(tmp_path / "o.npz")]
+    monkeypatch.setenv("PATH", "")
+    assert cli.main([*command, "--board", "mps2-an386"]) == 2
+    said = "edgerun: arm-none-eabi-gcc is not installed: apt-get install gcc-arm-none-eabi\n"
+    assert capsys.readouterr().err == said
+    assert cli.main([*command, "--board", "mps2-an386", "--backend", "numpy"]) == 2
+    assert "--board mps2-an386 computes elsewhere" in capsys.readouterr().err
+
+
+def test_a_plan_whose_lessons_have_no_c_form_makes_a_firmware_that_answers(digits_bundle: Path) -> None:
+    bundle = open_bundle(digits_bundle)
+    plan = msgspec.structs.replace(bundle.manifest.learning, doubt=Doubt(), replay=Replay(capacity=64))
+    doubting = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=plan))
+    assert "frozen.c" in project(doubting, "mps2-an386")
+    with pytest.raises(Refused, match="its firmware cannot learn"):
+        runner("mps2-an386").teach(doubting, "mps2-an386", np.zeros((1, 64), np.int16), ())
 
 
 def test_what_does_not_fit_and_what_is_no_board_is_refused(
