@@ -41,7 +41,7 @@ EMBEDDING: Final = Form(ways=60, shots=1, queries=4)
 META: Final = Form(ways=20, shots=1, queries=4)
 STEP: Final = 3e-4  # of the inner loop, before it is learned
 SHARPNESS: Final = 40.0  # of the queries' logits, likewise
-LENGTH: Final = {"prototypes": 1200, "spiking": 1000, "maml": 300, "fomaml": 300, "maml-8": 100, "maml-4": 100}
+LENGTH: Final = {"prototypes": 4000, "spiking": 4000, "maml": 300, "fomaml": 300, "maml-8": 100, "maml-4": 100}
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def train_spiking(data: Letters, count: int, seed: int, tell: Tell) -> dict[str,
     scale = torch.tensor(8.0, requires_grad=True)
 
     def loss_of(number: int) -> Any:
-        rows = np.concatenate(draw(rng, groups, META))
-        return prototype_loss(COUNTING.features(values, data.tensor(rows)), META, scale)
+        rows = np.concatenate(draw(rng, groups, EMBEDDING))
+        return prototype_loss(COUNTING.features(values, data.tensor(rows)), EMBEDDING, scale)
 
     train([*values.values(), scale], loss_of, Schedule(episodes=count, rate=5e-3), tell)
     return plain(values)
