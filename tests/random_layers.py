@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from edgerun.arrays import AnyArray, Tensors
+from edgerun.arrays import I16, AnyArray, Tensors
 from edgerun.errors import SpecError
 from edgerun.layers import (
     Add,
@@ -600,22 +600,32 @@ def layer(rng: Rng, kind: type[Layer], name: str, nodes: Sequence[Node]) -> Made
 # ------------------------------------------------------------------ graphs
 
 
-def encoder(rng: Rng, width: int) -> tuple[Encoder, tuple[int, ...], int]:
-    """An encoder, the shape of its samples, and the largest |value| of a step."""
+def encoder(rng: Rng, width: int) -> tuple[Encoder, InputSpec, int]:
+    """An encoder, its samples, and the largest |value| of a step."""
+    unsigned = maybe(rng)
+    offset = 128 * unsigned
+    dtype: Literal["uint8", "int8"] = "uint8" if unsigned else "int8"
+    flat = InputSpec(shape=(width,), dtype=dtype)
     match int(rng.integers(4)):
         case 0:
-            return Frames(), (int(rng.integers(1, 8)), width), I8_REACH
+            return Frames(offset=offset), InputSpec(shape=(int(rng.integers(1, 8)), width), dtype=dtype), I8_REACH
         case 1:
-            return Constant(steps=int(rng.integers(1, 8))), (width,), I8_REACH
+            return Constant(steps=int(rng.integers(1, 8)), offset=offset), flat, I8_REACH
         case 2:
-            return PhaseRate(steps=int(rng.integers(1, 12)), full_scale=int(rng.integers(1, 256))), (width,), 1
-    return Direct(), (width,), I8_REACH
+            return PhaseRate(steps=int(rng.integers(1, 12)), full_scale=int(rng.integers(1, 256))), flat, 1
+    return Direct(offset=offset), flat, I8_REACH
+
+
+def window_of(rng: Rng, manifest: Manifest) -> I16:
+    """One window of anything that the sensor may give."""
+    low, high = (0, 255) if manifest.input.dtype == "uint8" else (-128, 127)
+    return np.clip(within(rng, 128, manifest.input.size) + low + 128, low, high).astype(np.int16)
 
 
 def graph(rng: Rng, kinds: Sequence[type[Layer]]) -> tuple[Manifest, Tensors]:
     """A DAG of layers of the kinds given, in that order; those that nothing there can feed are left out."""
-    code, shape, reach = encoder(rng, int(pick(rng, (4, 12, 24, 36))))
-    nodes, layers, tensors = [Node(INPUT, shape[-1], reach)], [], Tensors()
+    code, samples, reach = encoder(rng, int(pick(rng, (4, 12, 24, 36))))
+    nodes, layers, tensors = [Node(INPUT, samples.shape[-1], reach)], [], Tensors()
     for k, kind in enumerate(kinds):
         try:
             found = layer(rng, kind, f"l{k}", nodes)
@@ -629,7 +639,7 @@ def graph(rng: Rng, kinds: Sequence[type[Layer]]) -> tuple[Manifest, Tensors]:
         layers, tensors = [found.spec], found.tensors
     output = OutputSpec(shape=(layers[-1].outputs,))
     manifest = Manifest(
-        name="random", input=InputSpec(shape=shape), encoder=code, layers=tuple(layers), head=Head(kind="values"),
+        name="random", input=samples, encoder=code, layers=tuple(layers), head=Head(kind="values"),
         output=output,
     )  # fmt: skip
     return manifest, tensors

@@ -15,7 +15,7 @@ import pytest
 from golden import make_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_layers import Node, filled, graph, layer, scales, within
+from random_layers import Node, filled, graph, layer, scales, window_of, within
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.certificate import certify
@@ -270,7 +270,7 @@ def test_a_random_graph_gives_numpys_windows_and_streams(
     manifest, tensors = graph(rng, [*kinds, last])
     certify(manifest, tensors)
     ours, theirs = NativeNetwork(manifest, tensors), Network(manifest, tensors)
-    windows = [np.clip(within(rng, 128, manifest.input.size), -128, 127).astype(np.int16) for _ in range(4)]
+    windows = [window_of(rng, manifest) for _ in range(4)]
     for q in windows:
         np.testing.assert_array_equal(ours.scores(q), theirs.scores(q))
         alike(ours, theirs)
