@@ -27,7 +27,8 @@ static void take_in(const er_trace *r, int32_t *drive, int32_t step, int32_t uni
 
 /* x <- sat16((x * decay + carry >> 15) + drive)   all (n,) */
 ER_CLONES
-static void leak(int32_t *restrict x, int32_t *restrict carry, const int32_t *restrict drive, int32_t decay, int32_t n) {
+static void leak(int32_t *restrict x, int32_t *restrict carry, const int32_t *restrict drive, int32_t decay,
+                 int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         const int32_t t = x[i] * decay + carry[i], y = (t >> 15) + drive[i];
         carry[i] = t & 0x7fff;
@@ -137,9 +138,9 @@ void er_post_factor_adaptive(int16_t *post, const uint8_t *psi, int32_t shift, i
         for (int32_t j = 0; j < n; j++) {
             const size_t at = (size_t)t * (size_t)n + (size_t)j;
             const int64_t seen = post[at] - ((beta[j] * adjoint[j] + 2048) >> 12);
-            const int64_t back = ((gamma * psi[at] * seen + (1 << 15)) >> 16) + ((rho[j] * adjoint[j] + (1 << 14)) >> 15);
+            const int64_t slope = (gamma * psi[at] * seen + (1 << 15)) >> 16;
             post[at] = er_sat16((psi[at] * seen + (1 << (shift - 1))) >> shift);
-            adjoint[j] = er_sat32(back);
+            adjoint[j] = er_sat32(slope + ((rho[j] * adjoint[j] + (1 << 14)) >> 15));
         }
 }
 

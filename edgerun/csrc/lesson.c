@@ -216,7 +216,8 @@ static int32_t answer(const er_pupil *pupil) {
     return pupil->at->known ? best : -1;
 }
 
-static void deep_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level, er_report *report) {
+static void deep_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level,
+                        er_report *report) {
     const er_lessons *r = &pupil->plan;
     const er_key key = er_noise_key(seed_of(r), (uint64_t)pupil->at->lessons, RESERVOIR * 16 + ER_USE_UPDATE);
     const int64_t threshold = pupil->at->threshold;

@@ -50,8 +50,9 @@ static int fill_plastic(void *to, PyObject *fields, views *open) {
     if (p->rows < 1 || p->columns < 1 || p->steps < 0 || p->steps > 128 || p->index < 0 || p->small == !!p->weight ||
         (p->small ? !!p->history : !!p->history_high) || !!p->ref != wide || !!p->omega != wide ||
         !!p->ref_high != narrow || !!p->omega_narrow != narrow || p->shift < least || p->shift > 30 ||
-        p->gradient_shift < least || p->gradient_shift > 30 || p->decay_shift < 0 || p->decay_shift > 30 || p->eta < 0 ||
-        p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 || p->max_norm < 0 || p->max_norm > 1 << 24 ||
+        p->gradient_shift < least || p->gradient_shift > 30 || p->decay_shift < 0 || p->decay_shift > 30 ||
+        p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 ||
+        p->max_norm < 0 || p->max_norm > 1 << 24 ||
         p->strength < 0 || p->strength > 58 || (noted && p->damping < 1))
         return refuse("plastic");
     return 0;
@@ -215,8 +216,9 @@ static int check_taught(const er_learner *l) {
         if (each->inputs != tape->inputs || each->outputs != tape->outputs || each->chunk != tape->chunk ||
             each->last != r->last || r->last > each->chunk || each->classes != r->classes ||
             each->inputs > r->widest || each->outputs > r->widest || each->decay < 0 || each->decay > 1 << 15 ||
-            each->reach < 1 || !each->feedback == !each->feedback_shadow || (each->adjoint && (!lif->rho || !lif->beta)) ||
-            (each->input && each->input_high) || (each->recurrent && each->recurrent_high) ||
+            each->reach < 1 || !each->feedback == !each->feedback_shadow ||
+            (each->adjoint && (!lif->rho || !lif->beta)) || (each->input && each->input_high) ||
+            (each->recurrent && each->recurrent_high) ||
             (each->readout && each->readout_high))
             return refuse("taught");
     }
@@ -282,8 +284,8 @@ static int is_a(PyObject *object, const char *name) {
 static PyObject *learner_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
     PyObject *net, *rule, *plastic, *tapes, *taught, *links;
     int long_call;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!p", &net, &PyDict_Type, &rule, &PyTuple_Type, &plastic, &PyTuple_Type, &tapes,
-                          &PyTuple_Type, &taught, &PyTuple_Type, &links, &long_call))
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!p", &net, &PyDict_Type, &rule, &PyTuple_Type, &plastic, &PyTuple_Type,
+                          &tapes, &PyTuple_Type, &taught, &PyTuple_Type, &links, &long_call))
         return NULL;
     if (!is_a(net, "Net")) return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);

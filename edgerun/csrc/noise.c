@@ -10,8 +10,9 @@ static uint32_t mix(uint32_t x) {
 }
 
 er_key er_noise_key(uint64_t seed, uint64_t update, uint32_t stream) {
-    const uint32_t parts[] = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)update, (uint32_t)(update >> 32), stream};
+    const uint32_t parts[5] = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)update, (uint32_t)(update >> 32),
+                               stream};
     uint32_t k = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) k = mix((k ^ parts[i]) + 0x9e3779b9u);
+    for (int i = 0; i < 5; i++) k = mix((k ^ parts[i]) + 0x9e3779b9u);
     return (er_key){k, mix(k + 0x9e3779b9u)};
 }

@@ -223,11 +223,13 @@ static int64_t update_tile(const er_plastic *p, const numbers *w, const place *h
     return changed;
 }
 
-/* How many of the rows from the first one on, whose reach is given, go into one tile: all of them still or all moving. */
+/* How many rows from the first one on, whose reach is given, go into one tile: all of them still, or all moving. */
 static int32_t together(const er_plastic *p, const int32_t *reach, int32_t rows, int32_t *most) {
     const int32_t room = p->columns < TILE ? TILE / p->columns : 1;
     int32_t k = 1;
-    for (*most = reach[0]; k < rows && k < room && !reach[k] == !reach[0]; k++) *most = reach[k] > *most ? reach[k] : *most;
+    *most = reach[0];
+    for (; k < rows && k < room && !reach[k] == !reach[0]; k++)
+        if (reach[k] > *most) *most = reach[k];
     return k;
 }
 
