@@ -294,9 +294,8 @@ Its steps (largest norm 0.005 in the input's weights, 0.3 in the recurrent ones,
 on {tuned}, on other draws of the shots than these; on {untuned}, where nothing was tuned, it is {held}.
 Recurrent weights do nearly all of it: with these alone and a norm of 0.4 a new voice gains nearly as much. What did not
 work: the plan's steps, which move the readout most and are too long without replay; an error after each of the last 8,
-12 or 24 steps; words one after the other instead of in turn, which costs two and a half points; a pull as strong as the
-plan's, which takes a point and a half of the gain. Skipping lessons that the net is 80 % sure of, 30 of 50, costs
-nothing to be seen.
+12 or 24 steps; words one after the other instead of in turn, which costs points; a pull as strong as the plan's, which
+takes some of the gain. Skipping lessons that the net is sure of costs nothing to be seen.
 """
 TUNED: Final = ("george", "jackson", "lucas")
 
