@@ -261,4 +261,7 @@ void er_patterns_reset(const er_patterns *r) {
     ER_CLEAR(r->score, r->outputs);
     *r->seen = 0;
 }
-void er_patterns_reading(const er_patterns *r, int32_t *out) { memcpy(out, r->score, (size_t)r->outputs * sizeof *out); }
+
+void er_patterns_reading(const er_patterns *r, int32_t *out) {
+    memcpy(out, r->score, (size_t)r->outputs * sizeof *out);
+}

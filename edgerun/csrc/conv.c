@@ -125,10 +125,11 @@ static int32_t output_of(int32_t place, int32_t tap, int32_t dilation, int32_t s
     return from >= 0 && from % stride == 0 && from / stride < outputs ? from / stride : -1;
 }
 
-/* sums (out_w, filters) of one row of outputs += a value at column w of the padded image, times `taps`, what a row of the
- * kernel has for its channel, last column first: the outputs of neighbouring taps are neighbours.
+/* sums (out_w, filters) of one row of outputs += a value at column w of the padded image, times `taps`, what a row of
+ * the kernel has for its channel, last column first: the outputs of neighbouring taps are neighbours.
  */
-static void add_row_of_taps(int32_t *sums, const int8_t *taps, const er_window *g, int32_t w, int32_t value, int32_t n) {
+static void add_row_of_taps(int32_t *sums, const int8_t *taps, const er_window *g, int32_t w, int32_t value,
+                            int32_t n) {
     if (g->stride_w == 1 && g->dilation_w == 1) {
         const int32_t start = w - g->kernel_w + 1, first = start > 0 ? start : 0, end = w < g->out_w ? w + 1 : g->out_w;
         if (first < end) er_add_row(sums + (int64_t)first * n, taps + (first - start) * n, value, (end - first) * n);
@@ -151,7 +152,8 @@ void er_conv_sum_step(const er_conv_sum *r) {
         for (int32_t u = 0; u < g.kernel_h; u++) {
             const int32_t i = output_of(place / g.width + g.top, u, g.dilation_h, g.stride_h, g.out_h);
             const int8_t *taps = r->weight + ((int64_t)u * g.channels + c) * g.kernel_w * n;
-            if (i >= 0) add_row_of_taps(r->sums + (int64_t)i * g.out_w * n, taps, &g, place % g.width + g.left, value, n);
+            int32_t *sums = r->sums + (int64_t)(i < 0 ? 0 : i) * g.out_w * n;
+            if (i >= 0) add_row_of_taps(sums, taps, &g, place % g.width + g.left, value, n);
         }
     }
     er_narrow(r->y, r->sums, r->outputs);

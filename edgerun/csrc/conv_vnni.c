@@ -1,7 +1,7 @@
 /* Convolutions on x86-64 processors with AVX-512 VNNI: 16 filters or 32 channels at once, the same sums as elsewhere.
  *
- * conv        sum w (x + 128) - 128 sum w, the first by products of bytes, the second once for all places. A panel holds
- *             16 filters side by side, 4 taps of each in a row, so that 8 places share what is read of it.
+ * conv        sum w (x + 128) - 128 sum w, the first by products of bytes, the second once for all places. A panel
+ *             holds 16 filters side by side, 4 taps of each in a row, so that 8 places share what is read of it.
  * depthwise   two taps a product of 16 bits: both taps of a channel lie side by side.
  */
 #include "conv_vnni.h"
@@ -81,7 +81,8 @@ ER_LEVEL static __m512i lay_panel(int8_t *panel, const int8_t *weight, int32_t n
             four = _mm512_mask_i32gather_epi32(four, first(n), rows, (const void *)(weight + k), 1);
         } else {
             int8_t last[4 * LANES] = {0};
-            for (int32_t f = 0; f < n; f++) memcpy(last + 4 * f, weight + (size_t)f * (size_t)taps + k, (size_t)(taps - k));
+            for (int32_t f = 0; f < n; f++)
+                memcpy(last + 4 * f, weight + (size_t)f * (size_t)taps + k, (size_t)(taps - k));
             four = _mm512_loadu_si512(last);
         }
         _mm512_storeu_si512(panel, four);
@@ -204,7 +205,8 @@ typedef struct column {
 
 /* Lanes of 32 channels that `_mm512_unpacklo_epi16` (part 0) and `_mm512_unpackhi_epi16` leave together. */
 ER_LEVEL static __m512i part_of(__m512i a, __m512i b, int part) {
-    return part ? _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1)) : _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(2, 0, 2, 0));
+    return part ? _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1))
+                : _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(2, 0, 2, 0));
 }
 
 /* Channel at + lane % period in each lane. */
@@ -233,7 +235,7 @@ ER_LEVEL static void lay_column(column *c, const er_depthwise *r, int32_t taps, 
     }
 }
 
-/* One place, or several: rows (taps,) are where each tap's lanes lie, counted from x, or OUTSIDE. `some` are at work. */
+/* One place, or several: rows (taps,) are where each tap's lanes lie, counted from x, or OUTSIDE. `some` work. */
 ER_LEVEL static void add_taps(const column *c, int16_t *y, const int16_t *x, const int64_t *rows, int32_t taps,
                               __m512i fill, __mmask32 some) {
     __m512i low = c->start[0], high = c->start[1];
@@ -275,8 +277,7 @@ ER_LEVEL static void columns(const er_depthwise *r, const er_window *g, int32_t 
         }
 }
 
-/* Few channels, and windows that go on by one column: as many places at once as lanes hold, where all of them lie inside.
- */
+/* Few channels, and windows that go on by one column: as many places at once as lanes hold, where all lie inside. */
 ER_LEVEL static void neighbours(const er_depthwise *r, const er_window *g, int32_t taps) {
     const __m512i fill = _mm512_set1_epi16((short)r->fill);
     const int32_t n = r->filters, together = CHANNELS / n, reach = (g->kernel_w - 1) * g->dilation_w;

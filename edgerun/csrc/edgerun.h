@@ -50,7 +50,8 @@ static inline int32_t er_sat32(int64_t x) { return er_clip(x, INT32_MIN, INT32_M
 
 /* y = clip(((sum * m + 2**(s-1)) >> s) + zero_point, qmin, qmax), sum = W x + b, m < 2**24, 1 <= s <= 46, |sum| < 2**31
  *
- * weight (outputs, inputs)   x (inputs,) |x| <= 128   bias, multiplier, shift (outputs,)   weight_zero (outputs,) or NULL
+ * weight (outputs, inputs)   x (inputs,) |x| <= 128   bias, multiplier, shift (outputs,)
+ * weight_zero (outputs,) or NULL
  */
 #define ER_DENSE(I, IN, OPT, OUT, MAY) \
     I(inputs) I(outputs) I(zero_point) I(qmin) I(qmax) \
@@ -78,8 +79,8 @@ static inline int16_t er_requant(int32_t sum, int32_t m, int32_t s, int32_t zero
 #define ER_TAPS ((int64_t)r->kernel_h * r->kernel_w)
 typedef struct er_window { ER_WINDOW(ER_NUMBER) } er_window;
 
-/* y[i, j, f] = requant(b[f] + sum of w[f, r, t, c] * x[...]), |x| <= 128; padding holds `fill`. y (out_h, out_w, filters).
- * Scratch: sums, and window, what one place sees.
+/* y[i, j, f] = requant(b[f] + sum of w[f, r, t, c] * x[...]), |x| <= 128; padding holds `fill`.
+ * y (out_h, out_w, filters). Scratch: sums, and window, what one place sees.
  */
 #define ER_CONV(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(fill) I(zero_point) I(qmin) I(qmax) \
@@ -102,8 +103,8 @@ void er_conv_step(const er_conv *r);
 ER_RECORD(er_depthwise, ER_DEPTHWISE)
 void er_depthwise_step(const er_depthwise *r);
 
-/* Raw sums of a convolution of x - zero_point, event by event; padding is the zero point. No learning writes its weights:
- * they lie as (kernel_h, channels, kernel_w, filters), the last column first.
+/* Raw sums of a convolution of x - zero_point, event by event; padding is the zero point. No learning writes its
+ * weights: they lie as (kernel_h, channels, kernel_w, filters), the last column first.
  */
 #define ER_CONV_SUM(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(zero_point) \
@@ -192,14 +193,14 @@ void er_take_step(const er_take *r);
 
 /* ---------------------------------------------------------------- by rows */
 
-/* y = min(half_up(e * m / (S * 2**s)) + zero_point, 127), e = exponentials[max x - x], S their sum over a row, <= 2**50 */
+/* y = min(half_up(e * m / (S * 2**s)) + zero_point, 127), e = exponentials[max x - x], S their sum in a row, <= 2**50 */
 #define ER_SOFTMAX(I, IN, OPT, OUT, MAY) \
     I(outputs) I(row) I(multiplier) I(shift) I(zero_point) IN(int32_t, exponentials, 256) \
     IN(int16_t, x, r->outputs) OUT(int16_t, y, r->outputs)
 ER_RECORD(er_softmax, ER_SOFTMAX)
 void er_softmax_step(const er_softmax *r);
 
-/* y = max(((2**(s-1) - d * md - L * ml) >> s) + zero_point, -128), L = ln(S / 2**30) in Q12: `logarithms` of ten bits */
+/* y = max(((2**(s-1) - d * md - L * ml) >> s) + zero_point, -128), L = ln(S / 2**30) in Q12 by ten bits' logarithms */
 #define ER_LOG_SOFTMAX(I, IN, OPT, OUT, MAY) \
     I(outputs) I(row) I(multiplier_d) I(multiplier_l) I(shift) I(zero_point) IN(int32_t, exponentials, 256) \
     IN(int16_t, logarithms, 1024) IN(int16_t, x, r->outputs) OUT(int16_t, y, r->outputs)
@@ -290,10 +291,10 @@ void er_readout_step(const er_readout *r);
 ER_RECORD(er_dense_sum, ER_DENSE_SUM)
 void er_dense_sum_step(const er_dense_sum *r);
 
-/* Leaky integrate-and-fire neurons on raw sums: `edgerun.layers.Cells`. Parameter j % parameters is neuron j's. alpha and
- * current are NULL without a synaptic current, own and recurrent without that kind of recurrence. Spike counts are read
- * where reads_counts; else the largest membrane where there is peak, the mean where there are sum and seen, or the newest.
- * Scratch of a dense recurrence: sums.
+/* Leaky integrate-and-fire neurons on raw sums: `edgerun.layers.Cells`. Parameter j % parameters is neuron j's. alpha
+ * and current are NULL without a synaptic current, own and recurrent without that kind of recurrence. Spike counts are
+ * read where reads_counts; else the largest membrane where there is peak, the mean where there are sum and seen, or the
+ * newest. Scratch of a dense recurrence: sums.
  */
 #define ER_CELLS(I, IN, OPT, OUT, MAY) \
     I(outputs) I(parameters) I(shift) I(back_shift) I(reset) I(reset_delay) I(inhibition) I(reads_counts) \
@@ -333,7 +334,8 @@ void er_integrators_step(const er_integrators *r);
 #define ER_PATTERNS(I, IN, OPT, OUT, MAY) \
     I(inputs) I(outputs) I(steps) I(rise) I(fall) IN(uint8_t, target, (int64_t)r->outputs * r->steps * r->inputs) \
     IN(int16_t, x, r->inputs) OUT(int16_t, rising, (int64_t)r->outputs * r->inputs) \
-    OUT(int16_t, falling, (int64_t)r->outputs * r->inputs) OUT(uint16_t, rising_carry, (int64_t)r->outputs * r->inputs) \
+    OUT(int16_t, falling, (int64_t)r->outputs * r->inputs) \
+    OUT(uint16_t, rising_carry, (int64_t)r->outputs * r->inputs) \
     OUT(uint16_t, falling_carry, (int64_t)r->outputs * r->inputs) OUT(int32_t, score, r->outputs) \
     OUT(int32_t, seen, 1) ER_SUMS(OUT, MAY, r->outputs)
 ER_RECORD(er_patterns, ER_PATTERNS)
@@ -342,13 +344,14 @@ void er_patterns_step(const er_patterns *r);
 /* ---------------------------------------------------------------- recurrent layers */
 
 /* A window (steps, inputs) walked through. Rows of the weights lie by gate, then by unit; what goes into a gate is
- * (W x + b) * m >> s rounded half up, plus the same of the recurrent product. y holds the hidden vector after every step
- * where `sequence`, else after the last; with `reverse` the last step comes first, from silence in every call. The map
+ * (W x + b) * m >> s rounded half up, plus the same of the recurrent product. y holds the hidden vector after every
+ * step where `sequence`, else after the last; with `reverse` the last step comes first, from silence in every call. The map
  * takes a hidden value in Q0.15 to the int8 that goes out and back. Scratch: gates, back and view.
  */
 #define ER_RECURRENT(I, IN, OUT, gates_of_a_unit) \
     I(outputs) I(inputs) I(units) I(steps) I(sequence) I(reverse) I(map_multiplier) I(map_shift) I(map_zero) \
-    IN(int8_t, weight, (int64_t)(gates_of_a_unit) * r->units * r->inputs) IN(int32_t, bias, (gates_of_a_unit) * r->units) \
+    IN(int8_t, weight, (int64_t)(gates_of_a_unit) * r->units * r->inputs) \
+    IN(int32_t, bias, (gates_of_a_unit) * r->units) \
     IN(int32_t, multiplier, (gates_of_a_unit) * r->units) IN(uint8_t, shift, (gates_of_a_unit) * r->units) \
     IN(int8_t, recurrent, (int64_t)(gates_of_a_unit) * r->units * r->units) \
     IN(int32_t, recurrent_bias, (gates_of_a_unit) * r->units) \
@@ -375,7 +378,8 @@ ER_RECORD(er_gru, ER_GRU)
 void er_gru_step(const er_gru *r);
 
 #define ER_CELL(I, IN, OUT) \
-    ER_RECURRENT(I, IN, OUT, 4) I(cell_exponent) I(cell_limit) OUT(int8_t, hidden, r->units) OUT(int16_t, cell, r->units)
+    ER_RECURRENT(I, IN, OUT, 4) I(cell_exponent) I(cell_limit) OUT(int8_t, hidden, r->units) \
+    OUT(int16_t, cell, r->units)
 
 /* Gates i, f, g, o; the cell has cell_exponent binary places and a remainder. */
 #define ER_LSTM(I, IN, OPT, OUT, MAY) \

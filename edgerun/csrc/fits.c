@@ -12,7 +12,8 @@ static int window_fits(const er_window *g, int32_t last, int32_t outputs) {
            g->left >= 0 && count_fits(g->out_h) && count_fits(g->out_w) && count_fits(last) &&
            count_fits((int64_t)g->height * g->width) && count_fits((int64_t)g->height * g->width * g->channels) &&
            count_fits((int64_t)g->kernel_h * g->kernel_w * g->channels) && count_fits((int64_t)g->out_h * g->out_w) &&
-           count_fits((int64_t)(g->out_h - 1) * g->stride_h + 1) && count_fits((int64_t)(g->out_w - 1) * g->stride_w + 1) &&
+           count_fits((int64_t)(g->out_h - 1) * g->stride_h + 1) &&
+           count_fits((int64_t)(g->out_w - 1) * g->stride_w + 1) &&
            count_fits((int64_t)(g->kernel_h - 1) * g->dilation_h + 1) &&
            count_fits((int64_t)(g->kernel_w - 1) * g->dilation_w + 1) && (int64_t)g->out_h * g->out_w * last == outputs;
 }

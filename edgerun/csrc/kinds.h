@@ -49,8 +49,8 @@ const int16_t *er_see(int16_t *window, const int16_t *x, const er_window *g, int
 void er_requant_row(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
                     int64_t zero_point, int64_t low, int64_t high, int32_t n);
 
-/* The place of the next row under shape, the last axis left out: index (rank,) counts up, each of two offsets goes on by
- * its strides. False behind the last row.
+/* The place of the next row under shape, the last axis left out: index (rank,) counts up, each of two offsets goes on
+ * by its strides. False behind the last row.
  */
 enum { ER_RANK = 8 };
 static inline int er_next(int32_t *index, const int32_t *shape, int32_t rank, const int32_t *step_a, int64_t *a,

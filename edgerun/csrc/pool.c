@@ -45,7 +45,8 @@ void er_max_pool_step(const er_max_pool *r) {
             const place p = place_of(&g, i, j);
             for (int32_t k = 0; k < g.channels; k++) y[k] = -128;
             for (int32_t u = p.down.first; u < p.down.last; u++)
-                for (int32_t v = p.across.first; v < p.across.last; v++) raise_to(y, r->x + tap(&g, &p, u, v), g.channels);
+                for (int32_t v = p.across.first; v < p.across.last; v++)
+                    raise_to(y, r->x + tap(&g, &p, u, v), g.channels);
             for (int32_t k = 0; k < g.channels; k++) y[k] = (int16_t)er_clip(y[k], r->qmin, r->qmax);
         }
 }

@@ -14,11 +14,12 @@ static void project(int32_t *sums, const int8_t *weight, const int16_t *x, const
 }
 
 #define INPUT_PART(r, t, count) \
-    project((r)->gates, (r)->weight, (r)->x + (int64_t)(t) * (r)->inputs, (r)->bias, (r)->multiplier, (r)->shift, count, \
-            (r)->inputs)
+    project((r)->gates, (r)->weight, (r)->x + (int64_t)(t) * (r)->inputs, (r)->bias, (r)->multiplier, (r)->shift, \
+            count, (r)->inputs)
 #define BACK_PART(r, first, count) \
-    project((r)->back + (first), (r)->recurrent + (int64_t)(first) * (r)->units, (r)->view, (r)->recurrent_bias + (first), \
-            (r)->recurrent_multiplier + (first), (r)->recurrent_shift + (first), count, (r)->units)
+    project((r)->back + (first), (r)->recurrent + (int64_t)(first) * (r)->units, (r)->view, \
+            (r)->recurrent_bias + (first), (r)->recurrent_multiplier + (first), (r)->recurrent_shift + (first), count, \
+            (r)->units)
 
 /* Walk through a window: `advance` makes step t, `given` is then what goes out. */
 #define WALK(r, silence, advance, given) \
@@ -208,7 +209,7 @@ static int64_t rescale_twice(int64_t x, int32_t m, int32_t s) {
     return s > 31 ? away(up, s - 31) : up;
 }
 
-/* exp(p / 2**fraction) in Q0.15, p < 0: a polynomial about -1/8 under a multiple of 1/4, then one factor a bit of it. */
+/* exp(p / 2**fraction) in Q0.15, p < 0: a polynomial about -1/8 under a multiple of 1/4, then a factor a bit of it. */
 static int32_t exp_negative(int32_t p, int32_t fraction) {
     static const int32_t powers[7] = {25520, 19875, 12055, 4435, 600, 11, 0};
     const int32_t quarter = 1 << (fraction - 2), under = (p & (quarter - 1)) - quarter;
@@ -255,7 +256,8 @@ static void q12_silence(const er_lstm_q12 *r) {
 
 static void q12_remember(const er_lstm_q12 *r, int32_t j) {
     const int32_t n = r->units, e = r->cell_exponent, *p = r->gates + j;
-    const int32_t i = sigmoid_q12(p[0]), f = sigmoid_q12(p[n]), g = tanh_by_exp(p[2 * n], 12), o = sigmoid_q12(p[3 * n]);
+    const int32_t i = sigmoid_q12(p[0]), f = sigmoid_q12(p[n]), g = tanh_by_exp(p[2 * n], 12);
+    const int32_t o = sigmoid_q12(p[3 * n]);
     int32_t cell = er_sat16(away((int64_t)f * r->cell[j], 15) + away((int64_t)i * g, 30 - e));
     if (r->cell_limit) cell = er_clip(cell, -r->cell_limit, r->cell_limit);
     r->cell[j] = (int16_t)cell;

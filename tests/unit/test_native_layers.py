@@ -173,7 +173,7 @@ SIZES = [
     *(("conv", (1, places, channels), 18, (1, 1)) for places in (1, 7, 8, 9, 17) for channels in (1, 3, 4, 33, 65)),
     *(("conv", (1, 2, channels), 19, (1, 1)) for channels in (1023, 1024, 1025)),
     *(("depthwise", (5, 6, channels), channels, (3, 3)) for channels in (1, 15, 16, 31, 32, 33, 65, 127, 130)),
-    *(("depthwise", (3, 70, channels), channels, (3, 3)) for channels in (1, 2, 4, 8, 16)),
+    *(("depthwise", (3, width, channels), channels, (3, 3)) for channels in (1, 2, 4, 8, 16) for width in (70, 71)),
     *(("depthwise", (7, 7, 34), 34, kernel) for kernel in ((1, 1), (1, 2), (5, 5), (4, 8), (6, 6))),
 ]
 
