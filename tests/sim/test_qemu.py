@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(bundle: Bundle, board: str, q: np.ndarray, built: Path, level: str = "-O2") -> np.ndarray:
     """What the firmware answers."""
     files = project(bundle, board, frozen=True)
-    files["Makefile"] = files["Makefile"].replace("OPT ?= -O2", f"OPT ?= {level}")
+    files["Makefile"] = files["Makefile"].replace("OPT ?= -O2", f"OPT ?= {level} -Werror")
     payloads = q.astype(bundle.manifest.input.dtype)
     ran = machine.run(machine.build(files, built), board, b"".join(stream.sample(x.tobytes()) for x in payloads))
     return answers(ran.answers, board, len(q))[0].scores

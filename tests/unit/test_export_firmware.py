@@ -176,6 +176,29 @@ def test_counters_that_cannot_be_are_refused(
     assert lines[1] == ["generation", "0"]
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "at", "value"),
+    [
+        ("shadow.hidden.input", 3, 32600), ("importance.out.input", 5, 232), ("replay.label", 2, 4),
+        ("replay.label", 1, -2), ("replay.field", 0, 2), ("replay.seen", 1, -1), ("head.count", 1, -1),
+        ("recent", 0, 4),
+    ],
+)  # fmt: skip
+def test_learned_state_that_cannot_be_is_refused(
+    device: Host, tmp_path: Path, tiny: Bundle, name: str, at: int, value: int
+) -> None:
+    device.run(tmp_path, frames(0, 3) + SAVE)
+    image, flash = learning_image(tiny), bytearray((tmp_path / "flash.bin").read_bytes())
+    first = PAGE + sum(image.held[each].slot.bytes for each in image.kept[: image.kept.index(name)])
+    slot = image.held[name].slot
+    np.frombuffer(flash, slot.dtype, slot.bytes // np.dtype(slot.dtype).itemsize, first)[at] = value
+    (tmp_path / "flash.bin").write_bytes(host_firmware.sealed(bytes(flash)))
+    _, lines = device.run(tmp_path, PRINT)
+    assert lines[1] == ["generation", "0"]
+    assert kept(lines) == kept_by(new_learner(tiny, backend="numpy"))
+
+
 # ------------------------------------------------------------------ the stream
 
 

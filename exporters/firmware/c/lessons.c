@@ -58,7 +58,7 @@ static void dump(void) {
 void command(uint8_t kind) {
     switch (kind) {
     case 'N':
-        if (model_counters.known < pupil.plan.classes)
+        if (model_counters.known < learned_room())
             model_counters.known++;
         else
             refuse("no-room-for-a-class");
