@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from edgerun.spec import Layer
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
+@cache
 def load(family: str) -> tuple[Tensors, dict[str, str]]:
     with np.load(GOLDEN / f"{family}.npz", allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
