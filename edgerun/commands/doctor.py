@@ -18,6 +18,8 @@ from edgerun.spec import Record
 TOOLS = {
     "mosquitto": "a broker for more than a demo",
     "chromium": "the tests of the web page, the screenshots",
+    "arm-none-eabi-gcc": "building firmware",
+    "qemu-system-arm": "running firmware: infer and adapt --board",
 }
 SENSORS = {
     "power monitor": ("sys/class/hwmon", "*/power*_input"),

@@ -23,7 +23,7 @@ from firmware_sim.qemu import stream
 def harness(folder: Path) -> list[str]:
     """The command of a harness built in a folder, but for the first case and their count."""
     bundle = tiny_bundle()
-    device = host_firmware.host(bundle, folder)
+    device = host_firmware.host(bundle, folder, ())
     lessons = [stream.sample(sample(k % 4, k).astype(np.uint8).tobytes(), k % 4) for k in range(4)]
     asked = stream.sample(sample(1, 9).astype(np.uint8).tobytes())
     commands = [stream.frame(kind) for kind in (stream.NEW_CLASS, stream.SETTLE, stream.BOUNDARY, stream.SAVE, stream.PRINT)]
