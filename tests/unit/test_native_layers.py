@@ -178,25 +178,38 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "image", "filters", "kernel"), SIZES)
+GEOMETRIES: list[tuple[str, tuple[int, int, int], int, tuple[int, int], dict[str, Any]]] = [
+    ("conv", (2, 3, 1), 33, (2, 1), {"padding": (0, 0, 0, 0)}),
+    ("conv", (9, 5, 3), 18, (3, 2), {"dilation": (2, 1)}),
+    ("conv", (9, 9, 3), 18, (3, 2), {"dilation": (1, 2), "stride": (2, 3)}),
+    ("depthwise", (4, 71, 8), 8, (3, 3), {"stride": (1, 2)}),
+    ("depthwise", (4, 71, 8), 8, (2, 3), {"dilation": (1, 3)}),
+    ("depthwise", (9, 4, 40), 40, (3, 3), {"dilation": (3, 1), "padding": (4, 0, 4, 2)}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "image", "filters", "kernel", "geometry"), [*((*size, {}) for size in SIZES), *GEOMETRIES]
+)
 @pytest.mark.parametrize("asymmetric", [False, True], ids=["symmetric", "asymmetric"])
 def test_blocks_of_filters_windows_and_channels_meet_without_a_seam(
-    kind: str, image: tuple[int, int, int], filters: int, kernel: tuple[int, int], asymmetric: bool
-) -> None:
+    kind: str, image: tuple[int, int, int], filters: int, kernel: tuple[int, int], geometry: dict[str, Any],
+    asymmetric: bool,
+) -> None:  # fmt: skip
     """Extremes of one sign too; and the one value that a reach of 128 allows beyond int8."""
     rng = np.random.default_rng(3)
     padding = (1, 1, 1, 1) if kernel != (1, 1) else (0, 0, 0, 0)
     make = Conv if kind == "conv" else Depthwise
     spec = make(
-        name="l", input_shape=image, filters=filters, kernel=kernel, padding=padding, input_zero_point=-128,
-        zero_point=-3, asymmetric=asymmetric,
+        name="l", input_shape=image, filters=filters, kernel=kernel, input_zero_point=-128, zero_point=-3,
+        asymmetric=asymmetric, **{"padding": padding} | geometry,
     )  # fmt: skip
     typical = 5000.0 * math.sqrt(math.prod(spec.weight_shape[1:]))
     tensors = filled(rng, spec, scales(rng, filters, typical))
     ours, theirs = Alone(spec, tensors, (128,)), OPS[make](spec, tensors, ())
     low, high = np.full(math.prod(image), -128), np.full(math.prod(image), 127)
-    beyond = np.where(np.arange(len(low)) == len(low) // 2, 128, 5)
-    for x in (rng.integers(-128, 128, len(low)), low, high, beyond):
+    beyond = (np.where(np.arange(len(low)) == place, 128, 5) for place in (0, len(low) // 2))
+    for x in (rng.integers(-128, 128, len(low)), low, high, *beyond):
         ours.step(x)
         theirs.step(x.astype(np.float32))
         same(ours.run, theirs)
