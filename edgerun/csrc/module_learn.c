@@ -51,9 +51,8 @@ static int fill_plastic(void *to, PyObject *fields, views *open) {
         (p->small ? !!p->history : !!p->history_high) || !!p->ref != wide || !!p->omega != wide ||
         !!p->ref_high != narrow || !!p->omega_narrow != narrow || p->shift < least || p->shift > 30 ||
         p->gradient_shift < least || p->gradient_shift > 30 || p->decay_shift < 0 || p->decay_shift > 30 ||
-        p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 ||
-        p->max_norm < 0 || p->max_norm > 1 << 24 ||
-        p->strength < 0 || p->strength > 58 || (noted && p->damping < 1))
+        p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 || p->max_norm < 0 ||
+        p->max_norm > 1 << 24 || p->strength < 0 || p->strength > 58 || (noted && p->damping < 1))
         return refuse("plastic");
     return 0;
 }
@@ -218,8 +217,7 @@ static int check_taught(const er_learner *l) {
             each->inputs > r->widest || each->outputs > r->widest || each->decay < 0 || each->decay > 1 << 15 ||
             each->reach < 1 || !each->feedback == !each->feedback_shadow ||
             (each->adjoint && (!lif->rho || !lif->beta)) || (each->input && each->input_high) ||
-            (each->recurrent && each->recurrent_high) ||
-            (each->readout && each->readout_high))
+            (each->recurrent && each->recurrent_high) || (each->readout && each->readout_high))
             return refuse("taught");
     }
     return 0;
@@ -382,17 +380,18 @@ static int check_pupil(const er_pupil *p) {
     const er_lessons *r = &p->plan;
     const er_plan *plan = &p->net->plan;
     const int held = r->capacity > 0;
+    const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels, where a rule learns */
     if (r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
         (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
         r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
         (r->recent_labels && r->recent_labels != r->recents) || (held && !r->x == !r->x_unsigned) ||
         (held && (!r->label || !r->field || !r->since || !r->seen)) || (r->every && !p->learner) ||
-        p->at->known < 0 || p->at->known > r->classes || p->at->recent_at < 0 || p->at->recent_at >= r->recents)
+        p->at->known < 0 || p->at->known > most || p->at->recent_at < 0 || p->at->recent_at >= r->recents)
         return refuse("lessons");
     for (int32_t i = 0; i < r->recents; i++)
         if (r->recent[i] < -1 || r->recent[i] >= r->outputs) return refuse("lessons");
     for (int32_t i = 0; i < r->capacity; i++)
-        if (r->label[i] < -1 || r->label[i] >= r->classes || r->field[i] > 1) return refuse("lessons");
+        if (r->label[i] < -1 || r->label[i] >= most || r->field[i] > 1) return refuse("lessons");
     return 0;
 }
 
