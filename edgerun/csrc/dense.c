@@ -31,6 +31,49 @@ static void portable_sums(int32_t *restrict sums, const int8_t *restrict weight,
     }
 }
 
+#ifdef __ARM_FEATURE_DSP
+#include <arm_acle.h>
+#include <string.h>
+
+static inline uint32_t word(const void *from) {
+    uint32_t found;
+    memcpy(&found, from, sizeof found);
+    return found;
+}
+
+/* s + w[0] x[0] + w[2] x[2] + w[1] x[1] + w[3] x[3]: two products an instruction of Cortex-M4 and later. */
+static inline int32_t four(int32_t s, uint32_t w, int16x2_t even, int16x2_t odd) {
+    return __smlad(__sxtb16((int8x4_t)(w >> 8 | w << 24)), odd, __smlad(__sxtb16((int8x4_t)w), even, s));
+}
+
+/* The sums of the first values, as many as are a multiple of four; returns how many. x is taken apart once for 4 rows. */
+static int32_t dsp_sums(int32_t *s, const int8_t *weight, const int16_t *x, int32_t m) {
+    int32_t i = 0;
+    for (; i + 4 <= m; i += 4) {
+        const uint32_t low = word(x + i), high = word(x + i + 2);
+        const int16x2_t even = (int16x2_t)((low & 0xffff) | high << 16), odd = (int16x2_t)(low >> 16 | (high & 0xffff0000));
+        s[0] = four(s[0], word(weight + i), even, odd);
+        s[1] = four(s[1], word(weight + m + i), even, odd);
+        s[2] = four(s[2], word(weight + 2 * m + i), even, odd);
+        s[3] = four(s[3], word(weight + 3 * m + i), even, odd);
+    }
+    return i;
+}
+
+static void few_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m) {
+    int32_t k = 0;
+    for (; k + 4 <= n; k += 4) {
+        int32_t s[4] = {bias[k], bias[k + 1], bias[k + 2], bias[k + 3]};
+        const int8_t *rows = weight + (size_t)k * (size_t)m;
+        for (int32_t i = dsp_sums(s, rows, x, m); i < m; i++)
+            for (int32_t j = 0; j < 4; j++) s[j] += rows[(size_t)j * (size_t)m + (size_t)i] * x[i];
+        memcpy(sums + k, s, sizeof s);
+    }
+    if (k < n) portable_sums(sums + k, weight + (size_t)k * (size_t)m, x, bias + k, n - k, m);
+}
+#define portable_sums few_sums
+#endif
+
 void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m) {
 #ifdef ER_VNNI
     if (er_vnni_sums(sums, weight, x, bias, n, m)) return;
