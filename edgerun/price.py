@@ -369,8 +369,8 @@ def flash_parts(bundle: Bundle) -> dict[str, int]:
     return {"bundle": bundle.size, "checkpoints": CHECKPOINTS * checkpoint, "journal": EPOCHS * (checkpoint + group)}
 
 
-FIRMWARE_RAM: Final = 6656
-"""Bytes beside the arrays of a firmware: a stack of 6 KiB, buffers of port and checkpoint."""
+FIRMWARE_RAM: Final = 4608
+"""Bytes beside the arrays of a firmware: a stack of 4 KiB, buffers of port and checkpoint."""
 
 
 FIRMWARE_CODE: Final = MappingProxyType({"loop": 6500, "prototypes": 1100, "lessons": 16200, "kind": 700})

@@ -25,7 +25,8 @@ LEARNING: Final = ("learned.", "lessons.c", "checkpoint.")
 FROZEN: Final = ("frozen.c",)
 """Files of a firmware that learns, and of one that does not."""
 
-STACK: Final = 6144
+STACK: Final = 4096
+"""Bytes; the deepest path, an update inside a lesson, takes 2.5 KB."""
 
 LINKER: Final = """\
 /* {name}: {cpu}. Written by `edgerun export-firmware`. */
@@ -37,9 +38,10 @@ ENTRY(Reset_Handler)
 SECTIONS {{
     .text : {{ KEEP(*(.vectors)) *(.text*) *(.rodata*) . = ALIGN(4); }} > FLASH
     _data_flash = LOADADDR(.data);
+    /* The stack lies lowest, so that too much of it is a fault. */
+    .stack (NOLOAD) : {{ . += {stack}; . = ALIGN(8); _stack_top = .; }} > RAM
     .data : {{ _data = .; *(.data*) . = ALIGN(4); _data_end = .; }} > RAM AT> FLASH
     .bss (NOLOAD) : {{ _bss = .; *(.bss*) *(COMMON) . = ALIGN(4); _bss_end = .; }} > RAM
-    .stack (NOLOAD) : ALIGN(8) {{ . += {stack}; _stack_top = .; }} > RAM
     /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.attributes) *(.comment) *(.note*) }}
 }}
 """

@@ -81,7 +81,7 @@ def require(program: str) -> str:
 def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
     """The firmware of a project's files, by path. The same files are built once.
 
-    Raises EdgeRunError with the compiler's first words.
+    Raises EdgeRunError with the compiler's first error.
     """
     compiler, make = require("arm-none-eabi-gcc"), require("make")
     sha = hashlib.sha256(compiler.encode())
@@ -97,7 +97,8 @@ def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
                 path.write_text(text, encoding="utf-8")
             done = subprocess.run([make, "-C", folder, "-s"], capture_output=True, text=True, check=False)
             if done.returncode:
-                raise EdgeRunError(f"the firmware does not build: {(done.stderr.splitlines() or ['make failed'])[0]}")
+                said = (line for line in done.stderr.splitlines() if "error" in line.lower())
+                raise EdgeRunError(f"the firmware does not build: {next(said, 'make failed')}")
             beside = kept.with_suffix(f".{Path(folder).name}")
             shutil.copyfile(Path(folder, "firmware.elf"), beside)
             beside.replace(kept)
@@ -124,7 +125,8 @@ def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"", limit_s: 
             raise EdgeRunError(f"the firmware on {board} did not end within {limit_s:g} s") from None
         if done.returncode:
             why = "a fault" if done.returncode == FAULT else f"exit code {done.returncode}"
-            raise EdgeRunError(f"the firmware on {board} ended with {why}: {done.stderr.strip()[:200]}")
+            said = next(iter(done.stderr.splitlines()), "")
+            raise EdgeRunError(f"the firmware on {board} ended with {why}{said and ': '}{said}")
         return Run(Path(folder, "answers.txt").read_text("ascii"), Path(folder, "flash.bin").read_bytes())
 
 

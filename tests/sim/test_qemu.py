@@ -16,7 +16,7 @@ import trajectories
 from edgerun import cli
 from edgerun.bundle import Bundle, open_bundle, pack, read_bundle
 from edgerun.commands.neighbours import runner
-from edgerun.errors import Refused
+from edgerun.errors import EdgeRunError, Refused
 from edgerun.network import Network
 from edgerun.price import firmware_parts
 from exporters.firmware.project import image_for, project
@@ -190,6 +190,19 @@ def test_what_was_learned_is_there_after_the_power_was_gone(mlp_bundle: Path, bu
     assert kept[0] == kept[1]
     before, after = (answers(ran.answers, "mps2-an386", 4)[0].scores for ran in (first, again))
     np.testing.assert_array_equal(before, after)
+
+
+def test_a_firmware_that_fails_is_told_in_one_line(digits_bundle: Path, built: Path) -> None:
+    """A stack of half a kilobyte is too small: it ends in a fault, not in wrong bits."""
+    files = project(open_bundle(digits_bundle), "mps2-an386")
+    small_stack = files | {"board.ld": files["board.ld"].replace(". += 4096", ". += 512")}
+    assert small_stack != files
+    with pytest.raises(EdgeRunError, match=r"^the firmware on mps2-an386 ended with [^\n]*$"):
+        machine.run(machine.build(small_stack, built), "mps2-an386", stream.sample(bytes(64)))
+    with pytest.raises(EdgeRunError, match=r"does not build: main\.c:1:.* error: "):
+        machine.build(files | {"main.c": "int main(void) { return }"}, built)
+    with pytest.raises(EdgeRunError, match=r"did not end within 0.01 s"):
+        machine.run(machine.build(files, built), "mps2-an386", stream.sample(bytes(64), 0) * 500, limit_s=0.01)
 
 
 def test_a_board_that_is_none_is_refused() -> None:
