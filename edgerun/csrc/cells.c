@@ -232,7 +232,7 @@ static int32_t compare(const er_patterns *r, int32_t k, const uint8_t *target) {
     for (int32_t i = 0; i < r->inputs; i++) {
         const int64_t at = first + i;
         const int32_t raw = r->x[i] - (target ? target[i] : 0);
-        differ += raw != 0;
+        differ += raw < 0 ? -raw : raw;
         smooth(&r->rising[at], &r->rising_carry[at], r->rise, raw * ONE_SPIKE);
         smooth(&r->falling[at], &r->falling_carry[at], r->fall, r->rising[at]);
         energy += r->falling[at] * r->falling[at];
