@@ -119,22 +119,55 @@ static void machine(void) {
 
 /* ---------------------------------------------------------------- the kernels */
 
+/* Numbers of a layer's requantisation, one a channel. */
+static int32_t *multipliers(int32_t n) {
+    int32_t *found = filled((size_t)n * 4);
+    for (int32_t k = 0; k < n; k++) found[k] = 1 << 23;
+    return found;
+}
+
+static uint8_t *shifts(int32_t n) {
+    uint8_t *found = filled((size_t)n);
+    for (int32_t k = 0; k < n; k++) found[k] = 36;
+    return found;
+}
+
+static int16_t *values(size_t count) {
+    int16_t *found = filled(count * 2);
+    for (size_t i = 0; i < count; i++) found[i] = (int8_t)found[i];
+    return found;
+}
+
 static void dense(int32_t m, int32_t n) {
-    int32_t *multiplier = filled((size_t)n * 4), *bias = filled((size_t)n * 4);
-    uint8_t *shift = filled((size_t)n);
-    for (int32_t k = 0; k < n; k++) {
-        multiplier[k] = 1 << 23;
-        shift[k] = 36;
-        bias[k] = k;
-    }
-    int16_t *x = filled((size_t)m * 2);
-    for (int32_t i = 0; i < m; i++) x[i] = (int8_t)x[i];
     er_dense layer = {.inputs = m, .outputs = n, .qmin = -128, .qmax = 127, .weight = filled((size_t)m * (size_t)n),
-                      .bias = bias, .multiplier = multiplier, .shift = shift, .x = x, .y = filled((size_t)n * 2)};
+                      .bias = calloc((size_t)n, 4), .multiplier = multipliers(n), .shift = shifts(n),
+                      .x = values((size_t)m), .y = filled((size_t)n * 2)};
     char name[64];
     snprintf(name, sizeof name, "dense %d-%d", m, n);
     TIMED("kernel", name, (double)m * n, (double)m * n + 9.0 * n + 2.0 * m, (int)(1 + 40000000 / ((int64_t)m * n)),
           er_dense_step(&layer));
+}
+
+/* The two layers that a keyword net is made of. */
+static void convolutions(int32_t h, int32_t w, int32_t c) {
+    const size_t image = (size_t)h * (size_t)w * (size_t)c;
+    er_conv conv = {.outputs = h * w * c, .height = h, .width = w, .channels = c, .kernel_h = 1, .kernel_w = 1,
+                    .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .out_h = h, .out_w = w,
+                    .filters = c, .qmin = -128, .qmax = 127, .weight = filled((size_t)c * (size_t)c),
+                    .bias = calloc((size_t)c, 4), .multiplier = multipliers(c), .shift = shifts(c),
+                    .x = values(image), .y = filled(image * 2), .sums = filled((size_t)c * 4),
+                    .window = filled((size_t)c * 2)};
+    char name[64];
+    snprintf(name, sizeof name, "conv 1x1, %dx%d, %d to %d", h, w, c, c);
+    TIMED("kernel", name, (double)image * c, (double)c * c + 4.0 * (double)image, 4000, er_conv_step(&conv));
+    er_depthwise deep = {.outputs = h * w * c, .height = h, .width = w, .channels = c, .kernel_h = 3, .kernel_w = 3,
+                         .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .top = 1, .left = 1,
+                         .out_h = h, .out_w = w, .filters = c, .qmin = -128, .qmax = 127,
+                         .weight = filled((size_t)c * 9), .bias = calloc((size_t)c, 4), .multiplier = multipliers(c),
+                         .shift = shifts(c), .x = conv.x, .y = conv.y, .sums = conv.sums,
+                         .taps = filled((size_t)c * 18)};
+    snprintf(name, sizeof name, "depthwise 3x3, %dx%d, %d", h, w, c);
+    TIMED("kernel", name, 9.0 * (double)image, 9.0 * c + 4.0 * (double)image, 4000, er_depthwise_step(&deep));
 }
 
 static void lif(int32_t m, int32_t n, int32_t events, int32_t spikes) {
@@ -176,6 +209,7 @@ int main(void) {
     dense(64, 128);
     dense(784, 400);
     dense(400, 400);
+    convolutions(25, 5, 64);
     lif(700, 256, 10, 10);
     update(64, 128, 1, 0);
     update(64, 128, 1, 1);

@@ -3,8 +3,8 @@
     python benchmarks/peers/limits.py [--markdown docs/peers.md]                                  (make bench-limits)
 
 `limits.c` is built for this processor with the kernels and times, in C, loops that only read and only multiply, and
-each kernel at a size of the peers' tables, arrays warm. The floor of a kernel is the longer of reading what it must read
-at the speed that this much memory has, and of its products at the peak of the instruction that its kind could use.
+each kernel at a size of the peers' tables, arrays warm. A kernel's floor is the longer of two: reading what it must at
+the speed that this much memory has, and its products at the peak of the instruction that its kind could use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ SOURCES: Final = HERE.parents[1] / "edgerun" / "csrc"
 
 BETWEEN: Final = {
     "dense": "rows begin anywhere, so half of the reads touch two cache lines; narrowing x, adding lanes, rounding",
-    "conv": "each place's window is copied out before its products",
+    "conv": "rounding an output for every 64 products, as long as the products themselves",
+    "depthwise": "nine products an output, and a rounding",
     "lif": "20 rows of additions and 256 neurons, each a dozen operations that no product measures",
     "update": "a random word a weight (two multiplications, six shifts), and with synaptic intelligence three",
 }
@@ -42,13 +43,25 @@ class Row(NamedTuple):
     bytes: float
 
 
-def measure() -> list[Row]:
+DISTRIBUTION: Final = ("-O2", "-g", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2")
+"""What distributions add in front of the flags that setup.py has."""
+
+BUILDS: Final = {
+    "gcc": ("gcc", "-O3"),
+    "gcc, as distributions build": ("gcc", *DISTRIBUTION, "-O3"),
+    "clang, as distributions build": ("clang", *DISTRIBUTION, "-O3"),
+    "gcc -O2 alone": ("gcc", "-O2"),
+}
+"""The last is what a build would be that did not force -O3."""
+
+
+def measure(compiler: str = "gcc", *flags: str) -> list[Row]:
     """Build and run. Raises CalledProcessError where either fails."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "limits"
         kernels = sorted(str(path) for path in SOURCES.glob("*.c") if not path.name.startswith("module"))
-        flags = ["-std=gnu11", "-O3", "-march=native", f"-I{SOURCES}"]
-        subprocess.run(["gcc", *flags, str(HERE / "limits.c"), *kernels, "-o", str(program)], check=True)
+        common = ["-std=gnu11", "-fno-strict-aliasing", f"-I{SOURCES}"]
+        subprocess.run([compiler, *flags, *common, str(HERE / "limits.c"), *kernels, "-o", str(program)], check=True)
         told = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
     return [_row(line) for line in told.splitlines()]
 
@@ -74,7 +87,7 @@ def page(rows: list[Row]) -> str:
     found = []
     for row in (row for row in rows if row.kind == "kernel"):
         family = row.name.split()[0]
-        peak = best if family == "dense" else words
+        peak = best if family in ("dense", "conv") else words
         reading, products = row.bytes / bandwidth(rows, row.bytes), row.macs / peak
         floor, why = max((reading, "reading"), (products, "products"))
         times = (f"{row.us:.2f}", f"{reading:.2f}", f"{products:.2f}", f"{row.us / floor:.1f} x {why}")
@@ -92,11 +105,25 @@ def page(rows: list[Row]) -> str:
     )
 
 
+def builds() -> str:
+    """Markdown: the kernels' times, built in several ways."""
+    times = {name: {row.name: row.us for row in measure(*how) if row.kind == "kernel"} for name, how in BUILDS.items()}
+    first = next(iter(times.values()))
+    rows = [(kernel, *(f"{found[kernel]:.2f}" for found in times.values())) for kernel in first]
+    return "\n".join(
+        [
+            "Microseconds by how the kernels are built. `setup.py` puts `-O3` behind whatever a distribution asks for.",
+            "",
+            Table("", ("kernel", *times), rows).markdown(),
+        ]
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", type=Path, help="rewrite this page's section")
     args = parser.parse_args()
-    text = page(measure())
+    text = f"{page(measure('gcc', '-O3', '-march=native'))}\n{builds()}"
     print(text)
     if args.markdown:
         write_section(args.markdown, "limits", text)
