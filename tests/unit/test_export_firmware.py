@@ -20,7 +20,7 @@ from pretend import INPUTS, sample, tiny_bundle
 from edgerun import cli
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.neighbours import runner
-from edgerun.errors import Refused
+from edgerun.errors import EdgeRunError, Refused
 from edgerun.image import learning_image
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
@@ -29,6 +29,7 @@ from edgerun.spec import Doubt, Replay
 from exporters.firmware.model import identifiers, kept_bytes, literal
 from exporters.firmware.project import project
 from firmware_sim.qemu import stream
+from firmware_sim.qemu.runner import answers, learned
 
 needs_compiler = pytest.mark.skipif(host_firmware.COMPILER is None, reason="no C compiler here")
 
@@ -229,6 +230,29 @@ def test_hostile_streams_and_checkpoints_leave_a_state_that_can_be(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[:3000]
     assert int(done.stdout.split()[2]) > 500
+
+
+# ------------------------------------------------------------------ what a runner reads
+
+
+def test_lines_become_scores_and_instructions() -> None:
+    text = "model x y\nanswer 0 1 25 -7 9\nanswer 1 0 50 3 2\nanswer 2 2 1 1 2 3\n"
+    first, second = answers(text, "mps2-an386", 2, 1)
+    assert first.scores.tolist() == [[-7, 9], [3, 2]]
+    assert first.instructions.tolist() == [1000.0, 2000.0]
+    assert second.scores.tolist() == [[1, 2, 3]]
+    with pytest.raises(EdgeRunError, match="mps2-an386 answered 3 of 4 samples"):
+        answers(text, "mps2-an386", 4)
+
+
+def test_learned_state_that_lacks_a_part_is_told(tiny: Bundle) -> None:
+    state = kept_by(new_learner(tiny, backend="numpy"))
+    lines = {name: f"kept {name} {value.hex()}" for name, value in state.items()}
+    arrays, counters = learned(tiny, "\n".join(lines.values()))
+    assert (counters["known"], counters["lessons"], len(arrays)) == (4, 0, len(lines) - 1)
+    for part in ("recent", "counters"):
+        with pytest.raises(EdgeRunError, match=f"printed no {part}"):
+            learned(tiny, "\n".join(line for name, line in lines.items() if name != part))
 
 
 # ------------------------------------------------------------------ what is written
