@@ -27,7 +27,7 @@ from edgerun.layers import DenseSum
 from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
-from edgerun.rules import Backprop, EProp
+from edgerun.rules import Backprop, EProp, EPropOnline
 from edgerun.spec import Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay
 
 Net = tuple[Manifest, Tensors]
@@ -55,6 +55,15 @@ def fixed_feedback() -> Net:
         feedback="random", recent_labels=4, rates=learners.rates(900, 20, *learners.ALL_LIF, max_norm=1),
     )  # fmt: skip
     return learners.spiking(rule, head=Head(kind="prototypes", features="high", beside=True))
+
+
+def online() -> Net:
+    """An update at each of the last steps, some of them spared."""
+    rule = EPropOnline(
+        layer="high", hidden=("low",), readout="out", chunk_steps=1, target_steps=4, post_shift=6,
+        feedback="adaptive", update_share=20000, rates=learners.rates(900, 14, *learners.ALL_LIF, *learners.FED),
+    )  # fmt: skip
+    return learners.spiking(rule, features="high")
 
 
 def hot(profile: ProfileName) -> Callable[[], Net]:
@@ -106,7 +115,8 @@ def unconsolidated() -> Net:
 
 KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
-    "backprop": learners.backprop, "layers": layers, "fixed-feedback": fixed_feedback, "unconsolidated": unconsolidated,
+    "backprop": learners.backprop, "online": online, "layers": layers, "fixed-feedback": fixed_feedback,
+    "unconsolidated": unconsolidated,
     "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
     "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
 }  # fmt: skip

@@ -584,7 +584,9 @@ void er_net_record(const er_net *net, const int16_t *q, const er_tape *tapes, in
     MAY(int16_t, recurrent, (int64_t)r->chunk * r->outputs) MAY(int8_t, recurrent_high, (int64_t)r->chunk * r->outputs) \
     MAY(int16_t, readout, (int64_t)r->last * r->outputs) MAY(int8_t, readout_high, (int64_t)r->last * r->outputs) \
     OUT(int16_t, post, (int64_t)r->chunk * r->outputs) MAY(int64_t, adjoint, r->outputs) \
-    OPT(int8_t, feedback, (int64_t)r->outputs * r->classes) OPT(int16_t, feedback_shadow, (int64_t)r->outputs * r->classes)
+    OPT(int8_t, feedback, (int64_t)r->outputs * r->classes) OPT(int16_t, feedback_shadow, (int64_t)r->outputs * r->classes) \
+    I(layer) MAY(int32_t, input_state, 3 * (int64_t)r->inputs) MAY(int32_t, recurrent_state, 3 * (int64_t)r->outputs) \
+    MAY(int32_t, readout_state, 3 * (int64_t)r->outputs) MAY(uint8_t, psi, r->outputs)
 ER_RECORD(er_taught, ER_TAUGHT)
 
 /* history (S, units) <- a presynaptic trace after each of the last S = `kept` of `steps` steps, from zero at the start.
@@ -602,6 +604,11 @@ typedef struct er_trace {
     int32_t *state;
 } er_trace;
 void er_traces(const er_trace *r);
+/* The same for one step after the other, of the only row that x, wide or spikes (units,) has: history (units,) <- the
+ * newest trace. state (3, units) goes along, zeros at the start.
+ */
+void er_trace_step(int16_t *history, int32_t *state, const int16_t *x, const int32_t *wide, const uint8_t *spikes,
+                   int32_t decay, int32_t reach, int32_t units);
 
 /* L <- sat16(half_up(sum_k B_jk error_k / 2**shift)).   signal (S, n)   error (S, k)   B feedback or shadow (n, k) */
 void er_learning_signal(int16_t *signal, const int32_t *error, const int8_t *feedback, const int16_t *shadow,
@@ -639,13 +646,15 @@ void er_error_below(int16_t *below, const int8_t *weight, const int16_t *error, 
 
 /* ---------------------------------------------------------------- one labelled window */
 
-enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP };
+enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP, ER_EPROP_ONLINE };
 
-/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`. error, logits, clipped and target are
- * of the last `last` steps. seed: low word, high word. state is the scratch of traces, 4 rows of the widest.
+/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`, `EPropOnline`. error, logits, clipped
+ * and target are of the last `last` steps. Online there is no tape, taught layers have the states of their traces and
+ * psi, and each of the last `targets` steps may be an update; else targets is 1. seed: low word, high word. state is the
+ * scratch of traces, 4 rows of the widest.
  */
 #define ER_RULE(I, IN, OPT, OUT, MAY) \
-    I(kind) I(plastic) I(taught) I(links) I(classes) I(last) I(temperature_shift) I(error_shift) \
+    I(kind) I(plastic) I(taught) I(links) I(classes) I(last) I(targets) I(temperature_shift) I(error_shift) \
     I(kappa) I(signal_shift) I(post_shift) I(gamma) I(spikes_target) I(spikes_cost) I(widest) \
     IN(uint32_t, seed, 2) OUT(int32_t, error, (int64_t)r->last * r->classes) \
     MAY(int16_t, clipped, (int64_t)r->last * r->classes) MAY(int32_t, logits, (int64_t)r->last * r->classes) \
@@ -656,7 +665,7 @@ typedef struct er_learner {
     const er_net *net;
     er_rule rule;
     const er_plastic *plastic; /* (rule.plastic,) in the order of the learning plan's rates */
-    const er_tape *tapes;      /* (rule.taught,) e-prop's layers */
+    const er_tape *tapes;      /* (rule.taught,) e-prop's layers; NULL online */
     const er_taught *taught;   /* (rule.taught,) */
     const er_link *links;      /* (rule.links,) backpropagation's layers */
 } er_learner;
@@ -677,6 +686,12 @@ int32_t er_learn_record(const er_learner *l, const int16_t *q, int32_t label, co
 void er_learn_factors(const er_learner *l);
 /* Update every plastic tensor; returns the squared norm of the change. */
 int64_t er_learn_update(const er_learner *l, uint64_t update);
+/* The window of ER_EPROP_ONLINE, in place of all these: each of its last steps that p is not high enough at is an update
+ * of its own, and what it writes the next step runs on. Returns how many updates there were; p and changed (targets,)
+ * are those of each step.
+ */
+int32_t er_learn_online(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
+                        uint64_t update, int32_t *p, int64_t *changed);
 /* A boundary for every plastic tensor; nothing without consolidation. */
 void er_boundary(const er_learner *l, uint64_t update);
 

@@ -63,6 +63,15 @@ void er_traces(const er_trace *r) {
     }
 }
 
+void er_trace_step(int16_t *history, int32_t *state, const int16_t *x, const int32_t *wide, const uint8_t *spikes,
+                   int32_t decay, int32_t reach, int32_t units) {
+    const int32_t unit = 1 << trace_gain(decay, reach);
+    int32_t *trace = state, *carry = trace + units, *drive = carry + units;
+    for (int32_t i = 0; i < units; i++) drive[i] = (x ? x[i] : wide ? wide[i] : spikes[i]) * unit;
+    leak(trace, carry, drive, decay, units);
+    for (int32_t i = 0; i < units; i++) history[i] = (int16_t)trace[i];
+}
+
 /* ---------------------------------------------------------------- errors and signals */
 
 int32_t er_value_error(int32_t *error, const int32_t *outputs, const int16_t *target, int32_t shift, int32_t size) {

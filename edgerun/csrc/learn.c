@@ -98,6 +98,83 @@ static void clip_errors(const er_rule *r) {
     for (int32_t i = 0; i < r->last * r->classes; i++) r->clipped[i] = er_sat16(r->error[i]);
 }
 
+/* ---------------------------------------------------------------- e-prop at every step */
+
+static const er_taught *taught_of(const er_learner *l, int32_t layer) {
+    for (int32_t k = 0; k < l->rule.taught; k++)
+        if (l->taught[k].layer == layer) return &l->taught[k];
+    return NULL;
+}
+
+static const er_lif *lif_of(const er_learner *l, const er_taught *taught) {
+    return &l->net->layers[taught->layer].as.lif;
+}
+
+static void clear_traces(const er_learner *l) {
+    for (int32_t k = 0; k < l->rule.taught; k++) {
+        const er_taught *each = &l->taught[k];
+        memset(each->input_state, 0, 3 * (size_t)each->inputs * sizeof *each->input_state);
+        memset(each->recurrent_state, 0, 3 * (size_t)each->outputs * sizeof *each->recurrent_state);
+        memset(each->readout_state, 0, 3 * (size_t)each->outputs * sizeof *each->readout_state);
+    }
+}
+
+/* One step of so many layers, with traces of the spikes before it, of what drove it and of its own spikes. */
+static void online_step(const er_learner *l, int32_t layers) {
+    for (int32_t k = 0; k < l->rule.taught; k++) {
+        const er_taught *each = &l->taught[k];
+        er_trace_step(each->recurrent, each->recurrent_state, NULL, NULL, lif_of(l, each)->fired, each->decay, 1,
+                      each->outputs);
+    }
+    for (int32_t k = 0; k < layers; k++) {
+        const er_taught *taught = taught_of(l, k);
+        if (taught)
+            er_lif_step(lif_of(l, taught), taught->psi);
+        else
+            er_layer_step(&l->net->layers[k]);
+    }
+    for (int32_t k = 0; k < l->rule.taught; k++) {
+        const er_taught *each = &l->taught[k];
+        const er_lif *lif = lif_of(l, each);
+        er_trace_step(each->input, each->input_state, lif->x, lif->wide, NULL, each->decay, each->reach, each->inputs);
+        er_trace_step(each->readout, each->readout_state, NULL, NULL, lif->fired, l->rule.kappa, 1, each->outputs);
+    }
+}
+
+/* The factors of the step that has just run, whose error acts at once. */
+static void online_factors(const er_learner *l) {
+    const er_rule *r = &l->rule;
+    clip_errors(r);
+    for (int32_t k = 0; k < r->taught; k++) {
+        const er_taught *each = &l->taught[k];
+        er_learning_signal(each->post, r->error, each->feedback, each->feedback_shadow, r->signal_shift, 1,
+                           each->outputs, r->classes);
+        er_post_factor(each->post, each->psi, r->post_shift, 1, each->outputs);
+    }
+}
+
+int32_t er_learn_online(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
+                        uint64_t update, int32_t *p, int64_t *changed) {
+    const er_rule *r = &l->rule;
+    const er_plan *plan = &l->net->plan;
+    int32_t updates = 0;
+    er_net_reset(l->net);
+    clear_traces(l);
+    for (int32_t t = 0; t < plan->steps; t++) {
+        const int32_t at = t - (plan->steps - r->targets);
+        er_net_encode(l->net, q, t);
+        online_step(l, at < 0 ? plan->each_step : plan->layers);
+        if (at < 0) continue;
+        er_layer_reading(&l->net->layers[plan->layers - 1], r->error);
+        p[at] = er_softmax_error(r->error, r->error, r->temperature_shift, in_play, label, r->classes);
+        changed[at] = -1;
+        if (p[at] >= threshold) continue;
+        online_factors(l);
+        changed[at] = er_learn_update(l, update + (uint64_t)updates++);
+    }
+    return updates;
+}
+
 /* ---------------------------------------------------------------- backpropagation */
 
 /* Run one sample, keep what each layer read, and take the error from the last one's sums; returns p(label). */

@@ -199,14 +199,6 @@ static void learn(const er_pupil *pupil, int32_t p, int64_t threshold, er_report
     report->updates++;
 }
 
-/* Move the threshold towards the share of updates that the level is to have. */
-static void trigger(const er_pupil *pupil, enum er_level level, int64_t updates, int64_t windows) {
-    const er_lessons *r = &pupil->plan;
-    if (r->update_share >= ALL) return;
-    const int64_t share = r->update_share >> level, seen = ALL * updates / windows;
-    pupil->at->threshold = er_clip(pupil->at->threshold + ((share - seen) >> TRIGGER_GAIN), 0, r->error_threshold);
-}
-
 static int32_t answer(const er_pupil *pupil) {
     const er_lessons *r = &pupil->plan;
     int32_t best = 0;
@@ -214,6 +206,42 @@ static int32_t answer(const er_pupil *pupil) {
     for (int32_t k = 1; k < pupil->at->known; k++)
         if (r->scores[k] > r->scores[best]) best = k;
     return pupil->at->known ? best : -1;
+}
+
+/* A whole window: answer it where `answered`, then learn from it. Returns p, of steps online the mean. */
+static int32_t learn_window(const er_pupil *pupil, const int16_t *q, int32_t label, int64_t threshold, int answered,
+                            er_report *report) {
+    const er_learner *l = pupil->learner;
+    const uint8_t *in_play = plays(pupil, label);
+    if (l->rule.kind != ER_EPROP_ONLINE) {
+        const int32_t p = er_learn_record(l, q, label, in_play);
+        if (answered) report->label = answer(pupil);
+        learn(pupil, p, threshold, report);
+        return p;
+    }
+    int32_t p[128], total = 0;
+    int64_t changed[128];
+    if (answered) {
+        er_net_run(pupil->net, q);
+        report->label = answer(pupil);
+    }
+    const int32_t updates =
+        er_learn_online(l, q, label, (int32_t)threshold, in_play, (uint64_t)pupil->at->updates, p, changed);
+    pupil->at->updates += updates;
+    report->updates += updates;
+    for (int32_t t = 0; t < l->rule.targets; t++) {
+        total += p[t];
+        report->changed += changed[t] < 0 ? 0 : changed[t];
+    }
+    return total / l->rule.targets;
+}
+
+/* Move the threshold towards the share of updates that the level is to have. */
+static void trigger(const er_pupil *pupil, enum er_level level, int64_t updates, int64_t windows) {
+    const er_lessons *r = &pupil->plan;
+    if (r->update_share >= ALL) return;
+    const int64_t share = r->update_share >> level, seen = ALL * updates / windows;
+    pupil->at->threshold = er_clip(pupil->at->threshold + ((share - seen) >> TRIGGER_GAIN), 0, r->error_threshold);
 }
 
 static void deep_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level,
@@ -224,15 +252,13 @@ static void deep_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, 
     const int32_t filled = held(r), most = level == ER_FULL || r->passes < 1 ? r->passes : 1;
     const int32_t passes = filled ? most : 0;
     pupil->at->deep_lessons++;
-    report->p = er_learn_record(pupil->learner, q, label, plays(pupil, label));
-    report->label = answer(pupil);
-    learn(pupil, report->p, threshold, report);
+    report->p = learn_window(pupil, q, label, threshold, 1, report);
     for (int32_t i = 0; i < passes; i++) {
         const int32_t place = place_held(r, below(er_word(key, (uint32_t)i), filled)), old = r->label[place];
         recall(r, place);
-        learn(pupil, er_learn_record(pupil->learner, r->sample, old, plays(pupil, old)), threshold, report);
+        learn_window(pupil, r->sample, old, threshold, 0, report);
     }
-    trigger(pupil, level, report->updates, 1 + passes);
+    trigger(pupil, level, report->updates, (int64_t)pupil->learner->rule.targets * (1 + passes));
 }
 
 er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level) {

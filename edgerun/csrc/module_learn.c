@@ -202,21 +202,43 @@ typedef struct {
     int long_call;
 } LearnerObject;
 
+/* What e-prop at every step needs of a layer, in place of a tape. */
+static int check_walk(const er_learner *l, const er_taught *each) {
+    if (each->layer < 0 || each->layer >= l->net->plan.layers || l->net->layers[each->layer].kind != ER_KIND_lif)
+        return refuse("taught");
+    const er_lif *lif = &l->net->layers[each->layer].as.lif;
+    if (each->inputs != lif->inputs || each->outputs != lif->outputs || each->chunk != 1 || lif->rho || !each->psi ||
+        !each->input || !each->recurrent || !each->readout || !each->input_state || !each->recurrent_state ||
+        !each->readout_state)
+        return refuse("taught");
+    return 0;
+}
+
+static int check_taped(const er_learner *l, const er_taught *each, const er_tape *tape) {
+    const er_lif *lif = &l->net->layers[tape->layer].as.lif;
+    if (each->inputs != tape->inputs || each->outputs != tape->outputs || each->chunk != tape->chunk ||
+        each->inputs > l->rule.widest || each->outputs > l->rule.widest ||
+        (each->adjoint && (!lif->rho || !lif->beta)))
+        return refuse("taught");
+    return 0;
+}
+
 static int check_taught(const er_learner *l) {
     const er_rule *r = &l->rule;
-    if (r->taught < 1 || !r->clipped || !r->logits || !r->state || (r->kind == ER_EPROP_VALUES && !r->target) ||
-        r->kappa < 0 || r->kappa > 1 << 15 || r->signal_shift < 1 || r->signal_shift > 16 || r->post_shift < 1 ||
+    const int online = r->kind == ER_EPROP_ONLINE;
+    if (r->taught < 1 || !r->clipped || (!online && (!r->logits || !r->state)) || r->targets < 1 ||
+        r->targets > (online ? l->net->plan.steps : 1) || r->targets > 128 ||
+        (r->kind == ER_EPROP_VALUES && !r->target) || r->kappa < 0 || r->kappa > 1 << 15 || r->signal_shift < 1 ||
+        r->signal_shift > 16 || r->post_shift < 1 ||
         r->post_shift > 8 || r->error_shift < 1 || r->error_shift > 24)
         return refuse("rule");
     for (int32_t k = 0; k < r->taught; k++) {
         const er_taught *each = &l->taught[k];
-        const er_tape *tape = &l->tapes[k];
-        const er_lif *lif = &l->net->layers[tape->layer].as.lif;
-        if (each->inputs != tape->inputs || each->outputs != tape->outputs || each->chunk != tape->chunk ||
-            each->last != r->last || r->last > each->chunk || each->classes != r->classes ||
-            each->inputs > r->widest || each->outputs > r->widest || each->decay < 0 || each->decay > 1 << 15 ||
+        if (online ? check_walk(l, each) : check_taped(l, each, &l->tapes[k])) return -1;
+        if (each->last != r->last || r->last > each->chunk || each->classes != r->classes ||
+            each->decay < 0 || each->decay > 1 << 15 ||
             each->reach < 1 || !each->feedback == !each->feedback_shadow ||
-            (each->adjoint && (!lif->rho || !lif->beta)) || (each->input && each->input_high) ||
+            (each->input && each->input_high) ||
             (each->recurrent && each->recurrent_high) || (each->readout && each->readout_high))
             return refuse("taught");
     }
@@ -225,7 +247,8 @@ static int check_taught(const er_learner *l) {
 
 static int check_links(const er_learner *l) {
     const er_rule *r = &l->rule;
-    if (r->last != 1 || r->links < 1 || l->links[r->links - 1].outputs != r->classes || !l->links[r->links - 1].error)
+    if (r->last != 1 || r->targets != 1 || r->links < 1 || l->links[r->links - 1].outputs != r->classes ||
+        !l->links[r->links - 1].error)
         return refuse("rule");
     for (int32_t k = 0; k < r->links; k++) {
         const er_link *link = &l->links[k];
@@ -245,8 +268,8 @@ static int check_learner(const er_learner *l) {
         r->temperature_shift > 24)
         return refuse("rule");
     if (r->kind == ER_BACKPROP) return check_links(l);
-    if (r->kind != ER_EPROP && r->kind != ER_EPROP_VALUES) return refuse("rule");
-    return check_tapes(l->net, l->tapes, r->taught) || check_taught(l) ? -1 : 0;
+    if (r->kind < ER_EPROP || r->kind > ER_EPROP_ONLINE) return refuse("rule");
+    return (r->kind != ER_EPROP_ONLINE && check_tapes(l->net, l->tapes, r->taught)) || check_taught(l) ? -1 : 0;
 }
 
 static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, PyObject *tapes, PyObject *taught,
@@ -254,7 +277,8 @@ static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, 
     er_learner *l = &self->learner;
     source from = {"rule", rule, 0, &self->open};
     if (fill_er_rule(&from, &l->rule) || all_taken(&from)) return -1;
-    if (l->rule.plastic != PyTuple_Size(plastic) || l->rule.taught != PyTuple_Size(tapes) ||
+    const Py_ssize_t taped = l->rule.kind == ER_EPROP_ONLINE ? 0 : l->rule.taught;
+    if (l->rule.plastic != PyTuple_Size(plastic) || taped != PyTuple_Size(tapes) ||
         l->rule.taught != PyTuple_Size(taught) || l->rule.links != PyTuple_Size(links))
         return refuse("rule");
     l->net = &((NetObject *)self->net)->net;
@@ -312,47 +336,94 @@ static void learner_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
+/* The arguments of a labelled window, with what they borrow. */
+typedef struct window {
+    Py_buffer held[4]; /* q, in_play, p, changed */
+    const int16_t *q;
+    const uint8_t *in_play;
+    int32_t label, threshold;
+    uint64_t update;
+} window;
+
+static void close_window(window *w) {
+    for (int k = 3; k >= 0; k--) give_back(&w->held[k]);
+}
+
+/* 0, or -1 and an exception; to be closed in either case. */
+static int open_window(const er_learner *l, PyObject *const *args, window *w) {
+    const long label = PyLong_AsLong(args[1]), threshold = PyLong_AsLong(args[2]);
+    memset(w, 0, sizeof *w);
+    if ((label == -1 || threshold == -1) && PyErr_Occurred()) return -1;
+    if (label < 0 || label >= l->rule.classes || threshold < INT32_MIN || threshold > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "label %ld is outside [0, %d)", label, l->rule.classes);
+        return -1;
+    }
+    w->label = (int32_t)label;
+    w->threshold = (int32_t)threshold;
+    if (take_u64(args[4], &w->update)) return -1;
+    w->q = borrow(&w->held[0], args[0], "q", "int16_t", l->net->plan.size, 0);
+    w->in_play = w->q ? borrow(&w->held[1], args[3], "in_play", "uint8_t", l->rule.classes, 0) : NULL;
+    if (!w->in_play) return -1;
+    if (l->rule.kind == ER_EPROP_VALUES || w->in_play[label]) return 0;
+    PyErr_Format(PyExc_ValueError, "label %ld is not in play", label);
+    return -1;
+}
+
 /* learn(q, label, threshold, in_play, update) -> (p, changed): one labelled window.   q (size,)   in_play (classes,) */
 static PyObject *learner_learn(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    LearnerObject *self = (LearnerObject *)object;
+    const LearnerObject *self = (const LearnerObject *)object;
     const er_learner *l = &self->learner;
-    Py_buffer q = {0}, in_play = {0};
-    uint64_t update;
-    if (count != 5) return PyErr_Format(PyExc_TypeError, "learn takes 5 values, not %zd", count);
-    const long label = PyLong_AsLong(args[1]), threshold = PyLong_AsLong(args[2]);
-    if ((label == -1 || threshold == -1) && PyErr_Occurred()) return NULL;
-    if (label < 0 || label >= l->rule.classes || threshold < INT32_MIN || threshold > INT32_MAX)
-        return PyErr_Format(PyExc_ValueError, "label %ld is outside [0, %d)", label, l->rule.classes);
-    if (take_u64(args[4], &update)) return NULL;
-    const int16_t *from = borrow(&q, args[0], "q", "int16_t", l->net->plan.size, 0);
-    const uint8_t *plays = from ? borrow(&in_play, args[3], "in_play", "uint8_t", l->rule.classes, 0) : NULL;
+    if (count != 5 || l->rule.kind == ER_EPROP_ONLINE)
+        return PyErr_Format(PyExc_TypeError, "learn takes 5 values and no rule of every step");
+    window w;
     int32_t p = 0;
     int64_t changed = -1;
-    int failed = !plays;
-    if (plays && l->rule.kind != ER_EPROP_VALUES && !plays[label]) {
-        PyErr_Format(PyExc_ValueError, "label %ld is not in play", label);
-        failed = 1;
-    }
+    const int failed = open_window(l, args, &w);
     if (!failed && self->long_call) {
         Py_BEGIN_ALLOW_THREADS
-        p = er_learn_window(l, from, (int32_t)label, (int32_t)threshold, plays, update, &changed);
+        p = er_learn_window(l, w.q, w.label, w.threshold, w.in_play, w.update, &changed);
         Py_END_ALLOW_THREADS
     } else if (!failed) {
-        p = er_learn_window(l, from, (int32_t)label, (int32_t)threshold, plays, update, &changed);
+        p = er_learn_window(l, w.q, w.label, w.threshold, w.in_play, w.update, &changed);
     }
-    give_back(&in_play);
-    give_back(&q);
+    close_window(&w);
     return failed ? NULL : Py_BuildValue("iL", (int)p, (long long)changed);
+}
+
+/* learn_online(q, label, threshold, in_play, update, p, changed) -> updates: the same where steps are updates.
+ * p int32 and changed int64 (targets,) are written. */
+static PyObject *learner_learn_online(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    const er_learner *l = &((const LearnerObject *)object)->learner;
+    if (count != 7 || l->rule.kind != ER_EPROP_ONLINE)
+        return PyErr_Format(PyExc_TypeError, "learn_online takes 7 values and a rule of every step");
+    window w;
+    int32_t updates = 0, *p = NULL;
+    int64_t *changed = NULL;
+    int failed = open_window(l, args, &w);
+    if (!failed) p = borrow(&w.held[2], args[5], "p", "int32_t", l->rule.targets, 1);
+    if (p) changed = borrow(&w.held[3], args[6], "changed", "int64_t", l->rule.targets, 1);
+    failed = !changed;
+    if (!failed) {
+        Py_BEGIN_ALLOW_THREADS
+        updates = er_learn_online(l, w.q, w.label, w.threshold, w.in_play, w.update, p, changed);
+        Py_END_ALLOW_THREADS
+    }
+    close_window(&w);
+    return failed ? NULL : PyLong_FromLong(updates);
 }
 
 /* factors(): from tape and error, as they lie, to the factors of every gradient */
 static PyObject *learner_factors(PyObject *object, PyObject *Py_UNUSED(none)) {
-    er_learn_factors(&((LearnerObject *)object)->learner);
+    const er_learner *l = &((const LearnerObject *)object)->learner;
+    if (l->rule.kind == ER_EPROP_ONLINE) return PyErr_Format(PyExc_TypeError, "a rule of every step has no tape");
+    er_learn_factors(l);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef learner_methods[] = {
     {"learn", (PyCFunction)(void (*)(void))learner_learn, METH_FASTCALL, "learn(q, label, threshold, in_play, update)"},
+    {"learn_online", (PyCFunction)(void (*)(void))learner_learn_online, METH_FASTCALL,
+     "learn_online(q, label, threshold, in_play, update, p, changed)"},
     {"factors", learner_factors, METH_NOARGS, "factors(): of what lies on the tape"},
     {NULL, NULL, 0, NULL},
 };
@@ -380,7 +451,7 @@ static int check_pupil(const er_pupil *p) {
     const er_lessons *r = &p->plan;
     const er_plan *plan = &p->net->plan;
     const int held = r->capacity > 0;
-    const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels, where a rule learns */
+    const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels that can be learned */
     if (r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
         (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
         r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||

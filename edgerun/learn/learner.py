@@ -383,6 +383,10 @@ class Learner:
 
     def _learn_online(self, rule: OnlineRule, q: I16, label: int, threshold: int) -> tuple[float, float]:
         """The same with an update after each step of one window that p is not high enough at; the mean p."""
+        if self._windows:
+            seen, squares = self._windows.learn_online(q, label, threshold, self._in_play(), self.updates)
+            self.updates += sum(squared >= 0 for squared in squares)
+            return float(np.mean(seen)) / 32768, sum(norm_of(squared) for squared in squares if squared >= 0)
         gradient_shift = cast(RuleRecord, self.manifest.learning.rule).gradient_shift
         seen, norm = [], 0.0
         for probability, factors in rule.steps(self.network, q, label, self._in_play()):

@@ -40,12 +40,11 @@ from edgerun.spec import (
 Fields = dict[str, Any]
 Pair = tuple[AnyArray, AnyArray]
 
-EPROP, EPROP_VALUES, BACKPROP = 0, 1, 2
+EPROP, EPROP_VALUES, BACKPROP, EPROP_ONLINE = 0, 1, 2, 3
 """`enum er_rule_kind`."""
 
 NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
     {
-        EPropOnline: "an update after each step: a window is many small calls, and its price is the updates, in C",
         SuperSpike: "surrogates of the layers' own membranes at each step, which C layers keep to themselves",
         InnerStep: "one row of traces and one update: the window and the update are in C already",
         IlProx: "settles in 64-bit activities for many rounds a lesson: a yardstick of benchmarks, not of devices",
@@ -56,7 +55,7 @@ NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
 """Rules whose windows numpy records and makes factors of, and why; what they change weights by is in C nevertheless."""
 
 NUMPY_NETWORKS: Final[frozenset[type[RuleRecord]]] = frozenset({EPropOnline, SuperSpike})
-"""Of those, the ones that look into layers at each step, as only numpy's let them."""
+"""Rules that look into layers at each step, where numpy does that, as only numpy's layers let them."""
 
 NUMPY_ONLY: Final[Mapping[type, str]] = MappingProxyType(
     {
@@ -172,6 +171,7 @@ def learner_records(manifest: Manifest, tensors: Mapping[str, AnyArray], state: 
     return LearnerRecords(fields, plastic, tapes, taught, links)
 
 
+EPROP_KINDS: Final = ((EPropValues, EPROP_VALUES), (EPropOnline, EPROP_ONLINE))
 Parts = tuple[Fields, dict[str, Pair], tuple[Fields, ...], tuple[Fields, ...], tuple[Fields, ...]]
 
 
@@ -187,7 +187,7 @@ def _backprop(manifest: Manifest, rule: Backprop, state: Tensors) -> Parts:
             factors[f"{name}.weight"] = (error, read)
     empty = ("error_shift", "kappa", "signal_shift", "post_shift", "gamma", "spikes_target", "spikes_cost", "widest")
     absent = ("clipped", "logits", "target", "state")
-    fields: Fields = dict.fromkeys(empty, 0) | dict.fromkeys(absent) | {"kind": BACKPROP, "last": 1}
+    fields: Fields = dict.fromkeys(empty, 0) | dict.fromkeys(absent) | {"kind": BACKPROP, "last": 1, "targets": 1}
     return fields | {"error": state["lesson.error"]}, factors, (), (), tuple(links)
 
 
@@ -200,16 +200,17 @@ def _eprop(manifest: Manifest, rule: EProp, tensors: Mapping[str, AnyArray], sta
                 factors[f"{name}.{part}"] = (state[f"trace.{prefix}{part}"], state[f"trace.{prefix}post"])
         for tensor in rule.bars(name):
             factors[tensor] = (state[f"trace.{prefix}readout"], state["trace.clipped"])
-    values, error = isinstance(rule, EPropValues), state["trace.error"]
+    error, scratch = state["trace.error"], state.get("trace.state")
     fields = {
-        "kind": EPROP_VALUES if values else EPROP, "last": len(error), "error": error,
+        "kind": next((kind for each, kind in EPROP_KINDS if isinstance(rule, each)), EPROP), "last": len(error),
+        "error": error, "targets": rule.updates, "logits": state.get("tape.logits"), "target": state.get("tape.target"),
         "error_shift": rule.error_shift if isinstance(rule, EPropValues) else 1,
         "kappa": int(tensors[f"{rule.readout}.kappa"][0]), "signal_shift": rule.signal_shift,
         "post_shift": rule.post_shift, "gamma": rule.gamma, "spikes_target": rule.spikes_target,
-        "spikes_cost": rule.spikes_cost, "widest": state["trace.state"].shape[1], "clipped": state["trace.clipped"],
-        "logits": state["tape.logits"], "target": state.get("tape.target"), "state": state["trace.state"],
+        "spikes_cost": rule.spikes_cost, "clipped": state["trace.clipped"], "state": scratch,
+        "widest": 0 if scratch is None else scratch.shape[1],
     }  # fmt: skip
-    tapes = tuple(_tape(manifest, rule, name, state) for name in rule.layers)
+    tapes = () if rule.online else tuple(_tape(manifest, rule, name, state) for name in rule.layers)
     return fields, factors, tapes, tuple(_taught(manifest, rule, name, tensors, state) for name in rule.layers), ()
 
 
@@ -232,7 +233,8 @@ def _taught(manifest: Manifest, rule: EProp, name: str, tensors: Mapping[str, An
     for part in ("input", "recurrent", "readout"):
         found = state.get(f"trace.{prefix}{part}")
         fields |= {part: None, f"{part}_high": found} if narrow else {part: found, f"{part}_high": None}
-    return fields
+        fields[f"{part}_state"] = state.get(f"trace.{prefix}{part}_state")
+    return fields | {"layer": places(manifest)[name], "psi": state[f"tape.{prefix}psi"] if rule.online else None}
 
 
 class Windows:
@@ -244,7 +246,7 @@ class Windows:
             raise SpecError("the C kernels are not built")
         manifest = network.manifest
         records = learner_records(manifest, network.tensors, state)
-        self._target = state.get("tape.target")
+        self._target, self._targets = state.get("tape.target"), records.rule["targets"]
         weights = sum(each["rows"] * each["columns"] for each in records.plastic)
         self._held = native.Learner(network.net, *records, manifest.steps * weights > LONG)
 
@@ -255,6 +257,14 @@ class Windows:
         if target is not None and self._target is not None:
             np.copyto(self._target, target.reshape(self._target.shape))
         return cast("tuple[int, int]", self._held.learn(q, label, threshold, in_play, number))
+
+    def learn_online(
+        self, q: I16, label: int, threshold: int, in_play: Bool, number: int
+    ) -> tuple[list[int], list[int]]:
+        """The same of a rule that updates at each step that has a target: p, and the change or -1, of each."""
+        p, changed = np.zeros(self._targets, np.int32), np.zeros(self._targets, np.int64)
+        self._held.learn_online(q, label, threshold, in_play, number, p, changed)
+        return p.tolist(), changed.tolist()
 
     def factors(self) -> None:
         """From tape and error as they lie in the learner's arrays to the factors of every gradient."""
@@ -342,4 +352,5 @@ class Pupil:
 
 def network_for(manifest: Manifest, tensors: Tensors, asked: Backend) -> Network:
     """The network of a learner: numpy's for rules that look into its layers, else whoever is asked for."""
-    return network_of(manifest, tensors, "numpy" if type(manifest.learning.rule) in NUMPY_NETWORKS else asked)
+    looks = type(manifest.learning.rule) in NUMPY_NETWORKS and not has_window(manifest)
+    return network_of(manifest, tensors, "numpy" if looks else asked)
