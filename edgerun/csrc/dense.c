@@ -1,5 +1,6 @@
 /* Dense layers: int8 weights times int16 values, four rows at a time, so that each value is read once for four sums. */
 #include "clones.h"
+#include "dense_dot.h"
 #include "dense_vnni.h"
 #include "kinds.h"
 
@@ -77,6 +78,9 @@ static void few_sums(int32_t *sums, const int8_t *weight, const int16_t *x, cons
 void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m) {
 #ifdef ER_VNNI
     if (er_vnni_sums(sums, weight, x, bias, n, m)) return;
+#endif
+#ifdef ER_DOT
+    if (er_dot_sums(sums, weight, x, bias, n, m)) return;
 #endif
     portable_sums(sums, weight, x, bias, n, m);
 }
