@@ -21,7 +21,7 @@ import msgspec
 
 from edgerun.errors import EdgeRunError
 from edgerun.telemetry.address import parse_broker
-from edgerun.telemetry.link import Connected, Endpoint, Incoming, MqttLink
+from edgerun.telemetry.link import Connected, Endpoint, Incoming, MqttLink, Subscribed
 from edgerun.telemetry.messages import Data, Event, State
 from edgerun.telemetry.topics import Topics
 from firmware_sim.pi.jobs import NEW, Case, Runner, last_words
@@ -51,93 +51,120 @@ def broker(folder: Path) -> Iterator[str]:
             process.send_signal(signal.SIGINT)
 
 
+class Ear:
+    """Hears what one device tells its broker."""
+
+    def __init__(self, url: str, topics: Topics) -> None:
+        where = parse_broker(url)
+        endpoint = Endpoint(
+            host=where.host,
+            port=where.port,
+            client_id=f"ear-{topics.node}",
+            username=where.username,
+            password=where.password,
+        )
+        self._link, self._topics = MqttLink(endpoint, clean=True), topics
+        self._heard: list[Incoming] = []
+        self.listening = False
+
+    def start(self) -> None:
+        self._link.start()
+
+    def stop(self) -> None:
+        self._link.stop()
+
+    def hear(self) -> None:
+        """What has come since."""
+        for event in self._link.drain():
+            match event:
+                case Connected():
+                    self._link.subscribe([self._topics.state, self._topics.data, self._topics.event])
+                case Subscribed():
+                    self.listening = True
+                case Incoming():
+                    self._heard.append(event)
+
+    def events(self) -> list[str]:
+        """The kinds of all events so far."""
+        return [msgspec.json.decode(payload, type=Event).kind for payload in self._told(self._topics.event)]
+
+    def stopped(self) -> bool:
+        """Whether the device has said that it ends."""
+        told = self._told(self._topics.state)
+        return bool(told) and msgspec.json.decode(told[-1], type=State).reason == "stopped"
+
+    def newest(self) -> tuple[int, int]:
+        """(number, level) of the newest sample that the device told of, (0, 0) before the first."""
+        told = (msgspec.json.decode(payload, type=Data) for payload in reversed(self._told(self._topics.data)))
+        found = next((data for data in told if data.sample and data.m.get("level")), None)
+        return (found.sample, int(found.m["level"][-1] or 0)) if found is not None else (0, 0)
+
+    def _told(self, topic: str) -> list[bytes]:
+        return [message.payload for message in self._heard if message.topic == topic]
+
+
 class Life:
     """One device from its start to its end, which a `with` block brings if nothing else did."""
 
     def __init__(self, pi: Pi, case: Case, url: str, folder: Path) -> None:
         where = parse_broker(url)
-        self.topics, self._url, self._case = Topics(GROUP, pi.machine.name), url, case
-        self.state = folder / "state"
         (folder / "password").write_text(f"{where.password}\n", encoding="utf-8")
         (folder / "device.toml").write_text(config(pi, case, where.port, where.username), encoding="utf-8")
-        endpoint = Endpoint(
-            host=where.host,
-            port=where.port,
-            client_id=f"ear-{pi.machine.name}",
-            username=where.username,
-            password=where.password,
-        )
-        self._ear = MqttLink(endpoint, clean=True)
-        self._heard: list[Incoming] = []
-        self._ear.start()
-        command = pi.command("-m", "edgerun.cli", "run", "--config", folder / "device.toml")
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=pi.environment()
-        )
+        self._topics, self._url, self._case, self._folder = Topics(GROUP, pi.machine.name), url, case, folder
+        self._command = pi.command("-m", "edgerun.cli", "run", "--config", folder / "device.toml")
+        self._environment = pi.environment()
+        self._process: subprocess.Popen[str] | None = None
+        self.ear = Ear(url, self._topics)
 
     def __enter__(self) -> Self:
+        """Returns when somebody listens and the device was started."""
+        self.ear.start()
+        self._until(lambda: self.ear.listening, "on the broker")
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            self._command, stdout=pipe, stderr=pipe, text=True, cwd=self._folder, env=self._environment
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ear.stop()
-        self._process.kill()
-        self._process.communicate()
+        self.ear.stop()
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
 
     def teach(self, runner: Runner) -> None:
         """Sounds of a new class, shown by an operator here. Raises EdgeRunError where it does not learn them."""
-        self._until(lambda: self._newest() is not None, "heard of")
+        self._until(lambda: self.ear.newest() > (0, 0), "heard of")
         self._ask(runner, "teach", "--label", NEW, "--data", str(self._case.waves), "--shots", str(SHOTS))
 
     def correct(self, runner: Runner) -> None:
-        """What the newest sounds are said to have been, when its budget allows all that the plan has."""
-        self._until(lambda: self._full() >= CORRECTED, "at the level full")
-        newest = self._full()
-        names = self._case.names[:CORRECTED]
+        """What the newest sounds are said to have been, once its budget allows everything that the plan has.
+
+        Raises EdgeRunError where it does not learn them.
+        """
+        self._until(lambda: self.ear.newest()[0] >= CORRECTED and self.ear.newest()[1] == 0, "at the level full")
+        newest, names = self.ear.newest()[0], self._case.names[:CORRECTED]
         self._ask(runner, "feedback", *(f"{newest - k}={name}" for k, name in enumerate(names)))
 
-    def _ask(self, runner: Runner, *command: str) -> None:
-        verb, *arguments = command
-        where = ("--group", GROUP, "--broker", self._url, "--timeout", str(PATIENCE_S), "--json")
-        ended = runner("-m", "edgerun.cli", verb, self.topics.node, *arguments, *where)
-        if ended.returncode:
-            raise EdgeRunError(f"{verb}: {last_words(ended.stderr + ended.stdout)}")
-
     def end(self) -> None:
-        """SIGTERM, as a service manager sends it. Raises EdgeRunError unless it ends well, with all told."""
+        """SIGTERM, as a service manager sends it. Raises EdgeRunError unless it ends well and has told all."""
+        if self._process is None:
+            raise EdgeRunError("it was never started")
         self._process.send_signal(signal.SIGTERM)
-        _, words = self._process.communicate(timeout=PATIENCE_S)
+        try:
+            _, words = self._process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise EdgeRunError(f"it does not end within {PATIENCE_S:g} s") from None
         if self._process.returncode or words:
             raise EdgeRunError(f"it ended with {self._process.returncode}: {last_words(words)}")
-        self._until(
-            lambda: self._stopped() and set(EVENTS) <= set(self.events()), f"heard of {', '.join(EVENTS)}, its end"
-        )
-
-    def events(self) -> list[str]:
-        """The kinds of all events so far."""
-        return [msgspec.json.decode(payload, type=Event).kind for payload in self._told(self.topics.event)]
-
-    def _full(self) -> int:
-        """The number of the newest sample, 0 below the level full."""
-        newest = self._newest()
-        return newest.sample if newest is not None and newest.m["level"][-1] == 0 else 0
-
-    def _newest(self) -> Data | None:
-        """The newest figures with a sample and a level."""
-        told = [msgspec.json.decode(payload, type=Data) for payload in self._told(self.topics.data)]
-        return next((data for data in reversed(told) if data.sample and data.m.get("level")), None)
-
-    def _stopped(self) -> bool:
-        told = self._told(self.topics.state)
-        return bool(told) and msgspec.json.decode(told[-1], type=State).reason == "stopped"
-
-    def _told(self, topic: str) -> list[bytes]:
-        return [message.payload for message in self._heard if message.topic == topic]
+        self._until(lambda: self.ear.stopped() and set(EVENTS) <= set(self.ear.events()), "heard to the end")
 
     def replayed(self, runner: Runner) -> dict[str, Any]:
         """Its journal done again here. Raises EdgeRunError where a digest differs, or a lesson is missing."""
-        ended = runner("-m", "edgerun.cli", "replay", self.state, "--bundle", self._case.bundle, "--json")
+        state = self._folder / "state"
+        ended = runner("-m", "edgerun.cli", "replay", state, "--bundle", self._case.bundle, "--json")
         if not ended.stdout:
             raise EdgeRunError(last_words(ended.stderr))
         told: dict[str, Any] = json.loads(ended.stdout)
@@ -149,17 +176,23 @@ class Life:
             )
         return told
 
+    def _ask(self, runner: Runner, verb: str, *arguments: str) -> None:
+        where = ("--group", GROUP, "--broker", self._url, "--timeout", str(PATIENCE_S), "--json")
+        ended = runner("-m", "edgerun.cli", verb, self._topics.node, *arguments, *where)
+        if ended.returncode:
+            raise EdgeRunError(f"{verb}: {last_words(ended.stderr + ended.stdout)}")
+
     def _until(self, true: Callable[[], bool], what: str) -> None:
+        """Listen until something is true. Raises EdgeRunError after PATIENCE_S, or where the device has died."""
         deadline = time.monotonic() + PATIENCE_S
+        self.ear.hear()
         while not true():
-            if time.monotonic() > deadline or (self._process.poll() or 0) > 0:
-                raise EdgeRunError(f"never {what}; events: {', '.join(self.events()) or 'none'}")
-            for event in self._ear.drain():
-                if isinstance(event, Connected):
-                    self._ear.subscribe([self.topics.state, self.topics.data, self.topics.event])
-                elif isinstance(event, Incoming):
-                    self._heard.append(event)
+            if self._process is not None and self._process.poll():
+                raise EdgeRunError(f"it died: {last_words(self._process.communicate()[1])}")
+            if time.monotonic() > deadline:
+                raise EdgeRunError(f"never {what}; its events: {', '.join(self.ear.events()) or 'none'}")
             time.sleep(0.02)
+            self.ear.hear()
 
 
 def config(pi: Pi, case: Case, port: int, username: str) -> str:
