@@ -145,10 +145,10 @@ void er_conv_sum_step(const er_conv_sum *r) {
     const er_window g = ER_WINDOW_OF;
     const int32_t n = r->filters;
     ER_CLEAR(r->sums, r->outputs);
-    for (int64_t at = 0, end = (int64_t)g.height * g.width * g.channels; at < end; at++) {
+    for (int32_t at = 0, end = g.height * g.width * g.channels; at < end; at++) {
         const int32_t value = er_value(r->x, r->wide, at) - r->zero_point;
         if (!value) continue;
-        const int32_t c = (int32_t)(at % g.channels), place = (int32_t)(at / g.channels);
+        const int32_t c = at % g.channels, place = at / g.channels;
         for (int32_t u = 0; u < g.kernel_h; u++) {
             const int32_t i = output_of(place / g.width + g.top, u, g.dilation_h, g.stride_h, g.out_h);
             const int8_t *taps = r->weight + ((int64_t)u * g.channels + c) * g.kernel_w * n;

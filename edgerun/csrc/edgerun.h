@@ -35,7 +35,7 @@
 
 /* A source: int16, or int32 where its values reach further. The pointer to the other is NULL. */
 #define ER_SOURCE(OPT, count) OPT(int16_t, x, count) OPT(int32_t, wide, count)
-static inline int32_t er_value(const int16_t *x, const int32_t *wide, int64_t i) { return x ? x[i] : wide[i]; }
+static inline int32_t er_value(const int16_t *x, const int32_t *wide, int32_t i) { return x ? x[i] : wide[i]; }
 
 /* Sums (count,), and the same in int16 for the layers behind where they always fit. */
 #define ER_SUMS(OUT, MAY, count) OUT(int32_t, sums, count) MAY(int16_t, y, count)

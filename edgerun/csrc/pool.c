@@ -52,6 +52,13 @@ void er_max_pool_step(const er_max_pool *r) {
 }
 ER_READS_OUTPUT(er_max_pool)
 
+static void add_narrow(int32_t *sums, const int16_t *x, int32_t n) {
+    for (int32_t k = 0; k < n; k++) sums[k] += x[k];
+}
+static void add_wide(int32_t *sums, const int32_t *x, int32_t n) {
+    for (int32_t k = 0; k < n; k++) sums[k] += x[k];
+}
+
 /* sums (channels,) <- the sum of a window. */
 static void sum_window(int32_t *sums, const int16_t *x, const int32_t *wide, const er_window *g, const place *p) {
     ER_CLEAR(sums, g->channels);
@@ -59,9 +66,9 @@ static void sum_window(int32_t *sums, const int16_t *x, const int32_t *wide, con
         for (int32_t v = p->across.first; v < p->across.last; v++) {
             const int64_t from = tap(g, p, u, v);
             if (x)
-                for (int32_t k = 0; k < g->channels; k++) sums[k] += x[from + k];
+                add_narrow(sums, x + from, g->channels);
             else
-                for (int32_t k = 0; k < g->channels; k++) sums[k] += wide[from + k];
+                add_wide(sums, wide + from, g->channels);
         }
 }
 

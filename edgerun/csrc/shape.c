@@ -14,11 +14,15 @@ static void read_moved(const int16_t *y, const int32_t *sums, int32_t *out, int3
 
 static void move_row(const er_move *r, int64_t from, int64_t to, int32_t n) {
     const int32_t step_from = r->step_from[r->rank - 1], step_to = r->step_to[r->rank - 1];
-    if (r->y)
-        for (int32_t k = 0; k < n; k++) r->y[to + (int64_t)k * step_to] = r->x[from + (int64_t)k * step_from];
-    else
-        for (int32_t k = 0; k < n; k++)
-            r->sums[to + (int64_t)k * step_to] = er_value(r->x, r->wide, from + (int64_t)k * step_from);
+    const int16_t *x = r->x ? r->x + from : NULL;
+    if (r->y) {
+        int16_t *y = r->y + to;
+        for (int32_t k = 0; k < n; k++) y[k * step_to] = x[k * step_from];
+    } else {
+        const int32_t *wide = r->wide ? r->wide + from : NULL;
+        int32_t *sums = r->sums + to;
+        for (int32_t k = 0; k < n; k++) sums[k * step_to] = er_value(x, wide, k * step_from);
+    }
 }
 
 void er_move_step(const er_move *r) {
