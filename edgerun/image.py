@@ -22,7 +22,6 @@ import numpy as np
 
 from edgerun.arrays import I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle
-from edgerun.encode.targets import learns_values
 from edgerun.graph import learns, plastic_tensors, score_width
 from edgerun.layers.base import INPUT
 from edgerun.learn.learner import Learner, learned_slots, working_slots
@@ -117,8 +116,8 @@ def learning_image(bundle: Bundle) -> Image:
 
 
 def learns_in_c(manifest: Manifest) -> bool:
-    """Whether C gives whole lessons of a bundle, with labels."""
-    return learns(manifest) and not numpy_lessons(manifest) and not learns_values(manifest)
+    """Whether C gives whole lessons of a bundle."""
+    return learns(manifest) and not numpy_lessons(manifest)
 
 
 def _factory(bundle: Bundle, copies: Tensors) -> Tensors:

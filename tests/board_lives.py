@@ -25,8 +25,7 @@ from exporters.firmware.project import project
 from firmware_sim.qemu import machine, stream
 from firmware_sim.qemu.runner import learned
 
-KINDS = tuple(kind for kind in trajectories.KINDS if not kind.endswith("values"))
-"""Values are not learned from the firmware's stream."""
+KINDS = tuple(trajectories.KINDS)
 
 
 def bundle_of(learner: Learner) -> Bundle:
@@ -48,8 +47,12 @@ def life(kind: str, lessons: int) -> tuple[Learner, bytes]:
     learner.apply(Boundary(reason="idle"))
     for number in range(1, lessons + 1):
         told = trajectories.told(learner, rng)
-        learner.apply(learner.plan_lesson(told.q, told.label, told.level))
-        frames.append(stream.sample(told.q.astype(dtype).tobytes(), told.label, told.level))
+        learner.apply(learner.plan_lesson(told.q, told.label, told.level, 0, told.target))
+        payload = told.q.astype(dtype).tobytes()
+        if told.target is None:
+            frames.append(stream.sample(payload, told.label, told.level))
+        else:
+            frames.append(stream.valued(payload, told.target.astype("<i2").tobytes(), told.level))
         if number == lessons // 3 and grows(learner.manifest):
             learner.apply(NewClass(label="e"))
             frames.append(stream.frame(stream.NEW_CLASS))

@@ -138,8 +138,6 @@ def run(args: argparse.Namespace) -> int:
     bundle = without_intelligence(open_bundle(args.bundle), kept=args.consolidate == "si")
     if not learns(bundle.manifest):
         raise Refused(f"{args.bundle} can learn nothing: it was exported with --learn none")
-    if learns_values(bundle.manifest) and emulated:
-        raise Refused(f"{args.bundle} learns values, the firmware on {args.board} learns labels")
     if learns_values(bundle.manifest):
         return adapt_values.run(args, bundle, board)
     new = read(bundle, args.data)

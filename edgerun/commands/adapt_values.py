@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from edgerun.arrays import F64, I16, I64
+from edgerun.arrays import F64, I16, I32, I64
 from edgerun.boards import Board, price
 from edgerun.bundle import Bundle
+from edgerun.commands import counts
 from edgerun.commands.infer import progress
+from edgerun.commands.neighbours import Schooled, Told, runner, runs
 from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
 from edgerun.encode.targets import real_answers, real_targets, wire_targets
@@ -72,14 +74,21 @@ def run(args: argparse.Namespace, bundle: Bundle, board: Board) -> int:
     probe = None if args.probe is None else read(bundle, args.probe)
     lessons, count = min(args.shots, len(new)), args.draws or 1
     tell = progress(sys.stderr.isatty() and not args.json and count > 1)
-    drawn = []
+    drawn, schooled = [], []
     for k in range(count):
         taught = np.arange(lessons)
         if args.draws is not None:
             taught = np.sort(np.random.default_rng((args.seed, k)).permutation(len(new))[:lessons])
-        drawn.append(adapt(bundle, new, taught, probe, backend=args.backend))
+        if runs(args.board):
+            found, told_there = adapt_on(args.board, bundle, new, taught, probe)
+            schooled.append(told_there)
+        else:
+            found = adapt(bundle, new, taught, probe, backend=args.backend)
+        drawn.append(found)
         tell(k + 1, count)
     told = as_json(bundle, new, probe, drawn, lessons, board)
+    if schooled:
+        told["firmware"] = counts.as_json(args.board, bundle.manifest.learning, schooled)
     print(json.dumps(told, indent=2) if args.json else "\n".join(page(told)))
     return 0
 
@@ -121,6 +130,35 @@ def adapt(
         updates=learner.updates,
         digest=learner.digest().hex(),
     )
+
+
+def adapt_on(board: str, bundle: Bundle, new: Valued, taught: I64, probe: Valued | None) -> tuple[Drawn, Schooled]:
+    """The same on a board, whose learned state this machine's learner takes over for its digest."""
+    learner, tested = new_learner(bundle), np.setdiff1d(np.arange(len(new)), taught)
+    asked = new.q if probe is None else np.concatenate([new.q, probe.q])
+    lessons = [Told(new.q[k], 0, "full", target=new.target[k]) for k in taught]
+    schooled = runner(board).teach(bundle, board, asked, lessons)
+    learner.load(schooled.arrays, {**schooled.meta, "classes": list(learner.classes)})
+    count = len(new)
+    fits = [near(bundle, ran.scores[:count][tested], new.target[tested]) for ran in (schooled.before, schooled.after)]
+    probed: list[Fit | None] = [None, None]
+    if probe is not None:
+        probed = [near(bundle, ran.scores[count:], probe.target) for ran in (schooled.before, schooled.after)]
+    return Drawn(
+        before=fits[0],
+        after=fits[1],
+        probe_before=probed[0],
+        probe_after=probed[1],
+        updates=learner.updates,
+        digest=learner.digest().hex(),
+    ), schooled
+
+
+def near(bundle: Bundle, scores: I32, target: I16) -> Fit:
+    """How near the answers that scores (n, k) are come to targets (n, m)."""
+    wanted = real_targets(bundle.manifest, target)[:, -1]
+    found = real_answers(bundle.manifest, scores) if len(scores) else wanted
+    return Fit(_rounded(r_squared(found, wanted)), _rounded(relative_error(found, wanted)))
 
 
 def fit(learner: Learner, data: Valued, rows: I64 | None = None) -> Fit:
@@ -192,5 +230,7 @@ def page(told: dict[str, Any]) -> Iterator[str]:
             shown = tuple("-" if value is None else f"{value:.3f}" for value in ends)
             rows.append((title, *shown, str(part["samples"])))
     yield from columns(rows)
+    if "firmware" in told:
+        yield from counts.lines(told["firmware"])
     cost = told["energy"]
     yield f"{cost['per_update_uj']:g} uJ a lesson on {cost['board']} ({cost['source']}); digest {told['digest'][:16]}"

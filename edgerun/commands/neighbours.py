@@ -34,12 +34,13 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A lesson for a board.    q (size,) int16"""
+    """A lesson for a board: a label, or values.    q (size,) int16   target int16"""
 
     q: I16
     label: int
     level: Level
-    joins: bool  # whether its class is a new one
+    joins: bool = False  # whether its class is a new one
+    target: I16 | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from edgerun.rules import ALL, RuleRecord
 WIDTH: Final = 118
 COUNTERS: Final = 48
 """Bytes of `er_counters`."""
+TARGET: Final = "tape.target"
+"""The array of values that a lesson teaches."""
 C_TYPE: Final[Mapping[str, str]] = {"bool": "uint8_t"}
 
 
@@ -32,6 +34,7 @@ def header(bundle: Bundle, image: Image) -> str:
         "MODEL_SIZE": manifest.input.size,
         "MODEL_SCORES": score_width(manifest),
         "MODEL_CLASSES": len(manifest.classes.names),
+        "MODEL_TARGETS": image.held[TARGET].array.size if TARGET in image.held else 0,
     }
     lines = [
         "/* The model. Written by `edgerun export-firmware`. */",
@@ -47,6 +50,7 @@ def header(bundle: Bundle, image: Image) -> str:
         "",
         "extern const er_net model;",
         "extern int16_t *const model_sample; /* (MODEL_SIZE,) */",
+        "extern int16_t *const model_target; /* (MODEL_TARGETS,) */",
         "extern int32_t *const model_scores;",
         "/* Everything that is written as it leaves the factory. */",
         "void model_reset(void);",
@@ -111,6 +115,7 @@ def source(image: Image, plan: Plan) -> str:
         *(constant(names[name], array) for name, array in image.constants.items()),
         *_network(image.records, of_array),
         f"int16_t *const model_sample = {names['io.sample']};",
+        f"int16_t *const model_target = {names.get(TARGET, 'NULL')};",
         f"int32_t *const model_scores = {names['io.scores']};",
         "",
         *(_learner(image, of_array, names) if image.learner is not None else ()),

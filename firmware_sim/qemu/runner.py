@@ -62,7 +62,11 @@ def teaching(bundle: Bundle, lessons: Sequence[Told]) -> Iterator[bytes]:
     for told in lessons:
         if told.joins:
             yield stream.frame(stream.NEW_CLASS)
-        yield stream.sample(told.q.astype(bundle.manifest.input.dtype).tobytes(), told.label, told.level)
+        payload = told.q.astype(bundle.manifest.input.dtype).tobytes()
+        if told.target is None:
+            yield stream.sample(payload, told.label, told.level)
+        else:
+            yield stream.valued(payload, told.target.astype("<i2").tobytes(), told.level)
 
 
 def answers(text: str, board: str, *counts: int) -> list[Ran]:

@@ -35,6 +35,11 @@ def sample(payload: bytes, label: int = UNLABELLED, level: Level = "full") -> by
     return frame(b"S", label, payload, LEVELS[level])
 
 
+def valued(payload: bytes, target: bytes, level: Level = "full") -> bytes:
+    """A sample and the values to learn, int16."""
+    return frame(b"V", 0, payload + target, LEVELS[level])
+
+
 def lines(text: str) -> Iterator[tuple[str, list[str]]]:
     """(event, its words) of each line."""
     for line in text.splitlines():

@@ -220,7 +220,7 @@ def test_what_a_frame_cannot_ask_is_refused_in_one_line(device: Host, tmp_path: 
     asked = [stream.frame(b"Z"), stream.frame(b"S", 1), stream.sample(bytes(INPUTS), 4), *[stream.frame(b"N")] * 3]
     _, lines = device.run(tmp_path, b"".join(asked))
     said = [words[1] for words in lines if words[0] == "refused"]
-    assert said == ["unknown-frame", "sample-without-values", "unknown-class", "no-room-for-a-class"]
+    assert said == ["unknown-frame", "no-sample", "unknown-class", "no-room-for-a-class"]
 
 
 @needs_compiler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,19 @@ def test_the_digest_is_that_of_a_device_taught_the_same(folder: Path, capsys: Ca
     learner.apply(records.Verdict(good=True, correct=0, of=0))
     assert told["digest"] == learner.digest().hex()
     assert set(open_bundle(folder / "hand.edgb").priors) == {"hidden.input", "hidden.recurrent", "readout.input"}
+
+
+@pytest.mark.skipif(
+    None in (shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")), reason="no emulated board here"
+)
+def test_a_board_learns_the_same_values(folder: Path, capsys: Capture) -> None:
+    options = ("--shots", "12", "--probe", str(folder / "old.npz"))
+    there = adapt(folder, capsys, *options, "--board", "mps2-an386")
+    here = adapt(folder, capsys, *options, "--backend", "numpy")
+    assert there.pop("firmware")["instructions"]["lesson"] > 1000
+    assert there.pop("energy") != here.pop("energy")
+    assert there == here
+    assert here["updates"] > 3
 
 
 def test_draws_and_the_page_for_a_person(folder: Path, capsys: Capture) -> None:

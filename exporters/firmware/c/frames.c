@@ -3,6 +3,8 @@
 #include "model.h"
 #include "port.h"
 
+#define VALUED (MODEL_SIZE + 2 * MODEL_TARGETS)
+
 uint32_t crc32(uint32_t crc, const void *bytes, uint32_t count) {
     static const uint32_t nibble[16] = {
         0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
@@ -44,13 +46,29 @@ static uint32_t read_sample(int16_t *q, uint32_t *crc) {
     return 1;
 }
 
-enum frame_end read_frame(frame *found, int16_t *q) {
+#if MODEL_TARGETS
+static uint32_t read_values(int16_t *target, uint32_t *crc) {
+    uint8_t two[2];
+    for (uint32_t k = 0; k < MODEL_TARGETS; k++) {
+        if (port_read(two, sizeof two) != sizeof two) return 0;
+        *crc = crc32(*crc, two, sizeof two);
+        target[k] = (int16_t)(two[0] | two[1] << 8);
+    }
+    return 1;
+}
+#else
+#define read_values(target, crc) ((void)(target), 1)
+#endif
+
+enum frame_end read_frame(frame *found, int16_t *q, int16_t *target) {
     uint8_t head[10], tail[4];
     if (!find_start() || port_read(head, sizeof head) != sizeof head) return STREAM_ENDED;
     *found = (frame){head[0], head[1], (int32_t)little(head + 2), little(head + 6)};
-    if (found->level > ER_HEAD || (found->length && found->length != MODEL_SIZE)) return FRAME_DAMAGED;
+    if (found->level > ER_HEAD || (found->length && found->length != MODEL_SIZE && found->length != VALUED))
+        return FRAME_DAMAGED;
     uint32_t crc = crc32(0, head, sizeof head);
     if (found->length && !read_sample(q, &crc)) return STREAM_ENDED;
+    if (found->length > MODEL_SIZE && !read_values(target, &crc)) return STREAM_ENDED;
     if (port_read(tail, sizeof tail) != sizeof tail) return STREAM_ENDED;
     return little(tail) == crc ? FRAME_WHOLE : FRAME_DAMAGED;
 }

@@ -10,7 +10,7 @@ void labelled(const frame *next) {
     refuse("cannot-learn");
 }
 
-void command(uint8_t kind) {
-    (void)kind;
+void command(const frame *next) {
+    (void)next;
     refuse("cannot-learn");
 }

@@ -27,13 +27,9 @@ void begin(void) {
 int32_t known_classes(void) { return (int32_t)model_counters.known; }
 
 /* lesson NUMBER SAID P UPDATES CHANGED TICKS */
-void labelled(const frame *next) {
-    if (next->value >= known_classes()) {
-        refuse("unknown-class");
-        return;
-    }
+static void lesson(const frame *next, int32_t label) {
     const uint64_t began = port_ticks();
-    const er_report report = er_lesson(&pupil, model_sample, next->value, (enum er_level)next->level);
+    const er_report report = er_lesson(&pupil, model_sample, label, (enum er_level)next->level);
     const uint64_t ticks = port_ticks() - began;
     say("lesson");
     say_number(model_counters.lessons);
@@ -43,6 +39,13 @@ void labelled(const frame *next) {
     say_number(report.changed);
     say_number((int64_t)ticks);
     end_line();
+}
+
+void labelled(const frame *next) {
+    if (next->value < known_classes())
+        lesson(next, next->value);
+    else
+        refuse("unknown-class");
 }
 
 /* kept NAME BYTES */
@@ -55,8 +58,14 @@ static void dump(void) {
     }
 }
 
-void command(uint8_t kind) {
-    switch (kind) {
+void command(const frame *next) {
+    switch (next->kind) {
+    case 'V':
+        if (MODEL_TARGETS && next->length > MODEL_SIZE)
+            lesson(next, 0);
+        else
+            refuse("sample-without-values");
+        break;
     case 'N':
         if (model_counters.known < learned_room())
             model_counters.known++;

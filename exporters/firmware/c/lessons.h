@@ -10,8 +10,8 @@ void begin(void);
 int32_t known_classes(void);
 /* A sample with a label, in model_sample. */
 void labelled(const frame *next);
-/* A frame of any other kind. */
-void command(uint8_t kind);
+/* A frame of any other kind than a sample's. */
+void command(const frame *next);
 /* Tell that a frame asks for what cannot be. */
 void refuse(const char *why);
 

@@ -38,14 +38,14 @@ int main(void) {
     end_line();
     begin();
     for (frame next;;) {
-        const enum frame_end end = read_frame(&next, model_sample);
+        const enum frame_end end = read_frame(&next, model_sample, model_target);
         if (end == STREAM_ENDED) return 0;
         if (end == FRAME_DAMAGED)
             refuse("damaged-frame");
         else if (next.kind != 'S')
-            command(next.kind);
+            command(&next);
         else if (!next.length)
-            refuse("sample-without-values");
+            refuse("no-sample");
         else if (next.value < 0)
             answer(model_sample);
         else
