@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from edgerun.cli import THREADS
 from edgerun.errors import EdgeRunError
-from edgerun.kernels.native import Backend
+from edgerun.kernels.native import VARIABLE, Backend
 from firmware_sim.pi.jobs import JOBS, Case, Found, Job, compare, expected, last_words, make_case, perform
 from firmware_sim.pi.life import Life, broker
 from firmware_sim.pi.machines import MACHINES, Machine, check_tools
@@ -136,9 +136,9 @@ def live(pi: Pi, case: Case, wanted: Mapping[str, Found], url: str, folder: Path
 
 
 def here(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Python on this machine, one thread, nothing of the user's own settings of edgerun."""
+    """Python on this machine, by numpy, in one thread, without the user's own settings of edgerun."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGERUN_")}
-    environment = mine | dict.fromkeys(THREADS, "1") | variables
+    environment = mine | dict.fromkeys(THREADS, "1") | {VARIABLE: "numpy"} | variables
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=HOUSE, env=environment
     )
