@@ -15,7 +15,7 @@ import pytest
 from golden import make_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_layers import Node, filled, graph, layer, scales, window_of, within
+from random_layers import Node, decays, filled, graph, layer, scales, window_of, within
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.certificate import certify
@@ -24,7 +24,9 @@ from edgerun.layers import (
     Add,
     AveragePool,
     Cells,
+    Concat,
     Conv,
+    Dense,
     Depthwise,
     Integrators,
     LayerNorm,
@@ -49,7 +51,7 @@ from edgerun.native_layers import NUMPY_ONLY, PACKERS, NativeLayer, Packing, rec
 from edgerun.network import Network
 from edgerun.ops import OPS
 from edgerun.ops.base import LayerRun
-from edgerun.spec import Layer
+from edgerun.spec import ClassTable, Head, InputSpec, Layer, Manifest, PhaseRate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UNREAD = (Integrators, Readout)
@@ -296,6 +298,31 @@ def test_a_random_graph_gives_numpys_windows_and_streams(
     ours.reset()
     theirs.reset()
     alike(ours, theirs)
+
+
+def test_layers_behind_those_of_several_records_are_found() -> None:
+    """The tape of a population behind a join, and what a head reads behind a sum of three."""
+    rng = np.random.default_rng(2)
+    join = Concat(name="join", sources=("input",) * 3, shapes=((8,),) * 3, axis=0)
+    lif = Lif(name="lif", inputs=24, outputs=9, weight_exponent=6)
+    total = Total(name="total", sources=("lif",) * 3, outputs=9, terms=3)
+    dense = Dense(name="dense", inputs=9, outputs=5)
+    tensors = filled(rng, lif, decays(rng, lif)) | filled(rng, dense, scales(rng, 5, 100.0))
+    head = {"sum": rng.integers(-500, 500, (3, 5)), "count": np.array([4, 0, 9]), "bias": np.zeros(3)}
+    tensors |= {f"head.{name}": array.astype(np.int32) for name, array in head.items()}
+    manifest = Manifest(
+        name="joined", input=InputSpec(shape=(8,)), encoder=PhaseRate(steps=12, full_scale=100),
+        layers=(join, lif, total, dense), head=Head(kind="prototypes", features="dense"),
+        classes=ClassTable(names=("a", "b", "c"), capacity=4),
+    )  # fmt: skip
+    ours, theirs = NativeNetwork(manifest, tensors), Network(manifest, tensors)
+    for q in rng.integers(0, 120, (4, 8)).astype(np.int16):
+        np.testing.assert_array_equal(ours.scores(q), theirs.scores(q))
+        np.testing.assert_array_equal(ours.features(), theirs.features())
+        mine, numpys = ours.record(q, "lif"), theirs.record(q, "lif")
+        assert numpys.spikes.any()
+        for part in ("pre", "spikes", "psi"):
+            np.testing.assert_array_equal(getattr(mine, part), getattr(numpys, part), err_msg=part)
 
 
 def alike(ours: Network, theirs: Network) -> None:
