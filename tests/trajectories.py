@@ -116,7 +116,7 @@ def unconsolidated() -> Net:
 KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
     "backprop": learners.backprop, "online": online, "layers": layers, "fixed-feedback": fixed_feedback,
-    "unconsolidated": unconsolidated,
+    "unconsolidated": unconsolidated, "rmaxprop": learners.eprop_layers, "online-mq": learners.eprop_online,
     "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
     "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
 }  # fmt: skip

@@ -515,7 +515,8 @@ typedef struct er_key {
 } er_key;
 
 /* What a stream of words is for: stream = tensor * 16 + use. */
-enum er_use { ER_USE_UPDATE, ER_USE_PULL, ER_USE_OMEGA, ER_USE_IMPORTANCE, ER_USE_HISTORY, ER_USE_DECAY };
+enum er_use { ER_USE_UPDATE, ER_USE_PULL, ER_USE_OMEGA, ER_USE_IMPORTANCE, ER_USE_HISTORY, ER_USE_DECAY, ER_USE_FEEDBACK,
+              ER_USE_NORMALISE };
 
 er_key er_noise_key(uint64_t seed, uint64_t update, uint32_t stream);
 
@@ -538,6 +539,9 @@ static inline uint32_t er_word(er_key key, uint32_t i) {
  * history_high, which counts 2**8, shadows' high bytes are the weights (weight is NULL), anchors and credit are the
  * narrow ones; else the others. Without consolidation importance, anchor and credit are NULL. index is the tensor's
  * place in the learning plan. |shadow - 128 * small| <= 32512.
+ *
+ * A normaliser makes a step of the gradient where there is one: RMaxProp, by the largest that each weight has met
+ * (largest; fade, floor), or MQ, by the tensor's running mean in Q8 and this update's sum (mean; memory).
  */
 #define ER_PLASTIC(I, IN, OPT, OUT, MAY) \
     I(rows) I(columns) I(steps) I(index) I(small) I(eta) I(shift) I(max_step) I(max_norm) I(decay_shift) \
@@ -547,7 +551,8 @@ static inline uint32_t er_word(er_key key, uint32_t i) {
     OUT(int16_t, shadow, (int64_t)r->rows * r->columns) MAY(int8_t, weight, (int64_t)r->rows * r->columns) \
     MAY(uint8_t, importance, (int64_t)r->rows * r->columns) \
     MAY(int16_t, ref, (int64_t)r->rows * r->columns) MAY(int8_t, ref_high, (int64_t)r->rows * r->columns) \
-    MAY(int32_t, omega, (int64_t)r->rows * r->columns) MAY(int16_t, omega_narrow, (int64_t)r->rows * r->columns)
+    MAY(int32_t, omega, (int64_t)r->rows * r->columns) MAY(int16_t, omega_narrow, (int64_t)r->rows * r->columns) \
+    I(fade) I(floor) I(memory) MAY(uint8_t, largest, (int64_t)r->rows * r->columns) MAY(int64_t, mean, 2)
 ER_RECORD(er_plastic, ER_PLASTIC)
 
 /* One update: descend, decay, pull, write, credit. Returns the squared norm of the change made, in shadow LSB. */

@@ -52,7 +52,9 @@ static int fill_plastic(void *to, PyObject *fields, views *open) {
         !!p->ref_high != narrow || !!p->omega_narrow != narrow || p->shift < least || p->shift > 30 ||
         p->gradient_shift < least || p->gradient_shift > 30 || p->decay_shift < 0 || p->decay_shift > 30 ||
         p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 || p->max_norm < 0 ||
-        p->max_norm > 1 << 24 || p->strength < 0 || p->strength > 58 || (noted && p->damping < 1))
+        p->max_norm > 1 << 24 || p->strength < 0 || p->strength > 58 || (noted && p->damping < 1) ||
+        (p->small && (p->largest || p->mean)) || p->fade < 0 || p->fade > 1 << 16 || p->floor < 0 || p->floor > 32 ||
+        p->memory < 0 || p->memory > 20)
         return refuse("plastic");
     return 0;
 }
@@ -451,7 +453,7 @@ static int check_pupil(const er_pupil *p) {
     const er_lessons *r = &p->plan;
     const er_plan *plan = &p->net->plan;
     const int held = r->capacity > 0;
-    const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels that can be learned */
+    const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels */
     if (r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
         (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
         r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||

@@ -15,7 +15,7 @@ enum { SHADOW_MAX = 32512, WEIGHT_MAX = 127, LARGEST_STEP = 1 << 30, TOP_CODE = 
 
 /* What is the same for all tiles of an update. */
 typedef struct numbers {
-    er_key update, decay, pull, omega;
+    er_key update, decay, pull, omega, normalise;
     int32_t shift, small_shift, middle, drop;
     int64_t heaviest;
 } numbers;
@@ -61,28 +61,91 @@ static void reaches(const er_plastic *p, int32_t *restrict reach, int32_t row, i
     }
 }
 
-/* wanted <- SR(g * eta, shift), cut at LARGEST_STEP; small <- sat16(half_up(g / 2**sg)), of g and g * eta as wide as
- * they must be.
- */
+/* wanted <- SR(g * eta, shift), cut at LARGEST_STEP, of g and g * eta as wide as they must be */
 #define DESCEND(name, type, product) \
     static inline void name(const numbers *w, tile *at, const type *restrict g, uint32_t first, int32_t count, \
                             int32_t eta) { \
         const er_key key = w->update; \
-        const int32_t shift = w->shift, drop = w->small_shift; \
+        const int32_t shift = w->shift; \
         const uint32_t mask = ((uint32_t)1 << shift) - 1; \
-        const type half = (type)((type)1 << drop >> 1); \
         for (int32_t j = 0; j < count; j++) { \
             const product x = ((product)g[j] * eta + (product)(er_word(key, first + (uint32_t)j) & mask)) >> shift; \
             at->wanted[j] = (int32_t)(x < -LARGEST_STEP ? -LARGEST_STEP : x > LARGEST_STEP ? LARGEST_STEP : x); \
-        } \
-        for (int32_t j = 0; j < count; j++) { \
-            const type x = (type)((g[j] + half) >> drop); \
-            at->small[j] = (int32_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x); \
         } \
     }
 DESCEND(descend_short, int32_t, int32_t)
 DESCEND(descend, int32_t, int64_t)
 DESCEND(descend_wide, int64_t, int64_t)
+
+/* small <- sat16(half_up(g / 2**sg)) */
+#define SMALL_GRADIENT(name, type) \
+    static inline void name(const numbers *w, tile *at, const type *restrict g, int32_t count) { \
+        const int32_t drop = w->small_shift; \
+        const type half = (type)((type)1 << drop >> 1); \
+        for (int32_t j = 0; j < count; j++) { \
+            const type x = (type)((g[j] + half) >> drop); \
+            at->small[j] = (int32_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x); \
+        } \
+    }
+SMALL_GRADIENT(small_gradient, int32_t)
+SMALL_GRADIENT(small_gradient_wide, int64_t)
+
+/* ---------------------------------------------------------------- normalisers */
+
+static int32_t bit_length(int64_t x) { /* x >= 0 */
+    int32_t bits = 0;
+    while (x >> bits) bits++;
+    return bits;
+}
+
+/* RMaxProp's code of a size: the least whose value is at least that much. */
+static int32_t largest_code(int64_t size) {
+    const int32_t bits = bit_length(size), drop = bits > 4 ? bits - 4 : 0;
+    return (int32_t)(size < 8 ? size : 8 * drop + ((size + ((int64_t)1 << drop) - 1) >> drop));
+}
+
+/* g <- g in units of the largest that each weight has met, Q0.15; the codes follow. */
+static void rmaxprop(const er_plastic *p, const numbers *w, int64_t *g, size_t first, int32_t count) {
+    const int64_t most = (int64_t)15 << 30;
+    const int32_t floor = largest_code((int64_t)1 << p->floor);
+    for (int32_t j = 0; j < count; j++) {
+        const int64_t size = g[j] < 0 ? -g[j] : g[j], cut = size < most ? size : most;
+        const uint32_t noise = er_word(w->normalise, (uint32_t)first + (uint32_t)j) & 255;
+        const int32_t faded = p->largest[first + (size_t)j] - (int32_t)(((uint32_t)p->fade + noise) >> 8);
+        int32_t code = largest_code(cut);
+        code = code > faded ? code : faded;
+        code = code > floor ? code : floor;
+        const int32_t mantissa = code < 8 ? code : 8 + (code & 7), exponent = code < 8 ? 0 : (code >> 3) - 1;
+        const int64_t unit = mantissa ? ((int64_t)1 << 22) / mantissa : 0, whole = cut * unit >> (exponent + 7);
+        p->largest[first + (size_t)j] = (uint8_t)code;
+        g[j] = g[j] < 0 ? -whole : whole;
+    }
+}
+
+/* g <- SR(g, e), or g * 2**-e: the tensor's mean size comes near 2**10; nothing before anything was measured. */
+static void quotient(const er_plastic *p, const numbers *w, int64_t *g, size_t first, int32_t count) {
+    const int64_t mean = p->mean[0], most = (int64_t)1 << 28;
+    const int32_t e = er_clip(bit_length(mean + (mean >> 1)) - 1 - 18, -30, 30);
+    for (int32_t j = 0; j < count; j++) {
+        p->mean[1] += g[j] < 0 ? -g[j] : g[j];
+        const int64_t cut = g[j] < -most ? -most : g[j] > most ? most : g[j];
+        const uint32_t word = er_word(w->normalise, (uint32_t)first + (uint32_t)j);
+        if (!mean)
+            g[j] = 0;
+        else if (e < 0)
+            g[j] = cut * ((int64_t)1 << -e);
+        else
+            g[j] = (g[j] + (int64_t)(word & (((uint32_t)1 << e) - 1))) >> e;
+    }
+}
+
+/* The running mean after this update. */
+static void follow(const er_plastic *p, uint64_t number) {
+    const int64_t seen = p->mean[1] * 256 / ((int64_t)p->rows * p->columns), step = seen - p->mean[0];
+    const int64_t memory = (int64_t)1 << p->memory, weight = number < (uint64_t)memory ? (int64_t)number + 1 : memory;
+    p->mean[0] += step >= 0 ? step / weight : -((-step + weight - 1) / weight);
+    p->mean[1] = 0;
+}
 
 #define GRADIENT(name, type) \
     static inline void name(const er_plastic *p, type *restrict g, int32_t row, int32_t column, int32_t count) { \
@@ -200,10 +263,11 @@ static int64_t update_tile(const er_plastic *p, const numbers *w, const place *h
     if (!here->reach) {
         if (!pulls && !p->decay_shift) return 0;
         memset(at.wanted, 0, (size_t)count * sizeof *at.wanted);
-    } else if (bound < 1 << 30) {
+    } else if (bound < 1 << 30 && !p->largest && !p->mean) {
         int32_t g[TILE];
         for (int32_t k = 0; k < here->rows; k++)
             gradient(p, g + k * here->columns, here->row + k, here->column, here->columns);
+        small_gradient(w, &at, g, count);
         if (bound * p->eta < 1 << 30)
             descend_short(w, &at, g, (uint32_t)first, count, -p->eta);
         else
@@ -212,6 +276,9 @@ static int64_t update_tile(const er_plastic *p, const numbers *w, const place *h
         int64_t g[TILE];
         for (int32_t k = 0; k < here->rows; k++)
             gradient_wide(p, g + k * here->columns, here->row + k, here->column, here->columns);
+        small_gradient_wide(w, &at, g, count);
+        if (p->largest) rmaxprop(p, w, g, first, count);
+        if (p->mean) quotient(p, w, g, first, count);
         descend_wide(w, &at, g, (uint32_t)first, count, -p->eta);
     }
     if (p->decay_shift) fade(p, w, &at, first, count);
@@ -244,6 +311,7 @@ int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number) {
         .decay = key_of(p, seed, number, ER_USE_DECAY),
         .pull = key_of(p, seed, number, ER_USE_PULL),
         .omega = key_of(p, seed, number, ER_USE_OMEGA),
+        .normalise = key_of(p, seed, number, ER_USE_NORMALISE),
         .shift = p->shift + er_limit_shift(p) - narrow,
         .small_shift = p->gradient_shift - narrow,
         .middle = p->small ? 128 : 0,
@@ -255,6 +323,7 @@ int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number) {
         int32_t reach[TILE];
         const int32_t rows = p->rows - block < TILE ? p->rows - block : TILE;
         reaches(p, reach, block, rows);
+        for (int32_t k = 0; p->largest && k < rows; k++) reach[k] += !reach[k]; /* none is still: what was met fades */
         for (int32_t k = 0; k < rows;) {
             place here = {.row = block + k};
             here.rows = together(p, reach + k, rows - k, &here.reach);
@@ -266,6 +335,7 @@ int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number) {
             k += here.rows;
         }
     }
+    if (p->mean) follow(p, number);
     return changed;
 }
 

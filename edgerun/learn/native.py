@@ -59,8 +59,6 @@ NUMPY_NETWORKS: Final[frozenset[type[RuleRecord]]] = frozenset({EPropOnline, Sup
 
 NUMPY_ONLY: Final[Mapping[type, str]] = MappingProxyType(
     {
-        RMaxProp: "a byte of state a weight and two divisions a gradient: it goes with spike trains, which numpy runs",
-        MeanQuotient: "a mean over all of a tensor's gradient: it goes with rules that settle, which numpy runs",
         Rewiring: "sorts a tensor's synapses at boundaries, with numpy's sort",
     }
 )
@@ -70,6 +68,17 @@ NUMPY_ONLY: Final[Mapping[type, str]] = MappingProxyType(
 def numpy_stage(plan: LearningPlan) -> object | None:
     """What keeps a plan's updates in numpy; None where C does them."""
     return next((part for part in (plan.normaliser, plan.rewiring) if type(part) in NUMPY_ONLY), None)
+
+
+def normaliser_fields(plan: LearningPlan, tensor: str, state: Tensors) -> Fields:
+    """Of `er_plastic`, what makes a step of a gradient beside the rates."""
+    found: Fields = {"fade": 0, "floor": 0, "memory": 0, "largest": None, "mean": None}
+    match plan.normaliser:
+        case RMaxProp(fade=fade, floor=floor):
+            return found | {"fade": fade, "floor": floor, "largest": state[f"largest.{tensor}"]}
+        case MeanQuotient(memory=memory):
+            return found | {"memory": memory, "mean": state[f"mean.{tensor}"]}
+    return found
 
 
 def plastic_fields(
@@ -90,7 +99,7 @@ def plastic_fields(
     if notes is not None:
         found["ref" if profile.copies else "ref_high"] = state[f"ref.{rate.tensor}"]
         found["omega" if profile.copies else "omega_narrow"] = state[f"omega.{rate.tensor}"]
-    return found | {
+    return found | normaliser_fields(plan, rate.tensor, state) | {
         "rows": rows, "columns": columns, "steps": len(history), "index": index, "small": int(not profile.copies),
         "eta": rate.eta, "shift": rate.shift, "max_step": rate.max_step, "max_norm": rate.max_norm,
         "decay_shift": rate.decay_shift, "gradient_shift": plan.rule.gradient_shift,

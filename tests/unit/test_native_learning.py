@@ -10,6 +10,7 @@ import learners
 import numpy as np
 import pytest
 import trajectories
+from msgspec import UNSET
 
 from edgerun.arrays import I32, Tensors
 from edgerun.errors import SpecError
@@ -26,7 +27,7 @@ from edgerun.learn.rules import rule_of
 from edgerun.learn.stages import Consolidation, Factors
 from edgerun.lifetime import new_learner
 from edgerun.network import Recording
-from edgerun.rules import Normaliser
+from edgerun.rules import MeanQuotient, Normaliser, RMaxProp
 from edgerun.spec import EProp, Intelligence, LearningPlan, PlasticRate, ProfileName
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
@@ -48,14 +49,17 @@ def some(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
 class Case:
     """One plastic tensor with everything about it, in numbers that reach their ends."""
 
-    def __init__(self, seed: int, profile_name: ProfileName, *, notes: bool) -> None:
+    def __init__(
+        self, seed: int, profile_name: ProfileName, *, notes: bool, normaliser: RMaxProp | MeanQuotient | None = None
+    ) -> None:
         rng, profile = np.random.default_rng(seed), PROFILES[profile_name]
         low, steps = 0 if profile.copies else 8, int(rng.choice([1, 1, 5, 100]))
         shape = (int(rng.integers(1, 40)), int(rng.choice([1, 3, 20, 257, 300])))
         self.profile, self.index = profile, int(rng.integers(5))
+        norm = int(rng.choice([0, 1, 4000, 1 << 24]))
         self.rate = PlasticRate(
             tensor="t", eta=int(rng.choice([0, 1, 500, 32767])), shift=int(rng.integers(low, 31)),
-            max_step=int(rng.choice([1, 512, 32512])), max_norm=int(rng.choice([0, 1, 4000, 1 << 24])),
+            max_step=int(rng.choice([1, 512, 32512])), max_norm=0 if normaliser else norm,
             decay_shift=int(rng.choice([0, 1, 12, 30])),
         )  # fmt: skip
         spec = Intelligence(
@@ -64,7 +68,9 @@ class Case:
         self.rule = EProp(
             layer="l", readout="r", chunk_steps=1, rates=(self.rate,), gradient_shift=int(rng.integers(max(1, low), 31))
         )
-        self.plan = LearningPlan(rule=self.rule, intelligence=spec if notes else None, profile=profile_name)
+        self.plan = LearningPlan(
+            rule=self.rule, intelligence=spec if notes else None, profile=profile_name, normaliser=normaliser or UNSET
+        )
         history, post = some(rng, (steps, shape[0]), profile.trace), some(rng, (steps, shape[1]), "int16")
         self.factors = Factors(history, post, profile.trace_drop)
         self.stages = (Consolidation(spec, profile),) if notes else ()
@@ -72,6 +78,10 @@ class Case:
         shadow = np.clip(wide, profile.middle - 32512, profile.middle + 32512).astype(np.int16)
         self.state: Tensors = {"shadow.t": shadow, "weights": np.zeros(shape, np.int8)}
         plasticity.weights_from_shadow(self.state["weights"], shadow)
+        if isinstance(normaliser, RMaxProp):
+            self.state["largest.t"] = rng.integers(0, 256, shape).astype(np.uint8)
+        if isinstance(normaliser, MeanQuotient):
+            self.state["mean.t"] = np.array([rng.choice([0, 1, 300, 1 << 20, 1 << 40]), 0])
         if notes:
             code = rng.integers(0, 232, shape) * (rng.random(shape) < 0.7) * (rng.random() < 0.8)
             self.state |= {
@@ -87,6 +97,7 @@ class Case:
         changed = stages.update(
             self.rate, self.index, self.factors, state["weights"] if self.profile.copies else None, state, self.stages,
             gradient_shift=self.rule.gradient_shift, seed=SEED, number=number, profile=self.profile,
+            normaliser=stages.normaliser_of(self.plan.normaliser),
         )  # fmt: skip
         return changed, {name: state[name] for name in self.state}
 
@@ -117,6 +128,22 @@ def test_an_update_gives_numpys_bits(profile: ProfileName, notes: bool) -> None:
     assert moved > 40
 
 
+NORMALISERS = (
+    RMaxProp(fade=25, floor=8), RMaxProp(fade=4096), RMaxProp(fade=0, floor=32), MeanQuotient(memory=0),
+    MeanQuotient(memory=20),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_a_normalised_update_gives_numpys_bits(normaliser: RMaxProp | MeanQuotient) -> None:
+    for seed in range(40):
+        case = Case(seed, "standard", notes=seed % 3 > 0, normaliser=normaliser)
+        number = seed % 7 if seed % 2 else seed << 30
+        (changed, ours), (wanted, theirs) = case.by_c(number), case.by_numpy(number)
+        same(ours, theirs)
+        assert changed == wanted, seed
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_boundary_gives_numpys_bits(profile: ProfileName) -> None:
     for seed in range(60):
@@ -129,7 +156,7 @@ def test_a_boundary_gives_numpys_bits(profile: ProfileName) -> None:
 
 # ------------------------------------------------------------------ windows and lessons
 
-WINDOWS = ("eprop", "eprop-small", "eprop-values", "backprop")
+WINDOWS = ("eprop", "eprop-small", "eprop-values", "eprop-layers", "eprop-online", "backprop")
 
 
 @pytest.mark.parametrize("kind", learners.LIVES)
@@ -317,5 +344,5 @@ def test_lessons_that_c_has_no_form_of_say_why() -> None:
         new_learner(learners.bundle("eprop"), backend="numpy").records()
 
 
-def test_every_normaliser_is_in_the_table() -> None:
-    assert set(get_args(Normaliser)) <= set(native.NUMPY_ONLY)
+def test_every_normaliser_is_tried() -> None:
+    assert {type(each) for each in NORMALISERS} | set(native.NUMPY_ONLY) >= set(get_args(Normaliser))
