@@ -29,7 +29,7 @@ def random_bundle(seed: int) -> Bundle:
 
 
 @pytest.mark.skipif(host_firmware.COMPILER is None, reason="no C compiler here")
-@pytest.mark.parametrize("seed", (1, 2))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_graph_of_every_kind_answers_alike_as_firmware(seed: int, tmp_path: Path) -> None:
     bundle = random_bundle(seed)
     assert {type(layer) for layer in bundle.manifest.layers} == set(OPS)
