@@ -399,6 +399,12 @@ def exponent(rng: Rng, reach: float, most: int) -> int:
     return int(np.clip(round(math.log2(max(reach, 1))) + int(rng.integers(-5, 3)), 0, most))
 
 
+def light(rng: Rng, node: Node, outputs: int) -> AnyArray:
+    """Weights (width, outputs) as large as the reach of what comes in leaves room for."""
+    most = max(1, min(127, F32_EXACT // (2 * node.reach * node.width)))
+    return values(rng, -most, most, (node.width, outputs), np.int8)
+
+
 def lif(rng: Rng, name: str, nodes: Sequence[Node]) -> Made:
     node = chosen(rng, nodes, 1 << 16)
     spec = Lif(
@@ -408,7 +414,7 @@ def lif(rng: Rng, name: str, nodes: Sequence[Node]) -> Made:
         reset=pick(rng, RESETS), reset_delay=maybe(rng),
         refractory_steps=int(pick(rng, (0, 0, 1, 3))),
     )  # fmt: skip
-    return made(rng, spec, [node], decays(rng, spec))
+    return made(rng, spec, [node], decays(rng, spec) | {"input": light(rng, node, spec.outputs)})
 
 
 def readout(rng: Rng, name: str, nodes: Sequence[Node]) -> Made:
@@ -417,7 +423,7 @@ def readout(rng: Rng, name: str, nodes: Sequence[Node]) -> Made:
     spec = Readout(
         name=name, sources=(node.name,), inputs=node.width, outputs=int(rng.integers(1, 8)), weight_exponent=f
     )
-    return made(rng, spec, [node], decays(rng, spec))
+    return made(rng, spec, [node], decays(rng, spec) | {"input": light(rng, node, spec.outputs)})
 
 
 def dense_sum(rng: Rng, name: str, nodes: Sequence[Node]) -> Made:
