@@ -42,7 +42,8 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A bundle on a controller. Names are those of tensors, of state as `<layer>.<name>`, of the learner's slots."""
+    """A bundle on a controller. Names are those of tensors, of state as `<layer>.<name>`, of the learner's slots; what
+    lies between layers is `out/<layer>`."""
 
     manifest: Manifest
     records: Records
@@ -197,8 +198,8 @@ def _written(network: Unbound) -> Iterator[Claim]:
     for k, run in enumerate(network.runs()):
         layer = run.spec.name
         yield from ((f"{layer}.{name}", array, "state", None) for name, array in run.arrays.items())
-        yield from ((f"{name}.{layer}", array, "scratch", (k, k)) for name, array in run.scratch.items())
-        yield f"out.{layer}", run.out, "scratch", (k, until.get(layer, k))
+        yield from ((f"{name}/{layer}", array, "scratch", (k, k)) for name, array in run.scratch.items())
+        yield f"out/{layer}", run.out, "scratch", (k, until.get(layer, k))
     if network.prototypes is not None:
         yield "head.raw", plan["raw"], "scratch", (end, end)
         yield "head.feature", plan["z"], "head", None

@@ -26,17 +26,16 @@ from edgerun.arrays import F32
 from edgerun.boards import Board, Ops, price
 from edgerun.bundle import Bundle
 from edgerun.encode import coder
-from edgerun.graph import feature_width, layer_reaches, plastic_tensors, score_width
+from edgerun.graph import feature_width, layer_reaches, plastic_tensors
 from edgerun.image import Image, image_of, slot_of
 from edgerun.kernels.rewire import NEVER
 from edgerun.layers.base import INPUT
 from edgerun.learn import watch
 from edgerun.learn.learner import BATCH, DEEP, learned_slots, working_slots
 from edgerun.learn.profiles import profile_of
-from edgerun.native import missing
 from edgerun.network import Network
 from edgerun.plan import Plan, Slot, make_plan
-from edgerun.spec import DType, Layer, Level, Manifest, PhaseRate, Prices, Rewiring
+from edgerun.spec import Layer, Level, Manifest, PhaseRate, Prices, Rewiring
 
 LESSONS: Final[tuple[Level, ...]] = ("full", "light", "sparse", "head")
 
@@ -339,9 +338,10 @@ def memory_plan(bundle: Bundle) -> Plan:
     beside them is bounded (`learn.tape`), but for the float64 weights of dense chains (`RuleRecord.carriers`). For the
     network it is the firmware's view (`image_of`): what C has, to the byte, int16 between layers, no float32 carriers.
     The numpy backend holds these integers in wider arrays and scores in batches, which Linux boards have the memory
-    for. Weights count as memory also
-    where a controller could leave the frozen ones in flash, and as they are unpacked, a byte each, in however few bytes
-    the bundle stores them: packing saves flash only.
+    for. Weights count as memory also where a controller could leave the frozen ones in flash (`firmware_parts` does),
+    and as they are unpacked, a byte each, in however few bytes the bundle stores them: packing saves flash only.
+
+    Raises SpecError where a layer has no C form.
     """
     manifest = bundle.manifest
     learned = learned_slots(manifest, bundle.tensors)
@@ -421,45 +421,8 @@ def _front(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
 
 
 def _network(bundle: Bundle) -> Iterator[tuple[str, Slot]]:
-    """What the network keeps and writes: to the byte what its C form has, or, where a layer has none, as its record
-    says."""
-    manifest = bundle.manifest
-    if missing(manifest):
-        yield from _states(manifest)
-        yield from _between(manifest)
-    else:
-        image = image_of(manifest, bundle.tensors)
-        yield from ((name, held.slot) for name, held in image.held.items())
-        made = ((name, array) for name, array in image.constants.items() if name not in bundle.tensors)
-        yield from ((name, slot_of(array, "weights")) for name, array in made)
-
-
-def _states(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
-    if isinstance(manifest.encoder, PhaseRate):
-        yield "encoder.phase", Slot((manifest.input.size,), "uint16")
-    for layer in manifest.layers:
-        for state in layer.state():
-            yield f"{layer.name}.{state.name}", Slot(state.shape, state.dtype)
-    if manifest.head.kind == "prototypes":
-        width = feature_width(manifest)
-        yield "head.mean", Slot((manifest.head.means * manifest.classes.capacity, width), "int32", "head")
-        yield "head.feature", Slot((width,), "int32", "head")
-
-
-def _between(manifest: Manifest) -> Iterator[tuple[str, Slot]]:
-    """What goes in and out, what lies between layers for as long as one still reads it, and each layer's sums."""
-    size = manifest.input.size
-    yield "io.sample", Slot((size,), manifest.input.dtype, "io")
-    yield "io.scores", Slot((max(score_width(manifest), manifest.classes.capacity),), "int32", "io")
-    wiring = [*manifest.wiring()]
-    if manifest.head.whiten:
-        wiring.append((manifest.head.whiten, (manifest.head.features or "",)))
-    last = {source: k for k, (_, sources) in enumerate(wiring) for source in sources}
-    reaches = layer_reaches(manifest)
-    for k, (layer, _) in enumerate(wiring):
-        yield f"sum.{layer.name}", Slot((layer.sums,), "int32", "scratch", (k, k))
-        if layer.name in last:
-            dtype: DType = "int8" if reaches[layer.name][1] <= 128 else "int32"
-            yield f"out.{layer.name}", Slot((layer.outputs,), dtype, "scratch", (k, last[layer.name]))
-    if isinstance(manifest.encoder, PhaseRate):
-        yield "out.encoder", Slot((size,), "bool", "scratch", (0, 0))
+    """What the network keeps and writes, to the byte what its C form has, and the tables that C makes for itself."""
+    image = image_of(bundle.manifest, bundle.tensors)
+    yield from ((name, held.slot) for name, held in image.held.items())
+    made = ((name, array) for name, array in image.constants.items() if name not in bundle.tensors)
+    yield from ((name, slot_of(array, "weights")) for name, array in made)

@@ -17,6 +17,7 @@ from edgerun.arrays import Tensors
 from edgerun.boards import BOARDS, Board, Ops
 from edgerun.bundle import Bundle, Probe, Selftest, pack, read_bundle
 from edgerun.graph import plastic_tensors, score_width, wanted_tensors
+from edgerun.image import image_of
 from edgerun.layers import Cells, ConvSum, DenseSum, SLstm, SumPool
 from edgerun.learn.learner import Learner, learned_slots, working_slots
 from edgerun.network import Network
@@ -377,6 +378,18 @@ def test_every_array_of_the_bundle_and_the_learner_is_planned(bundle: Bundle) ->
         for name, array in run.state().items():
             assert plan.slots[f"{layer}.{name}"].slot.shape == array.shape
     assert sum(plan.bytes_by_part().values()) == plan.total_bytes
+
+
+@every_bundle
+def test_the_network_is_planned_as_c_has_it(bundle: Bundle) -> None:
+    """Every array that C's records write, 16 bits between layers."""
+    image, plan = image_of(bundle.manifest, bundle.tensors), price.memory_plan(bundle)
+    learners = learned_slots(bundle.manifest, bundle.tensors)
+    for name, held in image.held.items():
+        assert plan.slots[name].slot == learners.get(name, held.slot)
+    assert {plan.slots[name].slot.dtype for name in image.held if name.startswith(("out/", "encoder.x"))} == {"int16"}
+    names = {name for name, placed in plan.slots.items() if placed.slot.part in ("state", "io", "head")}
+    assert names <= image.held.keys() | learners.keys()
 
 
 @every_bundle
