@@ -44,6 +44,7 @@ def layers() -> Net:
         rates=learners.rates(500, 22, *learners.ALL_LIF, *learners.FED, max_norm=4000, decay_shift=12),
     )  # fmt: skip
     manifest, tensors = learners.spiking(rule, adaptive=True, features="high")
+    tensors["out.kappa"][...] = 27000
     tensors["high.beta"][::2] = 32767  # credit through adaptation grows at every step back
     return msgspec.structs.replace(manifest, encoder=PhaseRate(steps=4 * STEPS, full_scale=64)), tensors
 
@@ -63,7 +64,9 @@ def online() -> Net:
         layer="high", hidden=("low",), readout="out", chunk_steps=1, target_steps=4, post_shift=6,
         feedback="adaptive", update_share=20000, rates=learners.rates(900, 14, *learners.ALL_LIF, *learners.FED),
     )  # fmt: skip
-    return learners.spiking(rule, features="high")
+    manifest, tensors = learners.spiking(rule, features="high")
+    tensors["out.kappa"][...] = 27000
+    return manifest, tensors
 
 
 def hot(profile: ProfileName) -> Callable[[], Net]:

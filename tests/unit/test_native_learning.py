@@ -138,6 +138,8 @@ NORMALISERS = (
 def test_a_normalised_update_gives_numpys_bits(normaliser: RMaxProp | MeanQuotient) -> None:
     for seed in range(40):
         case = Case(seed, "standard", notes=seed % 3 > 0, normaliser=normaliser)
+        if seed == 0:  # the largest gradient
+            case.factors = Factors(*(np.full((128, n), -32768, np.int16) for n in case.state["shadow.t"].shape))
         number = seed % 7 if seed % 2 else seed << 30
         (changed, ours), (wanted, theirs) = case.by_c(number), case.by_numpy(number)
         same(ours, theirs)
@@ -292,6 +294,32 @@ def test_a_norm_limit_holds_at_the_largest_gradient() -> None:
     (changed, ours), (wanted, theirs) = case.by_c(1), case.by_numpy(1)
     same(ours, theirs)
     assert changed == wanted
+
+
+@pytest.mark.parametrize("kind", ["eprop", "backprop", "online"])
+def test_a_window_that_is_as_sure_as_the_threshold_teaches_nothing(kind: str) -> None:
+    """At p itself nothing is learned from what p was measured on; a 32768th above it something is."""
+    taught = []
+    for backend in BACKENDS:
+        learner = trajectories.learner_of(kind, backend)
+        q = trajectories.sample(learner.manifest, np.random.default_rng(1))
+        sure = round(learner._learn(q, 0, 0)[0] * 32768)  # no step is an update: of one window all are as sure
+        for threshold in (sure, sure + 1):
+            learner._learn(q, 0, threshold)
+            taught.append((learner.updates, learner.digest()))
+    assert taught[:2] == taught[2:]
+    assert kind == "online" or [updates for updates, _ in taught[:2]] == [0, 1]
+
+
+def test_steps_that_are_as_sure_as_the_threshold_teach_nothing() -> None:
+    learner = trajectories.learner_of("online", "native")
+    windows, plays = learner._windows, np.ones(learners.CAPACITY, np.bool_)
+    assert windows is not None
+    q = trajectories.sample(learner.manifest, np.random.default_rng(1))
+    p, _ = windows.learn_online(q, 0, 0, plays, 0)
+    least = min(p)
+    assert windows.learn_online(q, 0, least, plays, 0)[1] == [-1] * len(p)
+    assert windows.learn_online(q, 0, least + 1, plays, 0)[1][p.index(least)] >= 0
 
 
 # ------------------------------------------------------------------ what is refused
