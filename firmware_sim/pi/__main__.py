@@ -29,8 +29,11 @@ from firmware_sim.pi.machines import MACHINES, Machine, check_tools
 from firmware_sim.pi.roots import HOUSE, Pi, make
 
 BUNDLE: Final = HOUSE / "examples/spoken_digits/model.edgb"
-STORED: Final = ("tests/unit/test_golden_*.py", "stored_bits or stored_factors")
-"""Files with the tests of the golden vectors, and which of them."""
+GOLDEN: Final = tuple(
+    f"tests/unit/test_{name}.py" for name in ("golden_families", "golden_vectors", "golden_lessons", "native_layers")
+)
+STORED: Final = "stored_bits or stored_factors"
+"""The tests of the golden vectors, by numpy and by C, among those of their files."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,8 +115,7 @@ def live(pi: Pi, case: Case, wanted: Mapping[str, Found], url: str, folder: Path
         return subprocess.run(pi.command(*arguments), capture_output=True, text=True, cwd=HOUSE, env=environment)
 
     def golden() -> None:
-        pattern, names = STORED
-        ended = there("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names, *sorted(HOUSE.glob(pattern)))
+        ended = there("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", STORED, *GOLDEN)
         if ended.returncode:
             failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
             raise EdgeRunError(failed[0] if failed else last_words(ended.stdout + ended.stderr))
