@@ -27,7 +27,7 @@ FLAGS: Final = (
     "-std=gnu99",
     "-O1",
     "-g",
-    "-DER_NO_CLONES",
+    "-DER_PORTABLE",
     "-fno-strict-aliasing",
     "-Wall",
     "-Wextra",

@@ -45,10 +45,10 @@ VARIANTS: Final = {
     "gcc-Os": Variant("gcc", ("-Os",)),
     "clang-O2": Variant("clang", ("-O2",), ci=True),
     "clang-O3": Variant("clang", ("-O3",)),
-    "x86-64": Variant("gcc", ("-O3", "-DER_NO_CLONES"), "x86-64"),
-    "x86-64-v2": Variant("gcc", ("-O3", "-DER_NO_CLONES", "-march=x86-64-v2"), "x86-64-v2"),
-    "x86-64-v3": Variant("gcc", ("-O3", "-DER_NO_CLONES", "-march=x86-64-v3"), "x86-64-v3"),
-    "x86-64-v4": Variant("gcc", ("-O3", "-DER_NO_CLONES", "-march=x86-64-v4"), "x86-64-v4"),
+    "x86-64": Variant("gcc", ("-O3", "-DER_PORTABLE"), "x86-64"),
+    "x86-64-v2": Variant("gcc", ("-O3", "-DER_PORTABLE", "-march=x86-64-v2"), "x86-64-v2"),
+    "x86-64-v3": Variant("gcc", ("-O3", "-DER_PORTABLE", "-march=x86-64-v3"), "x86-64-v3"),
+    "x86-64-v4": Variant("gcc", ("-O3", "-DER_PORTABLE", "-march=x86-64-v4"), "x86-64-v4"),
     "asan": Variant("gcc", ("-O1", "-DER_NO_CLONES", *SANITISED), ci=True),
 }
 NEEDED: Final = {"x86-64": "sse2", "x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}

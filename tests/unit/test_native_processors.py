@@ -13,7 +13,7 @@ SOURCES = ("dense.c", "dense_dot.c", "dense_vnni.c")
 ARM64, ARM32 = "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"
 PROCESSORS = {
     "this one": ("gcc", (), ()),
-    "this one, plainly": ("gcc", ("-DER_NO_CLONES",), ()),
+    "this one, plainly": ("gcc", ("-DER_PORTABLE",), ()),
     "64-bit Arm with dot products": (ARM64, (), ("qemu-aarch64-static", "-cpu", "max")),
     "64-bit Arm without": (ARM64, (), ("qemu-aarch64-static", "-cpu", "cortex-a72")),
     "32-bit Arm with pairs of products": (ARM32, ("-march=armv7-a", "-mfpu=neon"), ("qemu-arm-static",)),
