@@ -92,11 +92,16 @@ def table(part: Part, times: dict[str, Timed]) -> str:
     best, rows = reference(times), []
     for name, timed in times.items():
         middle, low, high = timed.over(times[best])
-        rows.append((name, f"{timed.least:.3g}", f"{timed.median:.3g}", f"{middle:.2f} ({low:.2f} to {high:.2f})"))
+        rows.append((name, figure(timed.least), figure(timed.median), f"{middle:.2f} ({low:.2f} to {high:.2f})"))
     goal = f" Goal of the C backend: {part.goal:g}." if part.goal else ""
     return Table(part.title, (part.unit, "least", "median", f"times {best}"), rows).markdown(
         f"{part.words}{goal}".strip()
     )
+
+
+def figure(microseconds: float) -> str:
+    """Three digits, more where there are more before the point."""
+    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.3g}"
 
 
 def weights() -> str:

@@ -71,6 +71,40 @@ def test_the_readme_says_how_slow_numpy_is() -> None:
     assert f"the DS-CNN takes {row['ours / LiteRT']} times as long as in LiteRT" in README
 
 
+SPEED = {
+    "MLP 64-128-10, an inference": ("MLP 64-128-10, one inference", ""),
+    "MLP 784-400-400-10, an inference": ("MLP 784-400-400-10, one inference", ""),
+    "DS-CNN of keywords, an inference": ("DS-CNN of keywords, one inference", ""),
+    "recurrent LIF 700-256-20, a sparse step": ("Recurrent LIF 700-256-20, one sparse step", ""),
+    "e-prop in that net, a step": ("Learning in the same net, one step of a window of 100", ", e-prop"),
+    "an update of the small MLP, with synaptic intelligence": (
+        "One update of an MLP 64-128-10", ", with synaptic intelligence",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SPEED)
+def test_every_time_is_the_one_that_the_command_printed(words: str) -> None:
+    title, what = SPEED[words]
+    page = (ROOT / "docs/peers.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
+    medians = {name: median for name, _, median, _ in (cells(line) for line in page.splitlines() if line[:2] == "| ")}
+    notes = "with synaptic intelligence" in what
+    peers = {name: time for name, time in medians.items() if is_peer(name, time) and ("synaptic" in name) == notes}
+    best = min(peers, key=lambda name: float(peers[name].replace(",", "")))
+    ours = f"{medians[f'edgerun, numpy{what}']} | **{medians[f'edgerun, C{what}']}**"
+    assert f"| {words} | {ours} | {peers[best]}, {best.partition(',')[0]} |" in README
+
+
+def is_peer(name: str, time: str) -> bool:
+    return time[:1].isdigit() and not name.startswith("edgerun")
+
+
+def test_the_firmware_learns_in_the_memory_that_the_readme_says() -> None:
+    page = (ROOT / "docs/firmware.md").read_text()
+    (size,) = re.findall(r"^\| the same, profile small \| learns \| ([\d.]+ KB) \|", page, re.MULTILINE)
+    assert f"with replay and prototypes, in {size} of RAM" in README
+
+
 @pytest.mark.parametrize("target", re.findall(r"`?make ([a-z-]+)", README))
 def test_every_make_target_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
