@@ -87,7 +87,8 @@ int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const in
     int32_t k = 0;
     for (; k + 8 <= n; k += 8) eight_rows(sums + k, weight + (size_t)k * stride, stride, x8, m);
     for (; k < n; k++) sums[k] = one_row(weight + (size_t)k * stride, x8, m);
-    for (k = 0; k < n; k++) sums[k] += bias[k] - 128 * total;
+    for (k = 0; k < n; k++) /* parts of it may leave 32 bits, the sum does not */
+        sums[k] = (int32_t)((uint32_t)sums[k] + (uint32_t)bias[k] - 128u * (uint32_t)total);
     return 1;
 }
 #endif

@@ -538,7 +538,8 @@ static inline uint32_t er_word(er_key key, uint32_t i) {
  * G = history' post, of T = `steps` outer products, T <= 128. In profile small (`small` is 1) the history is
  * history_high, which counts 2**8, shadows' high bytes are the weights (weight is NULL), anchors and credit are the
  * narrow ones; else the others. Without consolidation importance, anchor and credit are NULL. index is the tensor's
- * place in the learning plan. |shadow - 128 * small| <= 32512.
+ * place in the learning plan. |shadow - 128 * small| <= 32512. With a limit of the norm (max_norm) rows and columns are
+ * at most 2**16.
  *
  * A normaliser makes a step of the gradient where there is one: RMaxProp, by the largest that each weight has met
  * (largest; fade, floor), or MQ, by the tensor's running mean in Q8 and this update's sum (mean; memory).

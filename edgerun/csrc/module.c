@@ -64,6 +64,10 @@ void *open_array(views *open, const char *record, const char *name, PyObject *ar
                      view->format ? view->format : "B", type);
         return NULL;
     }
+    if ((uintptr_t)view->buf % (size_t)view->itemsize) {
+        PyErr_Format(PyExc_ValueError, "%s: %s is not aligned to its items", record, name);
+        return NULL;
+    }
     if (count < 0 || view->len / view->itemsize != count) {
         PyErr_Format(PyExc_ValueError, "%s: %s has %zd items, not %lld", record, name, view->len / view->itemsize,
                      (long long)count);

@@ -54,7 +54,8 @@ static int fill_plastic(void *to, PyObject *fields, views *open) {
         p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 || p->max_norm < 0 ||
         p->max_norm > 1 << 24 || p->strength < 0 || p->strength > 58 || (noted && p->damping < 1) ||
         (p->small && (p->largest || p->mean)) || p->fade < 0 || p->fade > 1 << 16 || p->floor < 0 || p->floor > 32 ||
-        p->memory < 0 || p->memory > 20)
+        p->memory < 0 || p->memory > 20 || (p->steps && !p->history && !p->history_high) ||
+        (p->max_norm && (p->rows > 1 << 16 || p->columns > 1 << 16)))
         return refuse("plastic");
     return 0;
 }
@@ -454,7 +455,7 @@ static int check_pupil(const er_pupil *p) {
     const er_plan *plan = &p->net->plan;
     const int held = r->capacity > 0;
     const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels */
-    if (r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
+    if ((p->learner && p->learner->net != p->net) || r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
         (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
         r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
         (r->recent_labels && r->recent_labels != r->recents) || (held && !r->x == !r->x_unsigned) ||
@@ -516,6 +517,7 @@ static PyObject *pupil_lesson(PyObject *object, PyObject *args) {
     if (!PyArg_ParseTuple(args, "Oli", &array, &label, &level)) return NULL;
     if (check_pupil(p) || check_label(p, label)) return NULL;
     if (level < ER_FULL || level > ER_HEAD) return PyErr_Format(PyExc_ValueError, "no level %d", level);
+    if (p->plan.capacity && !p->at->known) return PyErr_Format(PyExc_ValueError, "no class is known to replay");
     Py_buffer q = {0};
     const int16_t *from = borrow(&q, array, "q", "int16_t", p->plan.size, 0);
     er_report report = {0};

@@ -94,7 +94,7 @@ SMALL_GRADIENT(small_gradient_wide, int64_t)
 
 static int32_t bit_length(int64_t x) { /* x >= 0 */
     int32_t bits = 0;
-    while (x >> bits) bits++;
+    while (bits < 63 && x >> bits) bits++;
     return bits;
 }
 

@@ -12,7 +12,7 @@ import pytest
 import trajectories
 from msgspec import UNSET
 
-from edgerun.arrays import I32, Tensors
+from edgerun.arrays import I32, AnyArray, Tensors
 from edgerun.errors import SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity, softmax
@@ -325,6 +325,11 @@ def test_steps_that_are_as_sure_as_the_threshold_teach_nothing() -> None:
 # ------------------------------------------------------------------ what is refused
 
 
+def ends(records: native.PupilRecords) -> tuple[native.Fields, AnyArray]:
+    """What a pupil takes beside its network and learner."""
+    return records.lessons, records.counters
+
+
 def test_windows_that_do_not_fit_are_refused_and_change_nothing() -> None:
     learner = trajectories.learner_of("eprop", "native")
     windows, before = learner._windows, learner.digest()
@@ -362,6 +367,16 @@ def test_records_that_do_not_fit_are_refused_by_name() -> None:
         held.Learner(None, *records.learner, False)
     with pytest.raises(ValueError, match="lessons: its numbers and arrays do not fit together"):
         held.Pupil(net, None, records.lessons | {"refresh_every": 0}, records.counters)
+    assert records.learner is not None
+    with pytest.raises(ValueError, match="lessons"):  # a learner of another network
+        held.Pupil(held.Net(*records.network, False), held.Learner(net, *records.learner, False), *ends(records))
+    rule, plastic, *rest = records.learner
+    with pytest.raises(ValueError, match="plastic"):  # a gradient without its history
+        held.Learner(net, rule, (plastic[0] | {"history": None}, *plastic[1:]), *rest, False)
+    records.counters[-1] = 0
+    lost = held.Pupil(net, held.Learner(net, *records.learner, False), *ends(records))
+    with pytest.raises(ValueError, match="no class is known"):
+        lost.lesson(np.zeros(records.network[0]["size"], np.int16), 0, 0)
 
 
 def test_lessons_that_c_has_no_form_of_say_why() -> None:

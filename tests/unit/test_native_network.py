@@ -95,6 +95,15 @@ def test_a_variant_that_is_asked_for_is_what_runs() -> None:
     assert Path(library().__spec__.origin or "") == Path(os.environ["EDGERUN_TEST_NATIVE"])
 
 
+def test_arrays_off_their_places_are_refused(bundle: Bundle) -> None:
+    name = next(name for name in bundle.tensors if name.endswith(".decay"))
+    decay = bundle.tensors[name]
+    shifted = np.frombuffer(b"\0" + decay.tobytes(), np.uint8)[1:].view(decay.dtype)
+    assert not shifted.flags.aligned
+    with pytest.raises(ValueError, match=f"{name.rpartition('.')[2]} is not aligned"):
+        NativeNetwork(bundle.manifest, {**bundle.tensors, name: shifted})
+
+
 def test_the_backend_is_who_is_asked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert isinstance(network_of(bundle.manifest, bundle.tensors), NativeNetwork)
