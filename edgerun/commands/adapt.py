@@ -384,7 +384,10 @@ def page(told: dict[str, Any]) -> Iterator[str]:
     cost = told["energy"]
     if "firmware" in told:
         yield from counts.lines(told["firmware"])
-    yield f"{cost['per_update_uj']:g} uJ a lesson on {cost['board']} ({cost['source']}); digest {told['digest'][:16]}"
+        yield f"digest {told['digest'][:16]}"
+    else:
+        price = f"{cost['per_update_uj']:g} uJ a lesson on {cost['board']} ({cost['source']})"
+        yield f"{price}; digest {told['digest'][:16]}"
 
 
 def _percent(value: float | None) -> str:

@@ -257,6 +257,8 @@ def page(priced: Priced) -> Iterator[str]:
     manifest, board = priced.bundle.manifest, priced.board
     clock = f"{board.clock_hz / 1e6:,.0f} MHz"
     yield f"{manifest.name} on {board.name}, {board.cpu} at {clock}; every figure is an estimate"
+    if board.device_class == "mcu":
+        yield "of the whole agent, its journal and checkpoints; `edgerun export-firmware` says what its firmware takes"
     yield "\nMEMORY" if manifest.learning.profile == "standard" else f"\nMEMORY, profile {manifest.learning.profile}"
     yield from columns([("part", "bytes"), *_shares(priced.ram, board.ram_bytes)])
     yield "\nFLASH"

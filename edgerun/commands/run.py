@@ -26,6 +26,7 @@ from edgerun.bundle import MAX_FILE_BYTES, Bundle, read_bundle
 from edgerun.config import Broker, Config, load_config
 from edgerun.errors import BundleError, CheckFailed, ConfigError, DataError, Refused
 from edgerun.governor import Demand, check_budget
+from edgerun.kernels.native import chosen
 from edgerun.keys import trusted_keys
 from edgerun.lifetime import Lifetime
 from edgerun.linux.disk import RealDisk
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 def prepare(config: Config) -> Device:
     """Check all that a configuration names; touches nothing. Raises Refused, or OSError for what cannot be opened."""
     board = get_board(config.device.board)
+    chosen(config.device.backend)
     trust = trusted_keys(config.bundle.trust) or None
     data = read_bounded(config.bundle.path)
     try:

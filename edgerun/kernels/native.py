@@ -36,8 +36,17 @@ def library() -> ModuleType | None:
 
 
 def chosen(asked: Backend | None = None) -> Backend:
-    """What a command or configuration asks for, else the environment's word, else `auto`. Raises ConfigError."""
-    word = asked or os.environ.get(VARIABLE) or "auto"
+    """What a command or configuration asks for; where that is nothing or `auto`, the environment's word, else `auto`.
+
+    Raises ConfigError for a word of the environment that is none, and for C where it was not built.
+    """
+    word = os.environ.get(VARIABLE) or "auto"
     if word not in BACKENDS:
         raise ConfigError(f"{VARIABLE} is {word!r}, not one of {', '.join(BACKENDS)}")
-    return word
+    found = word if asked in (None, "auto") else asked
+    if found == "native" and library() is None:
+        raise ConfigError(
+            "backend native: the C kernels are not built here; numpy computes the same bits (backend numpy), "
+            "a C compiler at installation brings them"
+        )
+    return found

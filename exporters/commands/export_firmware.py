@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from edgerun.bundle import open_bundle
@@ -10,7 +11,7 @@ from edgerun.commands.text import columns
 from edgerun.graph import learns
 from edgerun.price import firmware_parts
 from exporters.firmware.boards import BOARDS, firmware_board
-from exporters.firmware.project import image_for, write_project
+from exporters.firmware.project import PORT, image_for, write_project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     bundle = open_bundle(args.bundle)
-    write_project(bundle, args.board, args.output, frozen=args.frozen)
+    kept = write_project(bundle, args.board, args.output, frozen=args.frozen)
     image, board = image_for(bundle, frozen=args.frozen), firmware_board(args.board)
-    print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: make -C {args.output}")
+    building = f"make -C {shlex.quote(str(args.output))}"
+    print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: {building}")
+    if kept:
+        print(f"{args.output / PORT} is not the one that is written here: it was kept")
     rows = [("", "planned bytes", "present", "of which")]
     for what, parts in firmware_parts(image).items():
         told = ", ".join(f"{part} {size:,}" for part, size in parts.items())

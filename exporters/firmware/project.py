@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from edgerun.bundle import Bundle
-from edgerun.errors import SpecError
+from edgerun.errors import Refused, SpecError
 from edgerun.image import Image, image_of, learning_image
 from edgerun.price import firmware_parts
 from exporters.firmware import model
@@ -27,6 +27,11 @@ FROZEN: Final = ("frozen.c",)
 
 STACK: Final = 4096
 """Bytes; the deepest path, an update inside a lesson, takes 2.5 KB."""
+
+PORT: Final = "port.c"
+"""The one file that is a person's to change."""
+
+WRITTEN: Final = "Written by `edgerun export-firmware`"
 
 LINKER: Final = """\
 /* {name}: {cpu}. Written by `edgerun export-firmware`. */
@@ -107,12 +112,34 @@ def pages(image: Image, board: FirmwareBoard) -> int:
     return 2 * (1 + -(-model.kept_bytes(image) // board.page))
 
 
-def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = False) -> None:
-    """Write the project's files into a folder; files of these names that are there are replaced."""
-    for name, text in project(bundle, board, frozen=frozen).items():
+def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = False) -> bool:
+    """Write the project's files into a new or empty folder, or over an earlier project; whether its port was kept.
+
+    Of an earlier project sources that this one lacks go, and a `port.c` that somebody has changed stays. Raises Refused
+    for a folder that holds anything else.
+    """
+    check_folder(folder)
+    files = project(bundle, board, frozen=frozen)
+    kept = (folder / PORT).is_file() and (folder / PORT).read_text("utf-8") != files[PORT]
+    for stale in {*folder.glob("*.[ch]"), *folder.glob(f"{KERNELS}/*.[ch]")} - {folder / name for name in files}:
+        if stale.name.startswith((*LEARNING, *FROZEN)) or stale.parent.name == KERNELS:
+            stale.unlink()
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if not (kept and name == PORT):
+            path.write_text(text, encoding="utf-8")
+    return kept
+
+
+def check_folder(folder: Path) -> None:
+    """Raises Refused where somebody's own files would be written over."""
+    if folder.exists() and not folder.is_dir():
+        raise Refused(f"-o {folder}: that is a file, a project needs a folder")
+    made = folder / "Makefile"
+    ours = made.is_file() and WRITTEN in made.read_text("utf-8", errors="replace")
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise Refused(f"-o {folder}: it holds files that are no firmware project; name a new or an empty folder")
 
 
 def needed(kernels: Mapping[str, str], firmware: Mapping[str, str]) -> dict[str, str]:

@@ -310,3 +310,29 @@ def test_what_does_not_fit_and_what_is_no_board_is_refused(
     assert cli.main([*command, "z80"]) == 2
     assert "board 'z80' has no firmware: expected one of mps2-an385" in capsys.readouterr().err
     assert not (tmp_path / "fw").exists()
+
+
+def test_a_port_that_was_changed_is_kept_and_stale_files_go(
+    tmp_path: Path, digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export-firmware", str(digits_bundle), "--board", "mps2-an386", "-o", str(tmp_path / "my fw")]
+    assert cli.main(command) == 0
+    assert f"make -C '{tmp_path}/my fw'" in capsys.readouterr().out
+    port = tmp_path / "my fw" / "port.c"
+    port.write_text("/* mine */\n")
+    assert cli.main([*command, "--frozen"]) == 0
+    assert "it was kept" in capsys.readouterr().out
+    assert port.read_text() == "/* mine */\n"
+    assert not (tmp_path / "my fw" / "lessons.c").exists()
+
+
+def test_somebodys_own_files_are_not_written_over(
+    tmp_path: Path, digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Makefile").write_text("all: mine\n")
+    command = ["export-firmware", str(digits_bundle), "--board", "mps2-an386", "-o"]
+    assert cli.main([*command, str(tmp_path)]) == 2
+    assert "no firmware project; name a new or an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+    assert cli.main([*command, str(tmp_path / "Makefile")]) == 2
+    assert "that is a file, a project needs a folder" in capsys.readouterr().err

@@ -110,9 +110,19 @@ def test_the_backend_is_who_is_asked_for(bundle: Bundle, monkeypatch: pytest.Mon
     assert not isinstance(network_of(bundle.manifest, bundle.tensors, "numpy"), NativeNetwork)
     monkeypatch.setenv(VARIABLE, "numpy")
     assert not isinstance(network_of(bundle.manifest, bundle.tensors), NativeNetwork)
+    assert chosen("auto") == "numpy"
+    assert chosen("native") == "native"
     monkeypatch.setenv(VARIABLE, "cuda")
     with pytest.raises(ConfigError, match="EDGERUN_BACKEND is 'cuda', not one of auto, numpy, native"):
         chosen()
+
+
+def test_native_is_refused_with_a_remedy_where_it_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgerun.kernels.native.library", lambda: None)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match="the C kernels are not built here; numpy computes the same bits"):
+        chosen("native")
+    assert chosen() == "auto"
 
 
 def test_without_the_extension_numpy_runs_and_native_is_refused(
