@@ -128,6 +128,7 @@ def test_native_is_refused_with_a_remedy_where_it_was_not_built(monkeypatch: pyt
 def test_without_the_extension_numpy_runs_and_native_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr("edgerun.native.library", lambda: None)
     assert not isinstance(network_of(bundle.manifest, bundle.tensors, "auto"), NativeNetwork)
     with pytest.raises(SpecError, match="the C kernels are not built"):
