@@ -18,7 +18,7 @@ from edgerun import encode
 from edgerun.arrays import I16, I32, I64, AnyArray
 from edgerun.errors import DataError, SpecError
 from edgerun.graph import feature_width, layer_reaches
-from edgerun.kernels.native import Backend, chosen, library
+from edgerun.kernels.native import Backend, chosen, library, required
 from edgerun.layers import Lif
 from edgerun.layers.base import INPUT
 from edgerun.native_layers import PACKERS, Packing, Record, records_of
@@ -109,11 +109,8 @@ class NativeNetwork(Network):
         shadows  of tensors whose weights are their high bytes, by tensor
         """
         self.shadows, self._shadows = shadows, {f"shadow.{name}": array for name, array in shadows.items()}
-        library_ = library()
-        if library_ is None:
-            raise SpecError("the C kernels are not built")
         work = sum((each := layer.work()).macs + each.synapses for layer in self.manifest.layers)
-        self._net = library_.Net(*self.records(), self.steps * work > LONG)
+        self._net = required().Net(*self.records(), self.steps * work > LONG)
         for run in self._runs:
             run.net = self._net
 

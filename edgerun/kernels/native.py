@@ -16,7 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final, Literal, TypeAlias, get_args
 
-from edgerun.errors import ConfigError
+from edgerun.errors import ConfigError, SpecError
 
 Backend: TypeAlias = Literal["auto", "numpy", "native"]
 BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
@@ -33,6 +33,14 @@ def library() -> ModuleType | None:
     except ImportError as err:
         log.info("the C kernels are not there, numpy computes the same bits", extra={"reason": str(err)})
         return None
+
+
+def required() -> ModuleType:
+    """The extension. Raises SpecError where it was not built."""
+    found = library()
+    if found is None:
+        raise SpecError("the C kernels are not built")
+    return found
 
 
 def chosen(asked: Backend | None = None) -> Backend:

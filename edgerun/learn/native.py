@@ -14,7 +14,7 @@ import numpy as np
 from edgerun.arrays import I16, I64, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.graph import layer_reaches
-from edgerun.kernels.native import Backend, library
+from edgerun.kernels.native import Backend, required
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
 from edgerun.native import LONG, NativeNetwork, Records, network_of, places, tape_fields
@@ -115,9 +115,7 @@ class Plastic:
     """A plastic tensor that C updates and consolidates: `stages.update` and `stages.Consolidation.consolidate`."""
 
     def __init__(self, fields: Fields, seed: int) -> None:
-        native = library()
-        if native is None:
-            raise SpecError("the C kernels are not built")
+        native = required()
         self._held, self._seed = native.Plastic(fields), seed
 
     def update(self, factors: Factors, number: int) -> int:
@@ -250,9 +248,7 @@ class Windows:
     """A learner whose whole windows run in C: record, error, factors and update of its rule in one call."""
 
     def __init__(self, network: NativeNetwork, state: Tensors) -> None:
-        native = library()
-        if native is None:
-            raise SpecError("the C kernels are not built")
+        native = required()
         manifest = network.manifest
         records = learner_records(manifest, network.tensors, state)
         self._target, self._targets = state.get("tape.target"), records.rule["targets"]
@@ -334,9 +330,7 @@ class Pupil:
     """A learner that lives in C altogether, as on a controller: the bits of `Learner.apply`, over the same arrays."""
 
     def __init__(self, records: PupilRecords) -> None:
-        native = library()
-        if native is None:
-            raise SpecError("the C kernels are not built")
+        native = required()
         self.counters = records.counters
         net = native.Net(*records.network, False)
         learner = None if records.learner is None else native.Learner(net, *records.learner, False)

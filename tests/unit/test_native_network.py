@@ -14,6 +14,7 @@ from edgerun.errors import ConfigError, DataError, SpecError
 from edgerun.kernels.native import VARIABLE, chosen, library
 from edgerun.native import NativeNetwork, network_of
 from edgerun.network import Network
+from edgerun.spec import ClassTable, InputSpec, Lif, Manifest, Readout
 
 EXAMPLE = Path(__file__).parents[2] / "examples/spoken_digits/model.edgb"
 
@@ -77,6 +78,26 @@ def test_scoring_a_batch_leaves_the_newest_window_alone(bundle: Bundle) -> None:
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_membrane_at_its_threshold_spikes_and_one_below_does_not(short: int) -> None:
+    layers = (
+        Lif(name="hidden", inputs=2, outputs=5, weight_exponent=6, recurrent=False),
+        Readout(name="out", inputs=5, outputs=2, weight_exponent=6),
+    )
+    manifest = Manifest(
+        name="edge", input=InputSpec(shape=(2,)), layers=layers, classes=ClassTable(names=("a", "b"), capacity=2)
+    )
+    tensors = {
+        "hidden.input": np.zeros((2, 5), np.int8), "hidden.decay": np.zeros(5, np.uint16),
+        "hidden.bias": np.full(5, layers[0].threshold - short, np.int32), "out.input": np.ones((5, 2), np.int8),
+        "out.bias": np.zeros(2, np.int32), "out.kappa": np.zeros(2, np.uint16),
+    }  # fmt: skip
+    for kind in (NativeNetwork, Network):
+        network = kind(manifest, tensors)
+        network.infer(np.zeros(2, np.int16))
+        assert network.snapshot()["hidden.fired"].tolist() == [1 - short] * 5
+
+
 def test_a_window_of_another_length_is_refused(bundle: Bundle) -> None:
     ours = NativeNetwork(bundle.manifest, bundle.tensors)
     with pytest.raises(DataError, match="input has shape"):
@@ -129,7 +150,10 @@ def test_without_the_extension_numpy_runs_and_native_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr("edgerun.native.library", lambda: None)
+    for module in ("edgerun.native", "edgerun.kernels.native"):
+        monkeypatch.setattr(f"{module}.library", lambda: None)
     assert not isinstance(network_of(bundle.manifest, bundle.tensors, "auto"), NativeNetwork)
-    with pytest.raises(SpecError, match="the C kernels are not built"):
+    with pytest.raises(ConfigError, match="the C kernels are not built"):
         network_of(bundle.manifest, bundle.tensors, "native")
+    with pytest.raises(SpecError, match="the C kernels are not built"):
+        NativeNetwork(bundle.manifest, bundle.tensors)
