@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-WIDTH, ROW, LEFT, RIGHT, TOP = 980, 54, 360, 50, 46
+WIDTH, ROW, LEFT, RIGHT, TOP = 1020, 54, 400, 50, 46
 OURS, NUMPY, PEER = "#0f766e", "#5eaea7", "#a16207"
 
 
