@@ -12,7 +12,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -143,6 +143,7 @@ def parse_config(table: Mapping[str, Any], folder: Path) -> Config:
         if isinstance(entries, Mapping):
             refuse_unknown("key", entries, section.__struct_fields__, f"{name}.")
             refuse_infinite(name, entries)
+            refuse_other(name, entries, section)
 
     def place(kind: type, value: object) -> Path:
         if kind is Path and isinstance(value, str) and value:
@@ -168,6 +169,13 @@ def refuse_infinite(section: str, entries: Mapping[str, Any]) -> None:
     for key, value in entries.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{section}.{key}: {value} is not finite")
+
+
+def refuse_other(name: str, entries: Mapping[str, Any], section: type[Record]) -> None:
+    """Raises ConfigError for a word that is none of a field's choices, and lists them."""
+    for key, hint in get_type_hints(section).items():
+        if get_origin(hint) is Literal and key in entries and entries[key] not in get_args(hint):
+            raise ConfigError(f"{name}.{key}: {entries[key]!r} is none of {', '.join(get_args(hint))}")
 
 
 def field_first(message: str) -> str:
