@@ -48,8 +48,9 @@ def heard_at(front: LogMel, x: AnyArray, rate: int) -> I16:
     rate  its samples a second, at least the front's
 
     What is int16 at the front's own rate stays as it is; what is longer than a device has room for loses zeros at its
-    end, with which files fill up. Raises DataError on what is no recording.
+    end, with which files fill up. Raises DataError on what is no recording, and on less than one window of it.
     """
+    shape = x.shape
     if x.ndim == 2 and min(x.shape) <= CHANNELS:
         x = x.mean(axis=int(np.argmin(x.shape))) if min(x.shape) > 1 else x.reshape(-1)
     if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu":
@@ -57,6 +58,10 @@ def heard_at(front: LogMel, x: AnyArray, rate: int) -> I16:
     wave = x if x.dtype == np.int16 else _loud(x.astype(np.float64) - (128 if x.dtype == np.uint8 else 0))
     if rate != front.sample_rate:
         wave = sound.resampled(wave, rate, front.sample_rate)
+    if len(wave) < front.window:
+        raise DataError(
+            f"a recording of shape {shape} lasts {len(wave)} samples, one window alone takes {front.window}"
+        )
     return np.trim_zeros(wave, "b") if len(wave) > front.longest and wave.any() else wave
 
 

@@ -180,8 +180,15 @@ def test_zeros_at_the_end_of_a_long_recording_are_filling() -> None:
 
 
 def test_silence_stays_silence_and_noise_beyond_16_bits_is_not_blown_up() -> None:
-    assert not heard_at(FRONT, np.zeros(100), 8000).any()
-    assert np.abs(heard_at(FRONT, np.full(100, 1e-10), 8000)).max() == 0
+    assert not heard_at(FRONT, np.zeros(1000), 8000).any()
+    assert np.abs(heard_at(FRONT, np.full(1000, 1e-10), 8000)).max() == 0
+
+
+@pytest.mark.parametrize(("shape", "rate"), [((8, 8), 8000), ((255,), 8000), ((1, 500), 16000)])
+def test_what_is_shorter_than_one_window_is_no_recording(shape: tuple[int, ...], rate: int) -> None:
+    with pytest.raises(DataError, match=rf"of shape \({shape[0]},.* one window alone takes {FRONT.window}"):
+        heard_at(FRONT, np.ones(shape), rate)
+    assert heard_at(FRONT, np.ones(FRONT.window), 8000).shape == (FRONT.window,)
 
 
 @pytest.mark.parametrize("rate", [8001, 11025, 16000, 22050, 44100, 48000, 96000])
