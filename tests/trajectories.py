@@ -28,7 +28,7 @@ from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
 from edgerun.rules import Backprop, EProp, EPropOnline
-from edgerun.spec import Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay
+from edgerun.spec import Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay, Rewiring
 
 Net = tuple[Manifest, Tensors]
 LEVELS: tuple[Level, ...] = ("full", "light", "full", "sparse", "head", "full")
@@ -116,12 +116,31 @@ def unconsolidated() -> Net:
     return learners.spiking(rule, intelligence=None, replay=Replay(capacity=0))
 
 
+def rewiring(profile: ProfileName, every: int) -> Callable[[], Net]:
+    """Synapses that move, at boundaries and every few updates, under rates that come to their ends."""
+
+    def made() -> Net:
+        rule = EProp(
+            layer="high", hidden=("low",), readout="out", chunk_steps=STEPS, target_steps=2, post_shift=3,
+            gradient_shift=8, rates=learners.rates(9000, 18, *learners.ALL_LIF, max_step=32512, decay_shift=5),
+        )  # fmt: skip
+        moves = Rewiring(share=6554, every=every, growth_shift=1)
+        manifest, tensors = learners.spiking(rule, features="high", profile=profile, intelligence=HOT, rewiring=moves)
+        rng = np.random.default_rng(8)
+        for name in learners.ALL_LIF:
+            tensors[name] = tensors[name] * (rng.random(tensors[name].shape) < 0.4).astype(np.int8)
+        return manifest, tensors
+
+    return made
+
+
 KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
     "backprop": learners.backprop, "online": online, "layers": layers, "fixed-feedback": fixed_feedback,
     "unconsolidated": unconsolidated, "rmaxprop": learners.eprop_layers, "online-mq": learners.eprop_online,
     "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
     "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
+    "rewiring": rewiring("standard", 7), "rewiring-small": rewiring("small", 0),
 }  # fmt: skip
 
 

@@ -516,7 +516,7 @@ typedef struct er_key {
 
 /* What a stream of words is for: stream = tensor * 16 + use. */
 enum er_use { ER_USE_UPDATE, ER_USE_PULL, ER_USE_OMEGA, ER_USE_IMPORTANCE, ER_USE_HISTORY, ER_USE_DECAY, ER_USE_FEEDBACK,
-              ER_USE_NORMALISE };
+              ER_USE_NORMALISE, ER_USE_GROWTH };
 
 er_key er_noise_key(uint64_t seed, uint64_t update, uint32_t stream);
 
@@ -543,6 +543,9 @@ static inline uint32_t er_word(er_key key, uint32_t i) {
  *
  * A normaliser makes a step of the gradient where there is one: RMaxProp, by the largest that each weight has met
  * (largest; fade, floor), or MQ, by the tensor's running mean in Q8 and this update's sum (mean; memory).
+ *
+ * Where there is a mask, rows of ceil(columns / 8) bytes with the first place in the highest bit, synapses are where it
+ * is 1. Elsewhere weights stay 0 and growth sums gradients; a move takes `share` / 2**15 of the synapses at once.
  */
 #define ER_PLASTIC(I, IN, OPT, OUT, MAY) \
     I(rows) I(columns) I(steps) I(index) I(small) I(eta) I(shift) I(max_step) I(max_norm) I(decay_shift) \
@@ -553,13 +556,25 @@ static inline uint32_t er_word(er_key key, uint32_t i) {
     MAY(uint8_t, importance, (int64_t)r->rows * r->columns) \
     MAY(int16_t, ref, (int64_t)r->rows * r->columns) MAY(int8_t, ref_high, (int64_t)r->rows * r->columns) \
     MAY(int32_t, omega, (int64_t)r->rows * r->columns) MAY(int16_t, omega_narrow, (int64_t)r->rows * r->columns) \
-    I(fade) I(floor) I(memory) MAY(uint8_t, largest, (int64_t)r->rows * r->columns) MAY(int64_t, mean, 2)
+    I(fade) I(floor) I(memory) MAY(uint8_t, largest, (int64_t)r->rows * r->columns) MAY(int64_t, mean, 2) \
+    I(share) I(growth_shift) MAY(uint8_t, mask, (int64_t)r->rows * (((int64_t)r->columns + 7) / 8)) \
+    MAY(int16_t, growth, (int64_t)r->rows * r->columns)
 ER_RECORD(er_plastic, ER_PLASTIC)
+
+/* Whether a synapse is there, by the mask. */
+static inline int er_alive(const er_plastic *p, int32_t row, int32_t column) {
+    const size_t byte = (size_t)row * (((size_t)p->columns + 7) / 8) + (size_t)column / 8;
+    return p->mask[byte] >> (7 - (column & 7)) & 1;
+}
 
 /* One update: descend, decay, pull, write, credit. Returns the squared norm of the change made, in shadow LSB. */
 int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number);
 /* A boundary: credit becomes importance, the anchor moves here. */
 void er_consolidate(const er_plastic *p, uint64_t seed, uint64_t number);
+/* Of a tensor with a mask: the weakest synapses go, as many come where growth is largest, of equals the first in stored
+ * order; growth begins again. Returns how many.
+ */
+int64_t er_rewire(const er_plastic *p);
 /* The fewest halvings e >= 0 with |G| * eta <= max_norm * 2**(shift + e), shift + e <= 30; 0 where max_norm is 0. */
 int32_t er_limit_shift(const er_plastic *p);
 
@@ -698,7 +713,9 @@ int64_t er_learn_update(const er_learner *l, uint64_t update);
  */
 int32_t er_learn_online(const er_learner *l, const int16_t *q, int32_t label, int32_t threshold, const uint8_t *in_play,
                         uint64_t update, int32_t *p, int64_t *changed);
-/* A boundary for every plastic tensor; nothing without consolidation. */
+/* For every plastic tensor: credit becomes importance, where it is noted; synapses move, where there are masks; both. */
+void er_learn_consolidate(const er_learner *l, uint64_t update);
+void er_learn_rewire(const er_learner *l);
 void er_boundary(const er_learner *l, uint64_t update);
 
 /* ---------------------------------------------------------------- prototypes that learn */
@@ -711,11 +728,12 @@ void er_prototype_add(int32_t *sums, int32_t *count, const int32_t *z, int32_t d
 /* A bounded memory of quantised samples, its seen (classes,), and all else that `edgerun.learn.learner` keeps beside a
  * rule. x or x_unsigned (capacity, size) holds samples in the input's type; label is -1 where a place is free; field is
  * 1 for what was met in the field. classes is how many may be known, factory how many the factory knew, factory_count
- * their samples in the head. every: updates between two boundaries, 0 for none. update_share is 2**15 where the
+ * their samples in the head. every and rewire_every: updates between two boundaries and two moves of synapses, 0 for
+ * none. update_share is 2**15 where the
  * threshold is no state. in_play (outputs,), sample (size,) and scores are scratch.
  */
 #define ER_LESSONS(I, IN, OPT, OUT, MAY) \
-    I(size) I(classes) I(factory) I(outputs) I(capacity) I(passes) I(refresh_every) I(every) \
+    I(size) I(classes) I(factory) I(outputs) I(capacity) I(passes) I(refresh_every) I(every) I(rewire_every) \
     I(recents) I(recent_labels) I(update_share) I(error_threshold) IN(uint32_t, seed, 2) \
     OUT(int16_t, recent, r->recents) OPT(int32_t, factory_count, r->factory) \
     MAY(int8_t, x, (int64_t)r->capacity * r->size) MAY(uint8_t, x_unsigned, (int64_t)r->capacity * r->size) \

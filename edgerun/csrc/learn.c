@@ -258,7 +258,17 @@ int32_t er_learn_window(const er_learner *l, const int16_t *q, int32_t label, in
     return p;
 }
 
-void er_boundary(const er_learner *l, uint64_t update) {
+void er_learn_consolidate(const er_learner *l, uint64_t update) {
     for (int32_t k = 0; k < l->rule.plastic; k++)
         if (l->plastic[k].importance) er_consolidate(&l->plastic[k], seed_of(l), update);
+}
+
+void er_learn_rewire(const er_learner *l) {
+    for (int32_t k = 0; k < l->rule.plastic; k++)
+        if (l->plastic[k].mask) er_rewire(&l->plastic[k]);
+}
+
+void er_boundary(const er_learner *l, uint64_t update) {
+    er_learn_consolidate(l, update);
+    er_learn_rewire(l);
 }

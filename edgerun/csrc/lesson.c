@@ -261,6 +261,9 @@ static void deep_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, 
     trigger(pupil, level, report->updates, (int64_t)pupil->learner->rule.targets * (1 + passes));
 }
 
+/* Whether a multiple of `every` lies between two counts of updates; never where it is 0. */
+static int passed(int64_t every, int64_t before, int64_t now) { return every && now / every != before / every; }
+
 er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level) {
     const er_lessons *r = &pupil->plan;
     er_counters *at = pupil->at;
@@ -279,7 +282,8 @@ er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum
         keep(r, q, label, at->lessons, at->known);
         if (deep && at->deep_lessons % r->refresh_every == 0) er_settle(pupil);
     }
-    if (r->every && at->updates / r->every != before / r->every) er_boundary(pupil->learner, (uint64_t)at->updates);
+    if (passed(r->every, before, at->updates)) er_learn_consolidate(pupil->learner, (uint64_t)at->updates);
+    if (passed(r->rewire_every, before, at->updates)) er_learn_rewire(pupil->learner);
     return report;
 }
 

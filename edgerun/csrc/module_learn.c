@@ -53,6 +53,7 @@ static int fill_plastic(void *to, PyObject *fields, views *open) {
         p->gradient_shift < least || p->gradient_shift > 30 || p->decay_shift < 0 || p->decay_shift > 30 ||
         p->eta < 0 || p->eta > INT16_MAX || p->max_step < 0 || p->max_step > 32512 || p->max_norm < 0 ||
         p->max_norm > 1 << 24 || p->strength < 0 || p->strength > 58 || (noted && p->damping < 1) ||
+        !p->mask != !p->growth || p->share < 0 || p->share > 1 << 15 || p->growth_shift < 0 || p->growth_shift > 15 ||
         (p->small && (p->largest || p->mean)) || p->fade < 0 || p->fade > 1 << 16 || p->floor < 0 || p->floor > 32 ||
         p->memory < 0 || p->memory > 20 || (p->steps && !p->history && !p->history_high) ||
         (p->max_norm && (p->rows > 1 << 16 || p->columns > 1 << 16)))
@@ -136,9 +137,21 @@ static PyObject *plastic_consolidate(PyObject *object, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* rewire() -> synapses that moved */
+static PyObject *plastic_rewire(PyObject *object, PyObject *Py_UNUSED(none)) {
+    const er_plastic *p = &((PlasticObject *)object)->plastic;
+    int64_t moved = 0;
+    if (!p->mask) return PyErr_Format(PyExc_ValueError, "the tensor has no synapses that move");
+    Py_BEGIN_ALLOW_THREADS
+    moved = er_rewire(p);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(moved);
+}
+
 static PyMethodDef plastic_methods[] = {
     {"update", (PyCFunction)(void (*)(void))plastic_update, METH_FASTCALL, "update(history, post, seed, number)"},
     {"consolidate", plastic_consolidate, METH_VARARGS, "consolidate(seed, number)"},
+    {"rewire", plastic_rewire, METH_NOARGS, "rewire() -> synapses that moved"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -457,9 +470,9 @@ static int check_pupil(const er_pupil *p) {
     const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels */
     if ((p->learner && p->learner->net != p->net) || r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
         (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
-        r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
+        r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->rewire_every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
         (r->recent_labels && r->recent_labels != r->recents) || (held && !r->x == !r->x_unsigned) ||
-        (held && (!r->label || !r->field || !r->since || !r->seen)) || (r->every && !p->learner) ||
+        (held && (!r->label || !r->field || !r->since || !r->seen)) || ((r->every || r->rewire_every) && !p->learner) ||
         p->at->known < 0 || p->at->known > most || p->at->recent_at < 0 || p->at->recent_at >= r->recents)
         return refuse("lessons");
     for (int32_t i = 0; i < r->recents; i++)

@@ -151,7 +151,7 @@ class Learner:
         if network.prototypes is not None:
             self._head = KeptHead(network.prototypes, self._state, len(self.manifest.classes.names))
         self._plastic: tuple[native.Plastic, ...] = ()
-        if backend != "numpy" and library() is not None and native.numpy_stage(plan) is None:
+        if backend != "numpy" and library() is not None:
             self._plastic = native.plastics(self.manifest, self._tensors, self._state)
         self._windows: native.Windows | None = None
         if isinstance(network, NativeNetwork):
@@ -558,9 +558,12 @@ class Learner:
         """Let synapses go and grow."""
         if self._rewire is None:
             return
-        for rate in self._rates:
-            self._rewire.move(rate.tensor, self._state)
-            self._publish(rate.tensor)
+        for index, rate in enumerate(self._rates):
+            if self._plastic:
+                self._plastic[index].rewire()
+            else:
+                self._rewire.move(rate.tensor, self._state)
+                self._publish(rate.tensor)
             self._load_weights(rate.tensor)
 
     def _verdict(self, good: bool) -> None:

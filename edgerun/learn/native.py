@@ -1,6 +1,6 @@
 """Learning in C: the same bits as the stages and rules of this folder, over the same arrays of the learner.
 
-Where a plan has a part without a C form, numpy does that part; `NUMPY_ONLY` and `NUMPY_ONLY_RULES` say why.
+Windows of a rule without a C form are numpy's; `NUMPY_ONLY_RULES` says why.
 """
 
 from __future__ import annotations
@@ -57,18 +57,6 @@ NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
 NUMPY_NETWORKS: Final[frozenset[type[RuleRecord]]] = frozenset({EPropOnline, SuperSpike})
 """Rules that look into layers at each step, where numpy does that, as only numpy's layers let them."""
 
-NUMPY_ONLY: Final[Mapping[type, str]] = MappingProxyType(
-    {
-        Rewiring: "sorts a tensor's synapses at boundaries, with numpy's sort",
-    }
-)
-"""Stages of an update without a C form, and why."""
-
-
-def numpy_stage(plan: LearningPlan) -> object | None:
-    """What keeps a plan's updates in numpy; None where C does them."""
-    return next((part for part in (plan.normaliser, plan.rewiring) if type(part) in NUMPY_ONLY), None)
-
 
 def normaliser_fields(plan: LearningPlan, tensor: str, state: Tensors) -> Fields:
     """Of `er_plastic`, what makes a step of a gradient beside the rates."""
@@ -79,6 +67,14 @@ def normaliser_fields(plan: LearningPlan, tensor: str, state: Tensors) -> Fields
         case MeanQuotient(memory=memory):
             return found | {"memory": memory, "mean": state[f"mean.{tensor}"]}
     return found
+
+
+def rewiring_fields(plan: LearningPlan, tensor: str, state: Tensors) -> Fields:
+    """Of `er_plastic`, which synapses there are and how they move."""
+    if not isinstance(plan.rewiring, Rewiring):
+        return {"share": 0, "growth_shift": 0, "mask": None, "growth": None}
+    found = {part: state[f"{part}.{tensor}"] for part in ("mask", "growth")}
+    return found | {"share": plan.rewiring.share, "growth_shift": plan.rewiring.growth_shift}
 
 
 def plastic_fields(
@@ -99,7 +95,8 @@ def plastic_fields(
     if notes is not None:
         found["ref" if profile.copies else "ref_high"] = state[f"ref.{rate.tensor}"]
         found["omega" if profile.copies else "omega_narrow"] = state[f"omega.{rate.tensor}"]
-    return found | normaliser_fields(plan, rate.tensor, state) | {
+    found |= normaliser_fields(plan, rate.tensor, state) | rewiring_fields(plan, rate.tensor, state)
+    return found | {
         "rows": rows, "columns": columns, "steps": len(history), "index": index, "small": int(not profile.copies),
         "eta": rate.eta, "shift": rate.shift, "max_step": rate.max_step, "max_norm": rate.max_norm,
         "decay_shift": rate.decay_shift, "gradient_shift": plan.rule.gradient_shift,
@@ -112,7 +109,7 @@ def plastic_fields(
 
 
 class Plastic:
-    """A plastic tensor that C updates and consolidates: `stages.update` and `stages.Consolidation.consolidate`."""
+    """A plastic tensor in C: `stages.update`, `stages.Consolidation.consolidate` and `rewire.Rewire.move`."""
 
     def __init__(self, fields: Fields, seed: int) -> None:
         native = required()
@@ -125,6 +122,10 @@ class Plastic:
     def consolidate(self, number: int) -> None:
         """A boundary."""
         self._held.consolidate(self._seed, number)
+
+    def rewire(self) -> int:
+        """Move synapses; returns how many."""
+        return cast(int, self._held.rewire())
 
 
 def plastics(manifest: Manifest, tensors: Tensors, state: Tensors) -> tuple[Plastic, ...]:
@@ -152,7 +153,7 @@ class LearnerRecords(NamedTuple):
 def has_window(manifest: Manifest) -> bool:
     """Whether C learns from a whole window of this bundle in one call."""
     plan = manifest.learning
-    return plan.rule is not None and type(plan.rule) not in NUMPY_ONLY_RULES and numpy_stage(plan) is None
+    return plan.rule is not None and type(plan.rule) not in NUMPY_ONLY_RULES
 
 
 def learner_records(manifest: Manifest, tensors: Mapping[str, AnyArray], state: Tensors) -> LearnerRecords:
@@ -285,7 +286,7 @@ def numpy_lessons(manifest: Manifest) -> str:
     if isinstance(plan.doubt, Doubt):
         return "learning.doubt sorts margins, which only numpy does"
     if plan.rule is not None and not has_window(manifest):
-        return NUMPY_ONLY_RULES.get(type(plan.rule)) or NUMPY_ONLY[type(numpy_stage(plan))]
+        return NUMPY_ONLY_RULES[type(plan.rule)]
     return ""
 
 
@@ -302,7 +303,9 @@ def lesson_fields(manifest: Manifest, state: Tensors, factory_count: AnyArray | 
     return held | {
         "size": manifest.input.size, "classes": classes.capacity, "factory": len(classes.names), "outputs": outputs,
         "capacity": replay.capacity, "passes": replay.passes, "refresh_every": replay.refresh_every,
-        "every": plan.intelligence.every if plan.intelligence and rule else 0, "recents": len(recent),
+        "every": plan.intelligence.every if plan.intelligence and rule else 0,
+        "rewire_every": plan.rewiring.every if isinstance(plan.rewiring, Rewiring) and rule else 0,
+        "recents": len(recent),
         "recent_labels": rule.recent_labels if rule else 0, "update_share": rule.update_share if rule else ALL,
         "error_threshold": rule.error_threshold if rule else ALL,
         "seed": np.array([manifest.seed & 0xFFFFFFFF, manifest.seed >> 32], np.uint32), "recent": recent,
