@@ -10,7 +10,7 @@ from edgerun.bundle import open_bundle
 from edgerun.commands.text import columns
 from edgerun.graph import learns
 from edgerun.price import firmware_parts
-from exporters.firmware.boards import BOARDS, firmware_board
+from exporters.firmware.boards import BOARDS, PORTS, firmware_board
 from exporters.firmware.project import PORT, image_for, write_project
 
 
@@ -18,6 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="a bundle file, *.edgb")
     parser.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(BOARDS)}")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the project's folder")
+    parser.add_argument(
+        "--port",
+        choices=PORTS,
+        default=PORTS[0],
+        help="how frames come in and lines go out: files of a host at the debugger, or the board's serial line",
+    )
     parser.add_argument("--frozen", action="store_true", help="it answers and never learns: less memory and flash")
     parser.epilog = (
         "example:\n  edgerun export-firmware digits.edgb --board mps2-an386 -o firmware\n  make -C firmware\n"
@@ -27,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     bundle = open_bundle(args.bundle)
-    kept = write_project(bundle, args.board, args.output, frozen=args.frozen)
+    kept = write_project(bundle, args.board, args.output, frozen=args.frozen, port=args.port)
     image, board = image_for(bundle, frozen=args.frozen), firmware_board(args.board)
     building = f"make -C {shlex.quote(str(args.output))}"
     print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: {building}")

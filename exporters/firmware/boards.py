@@ -9,6 +9,9 @@ from typing import Final
 from edgerun.errors import Refused
 
 KIB: Final = 1 << 10
+CMSDK: Final = ("cmsdk", 0x40004000)
+PORTS: Final = ("semihosting", "uart")
+"""How frames come to a firmware and lines from it: files of a host at the debugger, or the board's serial line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,15 @@ class FirmwareBoard:
     flash: tuple[int, int]  # origin, bytes
     ram: tuple[int, int]
     tick_hz: int
+    uart: tuple[str, int]  # the port that drives its serial line, and where its registers lie
     page: int = 256  # bytes that a write of flash programs at once
+    sector: int = 256  # bytes that are erased at once
+
+    def port(self, name: str) -> str:
+        """The source in `c/ports` that is its port.c. Raises Refused for a port that there is not."""
+        if name not in PORTS:
+            raise Refused(f"port {name!r} is unknown: expected one of {', '.join(PORTS)}")
+        return f"{self.uart[0] if name == 'uart' else name}.c"
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -32,14 +43,19 @@ BOARDS: Final = MappingProxyType(
     {
         board.name: board
         for board in (
-            FirmwareBoard("mps2-an385", "cortex-m3", (0, 4096 * KIB), (0x20000000, 4096 * KIB), 25_000_000),
-            FirmwareBoard("mps2-an386", "cortex-m4", (0, 4096 * KIB), (0x20000000, 4096 * KIB), 25_000_000),
-            FirmwareBoard("mps2-an500", "cortex-m7", (0, 4096 * KIB), (0x20000000, 4096 * KIB), 25_000_000),
-            FirmwareBoard("mps3-an547", "cortex-m55", (0, 512 * KIB), (0x20000000, 512 * KIB), 32_000_000),
-            FirmwareBoard("netduinoplus2", "cortex-m4", (0x08000000, 1024 * KIB), (0x20000000, 128 * KIB), 168_000_000),
+            FirmwareBoard("mps2-an385", "cortex-m3", (0, 4096 * KIB), (0x20000000, 4096 * KIB), 25_000_000, CMSDK),
+            FirmwareBoard("mps2-an386", "cortex-m4", (0, 4096 * KIB), (0x20000000, 4096 * KIB), 25_000_000, CMSDK),
+            FirmwareBoard("mps2-an500", "cortex-m7", (0, 4096 * KIB), (0x20000000, 4096 * KIB), 25_000_000, CMSDK),
+            FirmwareBoard(
+                "mps3-an547", "cortex-m55", (0, 512 * KIB), (0x20000000, 512 * KIB), 32_000_000, ("cmsdk", 0x49303000)
+            ),
+            FirmwareBoard(
+                "netduinoplus2", "cortex-m4", (0x08000000, 1024 * KIB), (0x20000000, 128 * KIB), 168_000_000,
+                ("stm32f4", 0x40011000), sector=128 * KIB,
+            ),
         )
     }
-)
+)  # fmt: skip
 
 
 def firmware_board(name: str) -> FirmwareBoard:

@@ -13,7 +13,7 @@ from edgerun.errors import Refused, SpecError
 from edgerun.image import Image, image_of, learning_image
 from edgerun.price import firmware_parts
 from exporters.firmware import model
-from exporters.firmware.boards import FirmwareBoard, firmware_board
+from exporters.firmware.boards import PORTS, FirmwareBoard, firmware_board
 
 KERNELS: Final = "edgerun"
 """The folder of the project that holds copies of `edgerun/csrc`."""
@@ -31,14 +31,19 @@ STACK: Final = 4096
 PORT: Final = "port.c"
 """The one file that is a person's to change."""
 
+SLOTS: Final = 2
+"""Of the region of checkpoints: the newest, and the one being written."""
+
 WRITTEN: Final = "Written by `edgerun export-firmware`"
 
 LINKER: Final = """\
 /* {name}: {cpu}. Written by `edgerun export-firmware`. */
 MEMORY {{
-    FLASH (rx) : ORIGIN = {flash[0]:#010x}, LENGTH = {flash[1]}
+    FLASH (rx) : ORIGIN = {flash[0]:#010x}, LENGTH = {program}
+    CHECKPOINTS (r) : ORIGIN = {region:#010x}, LENGTH = {checkpoints}
     RAM (rwx) : ORIGIN = {ram[0]:#010x}, LENGTH = {ram[1]}
 }}
+_checkpoints = ORIGIN(CHECKPOINTS);
 ENTRY(Reset_Handler)
 SECTIONS {{
     .text : {{ KEEP(*(.vectors)) *(.text*) *(.rodata*) . = ALIGN(4); }} > FLASH
@@ -68,14 +73,17 @@ clean:
 """
 
 
-def project(bundle: Bundle, board: str, *, frozen: bool = False) -> dict[str, str]:
+def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = PORTS[0]) -> dict[str, str]:
     """Every file of the project, by its path.
 
     frozen  it answers and learns nothing, and has memory for no more than that
+    port    how frames come in and lines go out, one of `boards.PORTS`
 
-    Raises Refused for an unknown board, SpecError for a bundle that C does not run or that the board has no room for.
+    Raises Refused for an unknown board or port, SpecError for a bundle that C does not run or that the board has no
+    room for.
     """
     where = firmware_board(board)
+    source = where.port(port)
     image = image_for(bundle, frozen=frozen)
     check_room(bundle.manifest.name, image, where)
     files = {
@@ -83,13 +91,14 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False) -> dict[str, st
         "model.c": model.source(image, image.plan),
         "layers.h": model.kinds(image),
         "board.h": _board(where, pages(image, where)),
+        PORT: _folder("exporters.firmware", "c/ports")[source],
     }
     absent = LEARNING if image.lessons is None else FROZEN
     files |= {name: text for name, text in _folder("exporters.firmware", "c").items() if not name.startswith(absent)}
     files |= {f"libc/{name}": text for name, text in _folder("exporters.firmware", "c/libc").items()}
     files |= {f"{KERNELS}/{name}": text for name, text in needed(_folder("edgerun", "csrc"), files).items()}
     sources = " ".join(sorted(name for name in files if name.endswith(".c")))
-    files["board.ld"] = LINKER.format(name=board, cpu=where.cpu, flash=where.flash, ram=where.ram, stack=STACK)
+    files["board.ld"] = _linker(where, pages(image, where) * where.page)
     files["Makefile"] = MAKEFILE.format(name=bundle.manifest.name, cpu=where.cpu, sources=sources)
     return files
 
@@ -108,19 +117,23 @@ def check_room(name: str, image: Image, board: FirmwareBoard) -> None:
 
 
 def pages(image: Image, board: FirmwareBoard) -> int:
-    """Of the region of checkpoints: two slots of a first page and those of the learned state."""
-    return 2 * (1 + -(-model.kept_bytes(image) // board.page))
+    """Of the region of checkpoints: slots of a first page and those of the learned state, in whole sectors."""
+    if image.lessons is None:
+        return 0
+    slot = board.page * (1 + -(-model.kept_bytes(image) // board.page))
+    return SLOTS * -(-slot // board.sector) * board.sector // board.page
 
 
-def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = False) -> bool:
+def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = False, port: str = PORTS[0]) -> bool:
     """Write the project's files into a new or empty folder, or over an earlier project; whether its port was kept.
 
     Of an earlier project sources that this one lacks go, and a `port.c` that somebody has changed stays. Raises Refused
     for a folder that holds anything else.
     """
     check_folder(folder)
-    files = project(bundle, board, frozen=frozen)
-    kept = (folder / PORT).is_file() and (folder / PORT).read_text("utf-8") != files[PORT]
+    files = project(bundle, board, frozen=frozen, port=port)
+    ours = _folder("exporters.firmware", "c/ports").values()
+    kept = (folder / PORT).is_file() and (folder / PORT).read_text("utf-8") not in ours
     for stale in {*folder.glob("*.[ch]"), *folder.glob(f"{KERNELS}/*.[ch]")} - {folder / name for name in files}:
         if stale.name.startswith((*LEARNING, *FROZEN)) or stale.parent.name == KERNELS:
             stale.unlink()
@@ -175,6 +188,17 @@ def _board(board: FirmwareBoard, count: int) -> str:
 /* {board.name}. Written by `edgerun export-firmware`. */
 #define BOARD_NAME "{board.name}"
 #define BOARD_TICK_HZ {board.tick_hz}u
+#define BOARD_UART {board.uart[1]:#010x}u
 #define BOARD_PAGE {board.page}
 #define BOARD_PAGES {count}
+#define BOARD_SLOTS {SLOTS}
 """
+
+
+def _linker(board: FirmwareBoard, checkpoints: int) -> str:
+    """board.ld: checkpoints lie at the end of flash."""
+    program = board.flash[1] - checkpoints
+    return LINKER.format(
+        name=board.name, cpu=board.cpu, flash=board.flash, ram=board.ram, stack=STACK, program=program,
+        region=board.flash[0] + program, checkpoints=checkpoints,
+    )  # fmt: skip

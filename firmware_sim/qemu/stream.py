@@ -13,6 +13,7 @@ from typing import Final
 
 from edgerun.spec import Level
 
+START: Final = b"ER"
 HEAD: Final = struct.Struct("<cBiI")
 CRC: Final = struct.Struct("<I")
 COUNTERS: Final = struct.Struct("<6q")
@@ -22,12 +23,14 @@ LEVELS: Final[Mapping[Level, int]] = MappingProxyType({"full": 0, "light": 1, "s
 """`enum er_level`."""
 
 NEW_CLASS, SETTLE, BOUNDARY, FACTORY, SAVE, PRINT = b"N", b"T", b"B", b"F", b"C", b"D"
+LAST: Final = ("answer ", "lesson ", "done ", "saved ", "refused ", "kept counters ")
+"""How the last line begins that a frame causes."""
 
 
 def frame(kind: bytes, value: int = 0, payload: bytes = b"", level: int = 0) -> bytes:
     """One frame of the stream."""
     covered = HEAD.pack(kind, level, value, len(payload)) + payload
-    return b"ER" + covered + CRC.pack(zlib.crc32(covered))
+    return START + covered + CRC.pack(zlib.crc32(covered))
 
 
 def sample(payload: bytes, label: int = UNLABELLED, level: Level = "full") -> bytes:
@@ -38,6 +41,16 @@ def sample(payload: bytes, label: int = UNLABELLED, level: Level = "full") -> by
 def valued(payload: bytes, target: bytes, level: Level = "full") -> bytes:
     """A sample and the values to learn, int16."""
     return frame(b"V", 0, payload + target, LEVELS[level])
+
+
+def frames(whole: bytes) -> Iterator[bytes]:
+    """The frames of a stream, one by one."""
+    at = 0
+    while at < len(whole):
+        length = HEAD.unpack_from(whole, at + len(START))[3]
+        end = at + len(START) + HEAD.size + length + CRC.size
+        yield whole[at:end]
+        at = end
 
 
 def lines(text: str) -> Iterator[tuple[str, list[str]]]:

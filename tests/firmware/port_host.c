@@ -48,7 +48,7 @@ void port_flash_read(uint32_t page, uint8_t *to) {
 
 void port_flash_write(uint32_t page, const uint8_t *from) {
     const int last = ++writes == cut;
-    if (page >= BOARD_PAGES) abort();
+    if (page + 1 > BOARD_PAGES) abort();
     if (!last || torn) {
         fseek(flash, (long)page * BOARD_PAGE, SEEK_SET);
         fwrite(from, 1, last ? BOARD_PAGE / 2 : BOARD_PAGE, flash);

@@ -108,7 +108,7 @@ def test_a_frozen_firmware_answers_and_refuses_labels(tiny: Bundle, tmp_path: Pa
     device = host_firmware.host(tiny, tmp_path, frozen=True)
     q = sample(2, 1).astype(np.uint8).tobytes()
     _, lines = device.run(tmp_path, stream.sample(q) + stream.sample(q, 1) + SAVE)
-    assert [words[0] for words in lines] == ["model", "answer", "refused", "refused"]
+    assert [words[0] for words in lines] == ["model", "ready", "answer", "refused", "refused"]
     assert "er_learner" not in project(tiny, "mps2-an386", frozen=True)["model.c"]
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_frame_is_told_and_the_next_is_read(device: Host, tmp_path: Pa
         broken[at] ^= 0x10
         _, lines = device.run(tmp_path, bytes(broken) + bytes(40) + whole)
         assert lines[-1][:2] == ["answer", "0"]
-        assert len(lines) <= 4
+        assert len(lines) <= 5
 
 
 @needs_compiler
@@ -319,6 +319,10 @@ def test_a_port_that_was_changed_is_kept_and_stale_files_go(
     assert cli.main(command) == 0
     assert f"make -C '{tmp_path}/my fw'" in capsys.readouterr().out
     port = tmp_path / "my fw" / "port.c"
+    was = port.read_text()
+    assert cli.main([*command, "--port", "uart"]) == 0
+    assert "it was kept" not in capsys.readouterr().out
+    assert port.read_text() != was
     port.write_text("/* mine */\n")
     assert cli.main([*command, "--frozen"]) == 0
     assert "it was kept" in capsys.readouterr().out

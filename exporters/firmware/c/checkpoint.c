@@ -11,7 +11,7 @@ typedef struct {
     uint32_t generation, bytes, crc, header_crc;
 } header;
 
-#define SLOT_PAGES (BOARD_PAGES / 2)
+#define SLOT_PAGES (BOARD_PAGES / BOARD_SLOTS)
 
 static uint8_t page[BOARD_PAGE];
 
@@ -82,7 +82,8 @@ uint32_t checkpoint_save(void) {
     memset(page, 0xff, sizeof page);
     memcpy(page, &made, sizeof made);
     port_flash_write(slot * SLOT_PAGES, page);
-    return generation + 1;
+    uint32_t crc;
+    return generation_of(slot, &crc) == generation + 1 && pass(slot, LOOK) == made.crc ? generation + 1 : 0;
 }
 
 uint32_t checkpoint_load(void) {

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-/* Write a checkpoint; its generation, from 1 on. */
+/* Write a checkpoint; its generation, from 1 on, or 0 where the flash does not give back what was written. */
 uint32_t checkpoint_save(void);
 /* Take over the newest whole checkpoint of this model; its generation, or 0 where there is none and nothing changed. */
 uint32_t checkpoint_load(void);

@@ -58,6 +58,22 @@ static void dump(void) {
     }
 }
 
+static void save(void) {
+    const uint32_t generation = checkpoint_save();
+    if (generation)
+        tell("saved", generation);
+    else
+        refuse("flash-does-not-keep");
+}
+
+/* done KIND */
+static void done(const frame *next) {
+    const char kind[2] = {(char)next->kind, 0};
+    say("done");
+    say(kind);
+    end_line();
+}
+
 void command(const frame *next) {
     switch (next->kind) {
     case 'V':
@@ -67,17 +83,26 @@ void command(const frame *next) {
             refuse("sample-without-values");
         break;
     case 'N':
-        if (model_counters.known < learned_room())
-            model_counters.known++;
-        else
+        if (model_counters.known >= learned_room()) {
             refuse("no-room-for-a-class");
+            break;
+        }
+        model_counters.known++;
+        done(next);
         break;
-    case 'T': er_settle(&pupil); break;
+    case 'T':
+        er_settle(&pupil);
+        done(next);
+        break;
     case 'B':
         if (pupil.learner) er_boundary(pupil.learner, (uint64_t)model_counters.updates);
+        done(next);
         break;
-    case 'F': learned_reset(); break;
-    case 'C': tell("saved", checkpoint_save()); break;
+    case 'F':
+        learned_reset();
+        done(next);
+        break;
+    case 'C': save(); break;
     case 'D': dump(); break;
     default: refuse("unknown-frame");
     }

@@ -37,6 +37,8 @@ int main(void) {
     say(MODEL_ID);
     end_line();
     begin();
+    say("ready");
+    end_line();
     for (frame next;;) {
         const enum frame_end end = read_frame(&next, model_sample, model_target);
         if (end == STREAM_ENDED) return 0;

@@ -1,4 +1,4 @@
-/* Any Cortex-M with a debugger or an emulator at it: files of the host through semihosting, ticks of SysTick.
+/* Any Cortex-M with a debugger or an emulator at it: files of the host through semihosting.
  *
  * samples.bin   read, the stream of samples        answers.txt   written, lines of telemetry
  * flash.bin     read and written, the region of checkpoints; made where there is none
@@ -30,24 +30,6 @@ static uint32_t transfer(uint32_t what, int32_t file, const void *bytes, uint32_
     return count - (uint32_t)host(what, with);
 }
 
-static struct {
-    volatile uint32_t control, load, value;
-} *const systick = (void *)0xe000e010u;
-
-#define PERIOD 0x1000000u
-static volatile uint32_t periods;
-void SysTick_Handler(void);
-void SysTick_Handler(void) { periods++; }
-
-uint64_t port_ticks(void) {
-    uint32_t before, value;
-    do {
-        before = periods;
-        value = systick->value;
-    } while (before != periods);
-    return (uint64_t)before * PERIOD + (PERIOD - 1 - value);
-}
-
 static int32_t samples, answers, flash;
 
 static int32_t open_flash(void) {
@@ -55,14 +37,11 @@ static int32_t open_flash(void) {
     const int32_t there = open_file("flash.bin", UPDATE_BINARY);
     if (there >= 0) return there;
     const int32_t made = open_file("flash.bin", NEW_BINARY);
-    for (uint32_t page = 0; page < BOARD_PAGES; page++) transfer(WRITE, made, erased, BOARD_PAGE);
+    for (uint32_t left = BOARD_PAGES; left; left--) transfer(WRITE, made, erased, BOARD_PAGE);
     return made;
 }
 
 void port_start(void) {
-    systick->load = PERIOD - 1;
-    systick->value = 0;
-    systick->control = 7;
     samples = open_file("samples.bin", READ_BINARY);
     answers = open_file("answers.txt", WRITE_BINARY);
     flash = open_flash();
