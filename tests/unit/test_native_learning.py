@@ -333,7 +333,7 @@ def test_windows_that_do_not_fit_are_refused_and_change_nothing() -> None:
     size, plays = learner.manifest.input.size, np.ones(learners.CAPACITY, np.bool_)
     q = np.zeros(size, np.int16)
     for wrong, label, playing, fault in (
-        (q[:-1], 0, plays, "q has 11 items, not 12"), (q.astype(np.int32), 0, plays, "q holds items of format i"),
+        (q[:-1], 0, plays, "q has 11 items, not 12"), (q.astype(np.int32), 0, plays, "format [il], not int16_t"),
         (q, learners.CAPACITY, plays, r"label 6 is outside \[0, 6\)"), (q, -1, plays, "label -1"),
         (q, 0, plays[:-1], "in_play has 5 items, not 6"), (q, 2, np.arange(6) != 2, "label 2 is not in play"),
     ):  # fmt: skip

@@ -121,7 +121,7 @@ def test_nothing_to_compare_leaves_the_bias_alone(held_labels: list[int]) -> Non
 def test_a_class_without_a_mean_gets_no_bias_and_a_large_one_stays_in_32_bits() -> None:
     held = head_of(3, 1)
     held.counts[1] = 1
-    z, label = np.array([[0], [1 << 20]]), np.ones(2, np.int64)
+    z, label = np.array([[0], [1 << 20]], np.int64), np.ones(2, np.int64)
     prototypes.calibrate(held, z, label, from_class(1, 3))
     assert held.bias.tolist() == [0, (1 << 31) - 1, 0]
 
