@@ -1,16 +1,29 @@
 /* RNN, GRU and LSTM layers: integer gates by table, state that forgets nothing by rounding. */
+#include "clones.h"
 #include "kinds.h"
 
-enum { ONE = 1 << 15, HALF = 1 << 14 };
+enum { ONE = 1 << 15, HALF = 1 << 14, CHUNK = 32 };
 
 /* ---------------------------------------------------------------- what all kinds share */
+
+/* sums (n,) <- sums * m >> s, half up. Shifts lie in 64 bits and none goes left: so compilers take several at a time. */
+ER_CLONES
+static void rescale(int32_t *restrict sums, const int32_t *restrict multiplier, const uint8_t *restrict shift,
+                    int32_t n) {
+    for (int32_t first = 0; first < n; first += CHUNK) {
+        int64_t but_one[CHUNK];
+        const int32_t count = n - first < CHUNK ? n - first : CHUNK, *m = multiplier + first;
+        int32_t *s = sums + first;
+        for (int32_t k = 0; k < count; k++) but_one[k] = shift[first + k] - 1;
+        for (int32_t k = 0; k < count; k++) s[k] = (int32_t)((((int64_t)s[k] * m[k] >> but_one[k]) + 1) >> 1);
+    }
+}
 
 /* Rows of one product, rescaled: (W x + b) * m >> s, half up.   sums (n,) written */
 static void project(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias,
                     const int32_t *multiplier, const uint8_t *shift, int32_t n, int32_t m) {
     er_layer_sums(sums, weight, x, bias, n, m);
-    for (int32_t k = 0; k < n; k++)
-        sums[k] = (int32_t)(((int64_t)sums[k] * multiplier[k] + ((int64_t)1 << (shift[k] - 1))) >> shift[k]);
+    rescale(sums, multiplier, shift, n);
 }
 
 #define INPUT_PART(r, t, count) \
@@ -21,21 +34,37 @@ static void project(int32_t *sums, const int8_t *weight, const int16_t *x, const
             (r)->recurrent_bias + (first), (r)->recurrent_multiplier + (first), (r)->recurrent_shift + (first), count, \
             (r)->units)
 
-/* Walk through a window: `advance` makes step t, `given` is then what goes out. */
-#define WALK(r, silence, advance, given) \
+/* Walk through a window: `see` lays the view of the state, `advance` makes step t and the view after it, which goes
+ * out. */
+#define WALK(r, silence, see, advance) \
     do { \
         if ((r)->reverse) silence(r); \
+        see(r); \
         for (int32_t k = 0; k < (r)->steps; k++) { \
             const int32_t t = (r)->reverse ? (r)->steps - 1 - k : k; \
             advance(r, t); \
-            int16_t *y = (r)->y + ((r)->sequence ? (int64_t)t * (r)->units : 0); \
-            for (int32_t j = 0; j < (r)->units; j++) y[j] = (given)[j]; \
+            if ((r)->sequence || k == (r)->steps - 1) \
+                memcpy((r)->y + ((r)->sequence ? (int64_t)t * (r)->units : 0), (r)->view, \
+                       (size_t)(r)->units * sizeof *(r)->view); \
         } \
     } while (0)
 
-/* The map from Q0.15 to int8. */
-#define TO_INT8(r, h) er_requant(h, (r)->map_multiplier, (r)->map_shift, (r)->map_zero, (r)->map_min, (r)->map_max)
+/* view (n,) <- h (n,) in Q0.15, as the int8 that goes out and back. */
+ER_CLONES
+static void map(int16_t *restrict view, const int32_t *restrict h, int32_t m, int32_t s, int32_t zero, int32_t low,
+                int32_t high, int32_t n) {
+    const int64_t half = (int64_t)1 << (s - 1);
+    for (int32_t j = 0; j < n; j++) {
+        const int64_t q = ((h[j] * (int64_t)m + half) >> s) + zero, floor = q > low ? q : low;
+        view[j] = (int16_t)(floor < high ? floor : high);
+    }
+}
+#define TO_INT8(r, h) \
+    map((r)->view, h, (r)->map_multiplier, (r)->map_shift, (r)->map_zero, (r)->map_min, (r)->map_max, (r)->units)
 
+static void keep8(int8_t *hidden, const int16_t *view, int32_t n) {
+    for (int32_t j = 0; j < n; j++) hidden[j] = (int8_t)view[j];
+}
 static void fill8(int8_t *x, int32_t value, int32_t n) {
     for (int32_t j = 0; j < n; j++) x[j] = (int8_t)value;
 }
@@ -43,36 +72,72 @@ static void fill16(int16_t *x, int32_t value, int32_t n) {
     for (int32_t j = 0; j < n; j++) x[j] = (int16_t)value;
 }
 
-static int32_t line(const uint16_t *knots, int32_t p) { /* p in [0, 2**15] */
-    const int32_t k = p >> 5, low = knots[k];
-    return k == ER_KNOTS - 1 ? low : low + (((knots[k + 1] - low) * (p & 31) + 16) >> 5);
+/* What follows is free of branches, for the same reason. */
+static inline int32_t narrow(int32_t x, int32_t limit) {
+    const int32_t floor = x > -limit ? x : -limit;
+    return floor < limit ? floor : limit;
 }
-static int32_t sigmoid(const uint16_t *knots, int32_t p) {
-    const int32_t q = er_sat16(p);
-    return q < 0 ? ONE - line(knots, -q) : line(knots, q);
+static inline int32_t saturate(int32_t x) {
+    const int32_t floor = x > -ONE ? x : -ONE;
+    return floor < ONE - 1 ? floor : ONE - 1;
 }
-static int32_t hyperbolic(const uint16_t *knots, int32_t p) {
-    const int32_t q = er_sat16(p);
-    return q < 0 ? -line(knots, -q) : line(knots, q);
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+enum { FIRST = 16, SECOND = 0 };
+#else
+enum { FIRST = 0, SECOND = 16 };
+#endif
+
+/* The straight line through the knots around p, in [0, 2**15], which one load brings. */
+static inline int32_t line(const uint16_t *knots, int32_t p) {
+    const int32_t before = p >> 5, k = before < ER_KNOTS - 2 ? before : ER_KNOTS - 2;
+    uint32_t both;
+    memcpy(&both, knots + k, sizeof both);
+    const int32_t low = (int32_t)(both >> FIRST & 0xffff), high = (int32_t)(both >> SECOND & 0xffff);
+    return low + (((high - low) * (p - 32 * k) + 16) >> 5);
 }
-static int32_t product(int32_t a, int32_t b) { return (a * b + HALF) >> 15; }
+static inline int32_t sigmoid(const uint16_t *knots, int32_t p) {
+    const int32_t q = saturate(p), y = line(knots, q < 0 ? -q : q);
+    return q < 0 ? ONE - y : y;
+}
+static inline int32_t hyperbolic(const uint16_t *knots, int32_t p) {
+    const int32_t q = saturate(p), y = line(knots, q < 0 ? -q : q);
+    return q < 0 ? -y : y;
+}
+static inline int32_t product(int32_t a, int32_t b) { return (a * b + HALF) >> 15; }
+
+/* gates (n,) <- f(gates + back) */
+ER_CLONES
+static void open_sigmoid(int32_t *restrict gates, const int32_t *restrict back, const uint16_t *restrict knots,
+                         int32_t n) {
+    for (int32_t k = 0; k < n; k++) gates[k] = sigmoid(knots, gates[k] + back[k]);
+}
+ER_CLONES
+static void open_tanh(int32_t *restrict gates, const int32_t *restrict back, const uint16_t *restrict knots,
+                      int32_t n) {
+    for (int32_t k = 0; k < n; k++) gates[k] = hyperbolic(knots, gates[k] + back[k]);
+}
 
 /* ---------------------------------------------------------------- rnn */
 
 static void rnn_silence(const er_rnn *r) { fill8(r->hidden, r->map_zero, r->units); }
+static void rnn_see(const er_rnn *r) { er_copy8(r->view, r->hidden, r->units); }
 
 static void rnn_advance(const er_rnn *r, int32_t t) {
     const int32_t n = r->units;
-    er_copy8(r->view, r->hidden, n);
     INPUT_PART(r, t, n);
     BACK_PART(r, 0, n);
-    for (int32_t j = 0; j < n; j++) {
-        const int32_t p = er_sat16((int64_t)r->gates[j] + r->back[j]);
-        r->hidden[j] = (int8_t)TO_INT8(r, r->tanh ? hyperbolic(r->tanh, p) : p > 0 ? p : 0);
-    }
+    if (r->tanh)
+        open_tanh(r->gates, r->back, r->tanh, n);
+    else
+        for (int32_t j = 0; j < n; j++) r->gates[j] = er_clip((int64_t)r->gates[j] + r->back[j], 0, ONE - 1);
+    TO_INT8(r, r->gates);
 }
 
-void er_rnn_step(const er_rnn *r) { WALK(r, rnn_silence, rnn_advance, r->hidden); }
+void er_rnn_step(const er_rnn *r) {
+    WALK(r, rnn_silence, rnn_see, rnn_advance);
+    keep8(r->hidden, r->view, r->units);
+}
 void er_rnn_reset(const er_rnn *r) {
     rnn_silence(r);
     fill16(r->y, r->map_zero, r->outputs);
@@ -86,34 +151,51 @@ static void gru_silence(const er_gru *r) {
     ER_CLEAR(r->carry, r->units);
 }
 
-static void gru_view(const er_gru *r) {
-    for (int32_t j = 0; j < r->units; j++) r->view[j] = TO_INT8(r, r->hidden[j]);
+static void gru_see(const er_gru *r) {
+    er_widen(r->gates, r->hidden, r->units);
+    TO_INT8(r, r->gates);
 }
 
-/* The candidate's recurrent part where the reset gate acts on the hidden state, before the product. */
-static void gru_reset_before(const er_gru *r) {
-    for (int32_t j = 0; j < r->units; j++) r->view[j] = TO_INT8(r, product(r->gates[j], r->hidden[j]));
+/* The candidate's recurrent part where the reset gate acts on it. */
+ER_CLONES
+static void hear(int32_t *restrict part, const int32_t *restrict reset, int32_t n) {
+    for (int32_t j = 0; j < n; j++) part[j] = product(saturate(part[j]), reset[j]);
+}
+
+/* The same where the reset gate acts on the hidden state, before the product. Its place in gates is then free. */
+static void hear_before(const er_gru *r) {
+    for (int32_t j = 0; j < r->units; j++) r->gates[j] = product(r->gates[j], r->hidden[j]);
+    TO_INT8(r, r->gates);
     BACK_PART(r, 2 * r->units, r->units);
 }
 
-static void gru_advance(const er_gru *r, int32_t t) {
-    const int32_t n = r->units, *u = r->gates + 2 * n, *v = r->back + 2 * n;
-    gru_view(r);
-    INPUT_PART(r, t, 3 * n);
-    BACK_PART(r, 0, r->reset_after ? 3 * n : 2 * n);
-    for (int32_t k = 0; k < 2 * n; k++) r->gates[k] = sigmoid(r->sigmoid, r->gates[k] + r->back[k]);
-    if (!r->reset_after) gru_reset_before(r);
+/* z * h + (2**15 - z) * n + carry, which 31 bits hold; leaves the new hidden values in `candidate` too. */
+ER_CLONES
+static void blend(int16_t *restrict hidden, uint16_t *restrict carry, const int32_t *restrict z,
+                  int32_t *restrict candidate, int32_t n) {
     for (int32_t j = 0; j < n; j++) {
-        const int32_t heard = r->reset_after ? product(er_sat16(v[j]), r->gates[j]) : v[j];
-        const int32_t z = r->gates[n + j], candidate = hyperbolic(r->tanh, heard + u[j]);
-        const int64_t whole = (int64_t)(r->hidden[j] - candidate) * z + candidate * ONE + r->carry[j];
-        r->carry[j] = (uint16_t)(whole & 0x7fff);
-        r->hidden[j] = (int16_t)(whole >> 15);
+        const int32_t whole = z[j] * hidden[j] + (ONE - z[j]) * candidate[j] + carry[j];
+        carry[j] = (uint16_t)(whole & 0x7fff);
+        candidate[j] = whole >> 15;
+        hidden[j] = (int16_t)candidate[j];
     }
-    gru_view(r);
 }
 
-void er_gru_step(const er_gru *r) { WALK(r, gru_silence, gru_advance, r->view); }
+static void gru_advance(const er_gru *r, int32_t t) {
+    const int32_t n = r->units, last = 2 * n;
+    INPUT_PART(r, t, 3 * n);
+    BACK_PART(r, 0, r->reset_after ? 3 * n : last);
+    open_sigmoid(r->gates, r->back, r->sigmoid, last);
+    if (r->reset_after)
+        hear(r->back + last, r->gates, n);
+    else
+        hear_before(r);
+    open_tanh(r->gates + last, r->back + last, r->tanh, n);
+    blend(r->hidden, r->carry, r->gates + n, r->gates + last, n);
+    TO_INT8(r, r->gates + last);
+}
+
+void er_gru_step(const er_gru *r) { WALK(r, gru_silence, gru_see, gru_advance); }
 void er_gru_reset(const er_gru *r) {
     gru_silence(r);
     fill16(r->y, r->map_zero, r->outputs);
@@ -122,44 +204,53 @@ void er_gru_reading(const er_gru *r, int32_t *out) { er_widen(out, r->y, r->outp
 
 /* ---------------------------------------------------------------- lstm */
 
-/* The gates of one step, of any record with an LSTM's fields. */
-#define OPEN(r, t) \
-    do { \
-        er_copy8((r)->view, (r)->hidden, (r)->units); \
-        INPUT_PART(r, t, 4 * (r)->units); \
-        BACK_PART(r, 0, 4 * (r)->units); \
-    } while (0)
-
-/* Unit j's new cell; returns o * tanh(cell) in Q0.15. */
-static int32_t remember(const int32_t *gates, const int32_t *back, int32_t n, int32_t j, int16_t *cell, uint16_t *carry,
-                        int32_t exponent, int32_t limit, const uint16_t *sigmoids, const uint16_t *tanhs) {
-    const int32_t i = sigmoid(sigmoids, gates[j] + back[j]), f = sigmoid(sigmoids, gates[n + j] + back[n + j]);
-    const int32_t g = hyperbolic(tanhs, gates[2 * n + j] + back[2 * n + j]);
-    const int32_t o = sigmoid(sigmoids, gates[3 * n + j] + back[3 * n + j]);
-    const int32_t shift = 15 - exponent;
-    const int64_t t = (int64_t)f * *cell + ((i * g + ((1 << shift) >> 1)) >> shift) + *carry;
-    *carry = (uint16_t)(t & 0x7fff);
-    *cell = (int16_t)er_clip(t >> 15, -limit, limit);
-    const int32_t up = exponent < 11 ? 11 - exponent : 0, down = exponent > 11 ? exponent - 11 : 0;
-    return product(hyperbolic(tanhs, (*cell * (1 << up) + ((1 << down) >> 1)) >> down), o);
+/* The cells of one step from the gates i, f, g, o (n,) each: f * c + (i * g >> 15 - e, half up) + carry, which 32 bits
+ * hold. i <- o * tanh(cell) in Q0.15. */
+ER_CLONES
+static void remember(int32_t *restrict i, const int32_t *restrict f, const int32_t *restrict g,
+                     const int32_t *restrict o, int16_t *restrict cell, uint16_t *restrict carry, int32_t exponent,
+                     int32_t limit, const uint16_t *restrict tanhs, int32_t n) {
+    const int32_t shift = 15 - exponent, half = (1 << shift) >> 1;
+    const int32_t up = 1 << (exponent < 11 ? 11 - exponent : 0), down = exponent > 11 ? exponent - 11 : 0;
+    const int32_t half_down = (1 << down) >> 1;
+    for (int32_t j = 0; j < n; j++) {
+        const int32_t t = f[j] * cell[j] + ((i[j] * g[j] + half) >> shift) + carry[j];
+        carry[j] = (uint16_t)(t & 0x7fff);
+        i[j] = narrow(t >> 15, limit);
+        cell[j] = (int16_t)i[j];
+    }
+    for (int32_t j = 0; j < n; j++) i[j] = product(hyperbolic(tanhs, (i[j] * up + half_down) >> down), o[j]);
 }
+
+/* One step of any record with an LSTM's fields: gates (n,) <- hidden values in Q0.15. */
+#define LSTM_STEP(r, t) \
+    do { \
+        const int32_t n = (r)->units; \
+        int32_t *i = (r)->gates, *f = i + n, *g = f + n, *o = g + n; \
+        INPUT_PART(r, t, 4 * n); \
+        BACK_PART(r, 0, 4 * n); \
+        open_sigmoid(i, (r)->back, (r)->sigmoid, 2 * n); \
+        open_tanh(g, (r)->back + 2 * n, (r)->tanh, n); \
+        open_sigmoid(o, (r)->back + 3 * n, (r)->sigmoid, n); \
+        remember(i, f, g, o, (r)->cell, (r)->carry, (r)->cell_exponent, (r)->cell_limit, (r)->tanh, n); \
+    } while (0)
 
 static void lstm_silence(const er_lstm *r) {
     fill8(r->hidden, r->map_zero, r->units);
     ER_CLEAR(r->cell, r->units);
     ER_CLEAR(r->carry, r->units);
 }
+static void lstm_see(const er_lstm *r) { er_copy8(r->view, r->hidden, r->units); }
 
 static void lstm_advance(const er_lstm *r, int32_t t) {
-    OPEN(r, t);
-    for (int32_t j = 0; j < r->units; j++) {
-        const int32_t h = remember(r->gates, r->back, r->units, j, &r->cell[j], &r->carry[j], r->cell_exponent,
-                                   r->cell_limit, r->sigmoid, r->tanh);
-        r->hidden[j] = (int8_t)TO_INT8(r, h);
-    }
+    LSTM_STEP(r, t);
+    TO_INT8(r, r->gates);
 }
 
-void er_lstm_step(const er_lstm *r) { WALK(r, lstm_silence, lstm_advance, r->hidden); }
+void er_lstm_step(const er_lstm *r) {
+    WALK(r, lstm_silence, lstm_see, lstm_advance);
+    keep8(r->hidden, r->view, r->units);
+}
 void er_lstm_reset(const er_lstm *r) {
     lstm_silence(r);
     fill16(r->y, r->map_zero, r->outputs);
@@ -169,16 +260,18 @@ void er_lstm_reading(const er_lstm *r, int32_t *out) { er_widen(out, r->y, r->ou
 /* ---------------------------------------------------------------- slstm */
 
 void er_slstm_step(const er_slstm *r) {
-    OPEN(r, 0);
+    er_copy8(r->view, r->hidden, r->units);
+    LSTM_STEP(r, 0);
     for (int32_t j = 0; j < r->units; j++) {
-        int32_t u = remember(r->gates, r->back, r->units, j, &r->cell[j], &r->carry[j], r->cell_exponent, r->cell_limit,
-                             r->sigmoid, r->tanh);
+        int32_t u = r->gates[j];
         if (r->fired[j] && r->reset != ER_RESET_NONE) u = r->reset == ER_RESET_SUBTRACT ? u - r->threshold[j] : 0;
         r->fired[j] = u >= r->threshold[j];
         r->counts[j] = (uint16_t)(r->counts[j] + r->fired[j]);
-        r->hidden[j] = (int8_t)TO_INT8(r, u);
+        r->gates[j] = u;
         r->y[j] = r->fired[j];
     }
+    TO_INT8(r, r->gates);
+    keep8(r->hidden, r->view, r->units);
 }
 void er_slstm_reset(const er_slstm *r) {
     fill8(r->hidden, r->map_zero, r->units);
@@ -254,6 +347,8 @@ static void q12_silence(const er_lstm_q12 *r) {
     ER_CLEAR(r->cell, r->units);
 }
 
+static void q12_see(const er_lstm_q12 *r) { er_copy8(r->view, r->hidden, r->units); }
+
 static void q12_remember(const er_lstm_q12 *r, int32_t j) {
     const int32_t n = r->units, e = r->cell_exponent, *p = r->gates + j;
     const int32_t i = sigmoid_q12(p[0]), f = sigmoid_q12(p[n]), g = tanh_by_exp(p[2 * n], 12);
@@ -262,12 +357,11 @@ static void q12_remember(const er_lstm_q12 *r, int32_t j) {
     if (r->cell_limit) cell = er_clip(cell, -r->cell_limit, r->cell_limit);
     r->cell[j] = (int16_t)cell;
     const int64_t h = rescale_twice((int64_t)tanh_by_exp(cell, e) * o, r->map_multiplier, r->map_shift);
-    r->hidden[j] = (int8_t)er_clip(h + r->map_zero, -128, 127);
+    r->view[j] = (int16_t)er_clip(h + r->map_zero, -128, 127);
 }
 
 static void q12_advance(const er_lstm_q12 *r, int32_t t) {
     const int32_t n = 4 * r->units;
-    er_copy8(r->view, r->hidden, r->units);
     project_twice(r->gates, r->weight, r->x + (int64_t)t * r->inputs, r->bias, r->multiplier, r->shift, n, r->inputs);
     project_twice(r->back, r->recurrent, r->view, r->recurrent_bias, r->recurrent_multiplier, r->recurrent_shift, n,
                   r->units);
@@ -275,7 +369,10 @@ static void q12_advance(const er_lstm_q12 *r, int32_t t) {
     for (int32_t j = 0; j < r->units; j++) q12_remember(r, j);
 }
 
-void er_lstm_q12_step(const er_lstm_q12 *r) { WALK(r, q12_silence, q12_advance, r->hidden); }
+void er_lstm_q12_step(const er_lstm_q12 *r) {
+    WALK(r, q12_silence, q12_see, q12_advance);
+    keep8(r->hidden, r->view, r->units);
+}
 void er_lstm_q12_reset(const er_lstm_q12 *r) {
     q12_silence(r);
     fill16(r->y, r->start, r->outputs);
