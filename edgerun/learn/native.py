@@ -286,7 +286,7 @@ def numpy_lessons(manifest: Manifest) -> str:
     if isinstance(plan.doubt, Doubt):
         return "learning.doubt sorts margins, which only numpy does"
     if plan.rule is not None and not has_window(manifest):
-        return NUMPY_ONLY_RULES[type(plan.rule)]
+        return f"learning.rule {plan.rule.__struct_config__.tag}: {NUMPY_ONLY_RULES[type(plan.rule)]}"
     return ""
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from edgerun.bundle import open_bundle
 from edgerun.commands.text import columns
 from edgerun.graph import learns
-from edgerun.price import firmware_parts
+from edgerun.learn.native import numpy_lessons
 from exporters.firmware.boards import BOARDS, PORTS, firmware_board
-from exporters.firmware.project import PORT, image_for, write_project
+from exporters.firmware.project import PORT, image_for, room, write_project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     if kept:
         print(f"{args.output / PORT} is not the one that is written here: it was kept")
     rows = [("", "planned bytes", "present", "of which")]
-    for what, parts in firmware_parts(image).items():
+    for what, parts in room(image, board).items():
         told = ", ".join(f"{part} {size:,}" for part, size in parts.items())
         rows.append((what, f"{sum(parts.values()):,}", f"{board.bytes[what]:,}", told))
     print("\n".join(columns(rows)))
     if image.lessons is None and learns(bundle.manifest) and not args.frozen:
-        print("it answers and does not learn: C has no form of its lessons")
+        print(f"it answers and does not learn, C has no form of its lessons; {numpy_lessons(bundle.manifest)}")
     return 0

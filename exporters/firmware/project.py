@@ -85,7 +85,7 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = POR
     where = firmware_board(board)
     source = where.port(port)
     image = image_for(bundle, frozen=frozen)
-    check_room(bundle.manifest.name, image, where)
+    check_room(bundle, image, where)
     files = {
         "model.h": model.header(bundle, image),
         "model.c": model.source(image, image.plan),
@@ -108,12 +108,31 @@ def image_for(bundle: Bundle, *, frozen: bool) -> Image:
     return image_of(bundle.manifest, bundle.tensors) if frozen else learning_image(bundle)
 
 
-def check_room(name: str, image: Image, board: FirmwareBoard) -> None:
-    """Raises SpecError where a board has less memory or flash than the planner says."""
-    for what, parts in firmware_parts(image).items():
+def check_room(bundle: Bundle, image: Image, board: FirmwareBoard) -> None:
+    """Raises SpecError where a board has less memory or flash than the planner says, and tells what would fit."""
+    for what, parts in room(image, board).items():
         needed, present = sum(parts.values()), board.bytes[what]
         if needed > present:
-            raise SpecError(f"{name} needs {needed:,} bytes of {what}, {board.name} has {present:,}")
+            lacking = f"{bundle.manifest.name} needs {needed:,} bytes of {what}, {board.name} has {present:,}"
+            raise SpecError(lacking + (FITS_FROZEN if fits_frozen(bundle, image, board) else ""))
+
+
+FITS_FROZEN: Final = "; it fits with --frozen, which answers and never learns"
+
+
+def room(image: Image, board: FirmwareBoard) -> dict[str, dict[str, int]]:
+    """What a firmware takes of a board, by part, of "RAM" and of "flash"."""
+    parts = firmware_parts(image)
+    region = {"checkpoints": pages(image, board) * board.page} if image.lessons is not None else {}
+    return parts | {"flash": parts["flash"] | region}
+
+
+def fits_frozen(bundle: Bundle, image: Image, board: FirmwareBoard) -> bool:
+    """Whether a firmware that learns would have room if it did not."""
+    if image.lessons is None:
+        return False
+    parts = room(image_for(bundle, frozen=True), board)
+    return all(sum(part.values()) <= board.bytes[what] for what, part in parts.items())
 
 
 def pages(image: Image, board: FirmwareBoard) -> int:

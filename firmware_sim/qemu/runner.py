@@ -13,6 +13,7 @@ from edgerun.commands.neighbours import Ran, Schooled, Told, tool
 from edgerun.errors import EdgeRunError, Refused
 from edgerun.image import learns_in_c
 from edgerun.learn.learner import learned_slots
+from edgerun.learn.native import numpy_lessons
 from firmware_sim.qemu import stream
 from firmware_sim.qemu.machine import BOARDS, build, instructions, run
 
@@ -33,7 +34,8 @@ class Qemu:
     def teach(self, bundle: Bundle, board: str, asked: I16, lessons: Sequence[Told]) -> Schooled:
         """Answers, lessons, answers; see `Runner.teach`. Raises as `infer` does, Refused where C does not learn it."""
         if not learns_in_c(bundle.manifest):
-            raise Refused(f"{bundle.manifest.name}: its firmware cannot learn: C has no form of its lessons")
+            why = numpy_lessons(bundle.manifest)
+            raise Refused(f"{bundle.manifest.name}: its firmware cannot learn, C has no form of its lessons; {why}")
         question = b"".join(asking(bundle, asked))
         script = [
             question,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import host_firmware
+import learners
 import msgspec
 import numpy as np
 import pytest
@@ -20,14 +21,15 @@ from pretend import INPUTS, sample, tiny_bundle
 from edgerun import cli
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.neighbours import runner
-from edgerun.errors import EdgeRunError, Refused
-from edgerun.image import learning_image
+from edgerun.errors import EdgeRunError, Refused, SpecError
+from edgerun.image import image_of, learning_image
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
 from edgerun.spec import Doubt, Replay
+from exporters.firmware.boards import firmware_board
 from exporters.firmware.model import identifiers, kept_bytes, literal
-from exporters.firmware.project import project
+from exporters.firmware.project import SLOTS, check_room, project, room
 from firmware_sim.qemu import stream
 from firmware_sim.qemu.runner import answers, learned
 
@@ -297,7 +299,7 @@ def test_a_plan_whose_lessons_have_no_c_form_makes_a_firmware_that_answers(digit
     plan = msgspec.structs.replace(bundle.manifest.learning, doubt=Doubt(), replay=Replay(capacity=64))
     doubting = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=plan))
     assert "frozen.c" in project(doubting, "mps2-an386")
-    with pytest.raises(Refused, match="its firmware cannot learn"):
+    with pytest.raises(Refused, match=r"its firmware cannot learn.*; learning\.doubt sorts"):
         runner("mps2-an386").teach(doubting, "mps2-an386", np.zeros((1, 64), np.int16), ())
 
 
@@ -306,10 +308,34 @@ def test_what_does_not_fit_and_what_is_no_board_is_refused(
 ) -> None:
     command = ["export-firmware", str(digits_bundle), "-o", str(tmp_path / "fw"), "--board"]
     assert cli.main([*command, "netduinoplus2"]) == 2
-    assert re.search(r"needs [\d,]+ bytes of RAM, netduinoplus2 has 131,072", capsys.readouterr().err)
+    too_small = r"needs [\d,]+ bytes of RAM, netduinoplus2 has 131,072; it fits with --frozen, which answers and never"
+    assert re.search(too_small, capsys.readouterr().err)
     assert cli.main([*command, "z80"]) == 2
     assert "board 'z80' has no firmware: expected one of mps2-an385" in capsys.readouterr().err
     assert not (tmp_path / "fw").exists()
+
+
+def test_checkpoints_are_counted_in_whole_sectors(tiny: Bundle) -> None:
+    image = learning_image(tiny)
+    for name in ("mps2-an386", "netduinoplus2"):
+        board = firmware_board(name)
+        slot = PAGE + kept_bytes(image)
+        region = SLOTS * -(-slot // board.sector) * board.sector
+        assert room(image, board)["flash"]["checkpoints"] == region
+        small = replace(board, flash=(board.flash[0], region))
+        with pytest.raises(SpecError, match=rf"tiny needs [\d,]+ bytes of flash, {name} has {region:,}(; it fits|$)"):
+            check_room(tiny, image, small)
+        assert f"CHECKPOINTS (r) : ORIGIN = {sum(board.flash) - region:#010x}" in project(tiny, name)["board.ld"]
+    assert "checkpoints" not in room(image_of(tiny.manifest, tiny.tensors), board)["flash"]
+
+
+def test_a_rule_that_no_firmware_learns_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "settles.edgb"
+    path.write_bytes(learners.packed("predictive"))
+    assert cli.main(["export-firmware", str(path), "--board", "mps2-an386", "-o", str(tmp_path / "fw")]) == 0
+    assert (
+        "and does not learn, C has no form of its lessons; learning.rule predictive: settles" in capsys.readouterr().out
+    )
 
 
 def test_a_port_that_was_changed_is_kept_and_stale_files_go(
