@@ -47,12 +47,14 @@ def life(kind: str, lessons: int) -> tuple[Learner, bytes]:
     learner.apply(Boundary(reason="idle"))
     for number in range(1, lessons + 1):
         told = trajectories.told(learner, rng)
-        learner.apply(learner.plan_lesson(told.q, told.label, told.level, 0, told.target))
+        learner.apply(learner.plan_lesson(told.q, told.label, told.level, told.sample, told.target))
         payload = told.q.astype(dtype).tobytes()
-        if told.target is None:
-            frames.append(stream.sample(payload, told.label, told.level))
-        else:
+        if told.target is not None:
             frames.append(stream.valued(payload, told.target.astype("<i2").tobytes(), told.level))
+        elif told.sample:
+            frames.append(stream.feedback(payload, told.label, told.level))
+        else:
+            frames.append(stream.sample(payload, told.label, told.level))
         if number == lessons // 3 and grows(learner.manifest):
             learner.apply(NewClass(label="e"))
             frames.append(stream.frame(stream.NEW_CLASS))

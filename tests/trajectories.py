@@ -28,7 +28,7 @@ from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
 from edgerun.rules import Backprop, EProp, EPropOnline
-from edgerun.spec import Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay, Rewiring
+from edgerun.spec import Doubt, Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay, Rewiring
 
 Net = tuple[Manifest, Tensors]
 LEVELS: tuple[Level, ...] = ("full", "light", "full", "sparse", "head", "full")
@@ -116,6 +116,14 @@ def unconsolidated() -> Net:
     return learners.spiking(rule, intelligence=None, replay=Replay(capacity=0))
 
 
+def doubt() -> Net:
+    """Labels that are set aside where they contradict what is known surely; new classes never are."""
+    rule = EProp(
+        layer="high", readout="out", chunk_steps=STEPS, post_shift=6, rates=learners.rates(500, 20, *learners.HIGH)
+    )
+    return learners.spiking(rule, features="high", doubt=Doubt(margins=17, share=9000, votes=5))
+
+
 def rewiring(profile: ProfileName, every: int) -> Callable[[], Net]:
     """Synapses that move, at boundaries and every few updates, under rates that come to their ends."""
 
@@ -140,7 +148,7 @@ KINDS: Mapping[str, Callable[[], Net]] = {
     "unconsolidated": unconsolidated, "rmaxprop": learners.eprop_layers, "online-mq": learners.eprop_online,
     "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
     "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
-    "rewiring": rewiring("standard", 7), "rewiring-small": rewiring("small", 0),
+    "rewiring": rewiring("standard", 7), "rewiring-small": rewiring("small", 0), "doubt": doubt,
 }  # fmt: skip
 
 
@@ -151,6 +159,7 @@ class Told(NamedTuple):
     label: int
     level: Level
     target: I16 | None
+    sample: int = 0
 
 
 def sample(manifest: Manifest, rng: np.random.Generator) -> I16:
@@ -175,7 +184,11 @@ def told(learner: Learner, rng: np.random.Generator) -> Told:
     wanted = rule.targets(learner.manifest.layer) if rule else 0
     if wanted:
         return Told(q, 0, level, rng.choice([-32768, -4096, 0, 4096, 32767], wanted).astype(np.int16))
-    return Told(q, int(rng.integers(len(learner.classes))), level, None)
+    label = int(rng.integers(len(learner.classes)))
+    if not isinstance(learner.manifest.learning.doubt, Doubt):
+        return Told(q, label, level, None)
+    said = learner.network.infer(q).label  # told that it is right, mostly, so that it becomes sure
+    return Told(q, said if rng.random() < 0.6 else label, level, None, int(rng.random() < 0.9))
 
 
 def learner_of(kind: str, backend: Backend) -> Learner:
@@ -201,7 +214,8 @@ class InC:
         if lesson.target is not None:
             target = self.learner._state["tape.target"]
             np.copyto(target, lesson.target.reshape(target.shape))
-        self._pupil.lesson(lesson.q, lesson.label, lesson.level)
+        teach = self._pupil.feedback if lesson.sample else self._pupil.lesson
+        teach(lesson.q, lesson.label, lesson.level)
 
     def new_class(self, name: str) -> None:
         self.learner.classes.append(name)
@@ -227,7 +241,7 @@ def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[byte
     for number in range(1, lessons + 1):
         lesson = told(pair[0], rng)
         for learner in pair:
-            learner.apply(learner.plan_lesson(lesson.q, lesson.label, lesson.level, 0, lesson.target))
+            learner.apply(learner.plan_lesson(lesson.q, lesson.label, lesson.level, lesson.sample, lesson.target))
         alone.lesson(lesson)
         if number == lessons // 3 and grows(pair[0].manifest):
             for learner in pair:

@@ -264,7 +264,7 @@ def adapt_on(
     for k in taught:
         if joins := new.label[k] not in classes:
             classes.append(new.label[k])
-        lessons.append(Told(new.q[k], classes.index(new.label[k]), level, joins))
+        lessons.append(Told(new.q[k], classes.index(new.label[k]), level, joins, sample=int(k)))
     asked = new.q if probe is None else np.concatenate([new.q, probe.q])
     schooled = runner(board).teach(bundle, board, asked, lessons)
     learner.load(schooled.arrays, {**schooled.meta, "classes": classes})

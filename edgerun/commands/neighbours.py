@@ -41,6 +41,7 @@ class Told:
     level: Level
     joins: bool = False  # whether its class is a new one
     target: I16 | None = None
+    sample: int = 0  # its number on the stream, 0 for what is taught on purpose
 
 
 @dataclass(frozen=True, slots=True)

@@ -731,6 +731,10 @@ void er_prototype_add(int32_t *sums, int32_t *count, const int32_t *z, int32_t d
  * their samples in the head. every and rewire_every: updates between two boundaries and two moves of synapses, 0 for
  * none. update_share is 2**15 where the
  * threshold is no state. in_play (outputs,), sample (size,) and scores are scratch.
+ *
+ * Where margins is not 0 labels are doubted: margin holds the newest that labels agreed with, the newest last, agreed how
+ * many there are, and told (classes, votes) the newest labels of what surely looked like a class, -1 for none. The share
+ * sure / 2**15 of the margins lies under what is sure.
  */
 #define ER_LESSONS(I, IN, OPT, OUT, MAY) \
     I(size) I(classes) I(factory) I(outputs) I(capacity) I(passes) I(refresh_every) I(every) I(rewire_every) \
@@ -739,6 +743,8 @@ void er_prototype_add(int32_t *sums, int32_t *count, const int32_t *z, int32_t d
     MAY(int8_t, x, (int64_t)r->capacity * r->size) MAY(uint8_t, x_unsigned, (int64_t)r->capacity * r->size) \
     MAY(int16_t, label, r->capacity) MAY(uint8_t, field, r->capacity) MAY(int32_t, since, r->capacity) \
     MAY(int32_t, seen, r->classes) OUT(uint8_t, in_play, r->outputs) OUT(int16_t, sample, r->size) \
+    I(margins) I(sure) I(votes) MAY(int32_t, margin, r->margins) MAY(int16_t, agreed, 1) \
+    MAY(int16_t, told, (int64_t)r->classes * r->votes) \
     OUT(int32_t, scores, r->classes > r->outputs ? r->classes : r->outputs)
 ER_RECORD(er_lessons, ER_LESSONS)
 
@@ -757,9 +763,10 @@ typedef struct er_pupil {
 
 enum er_level { ER_FULL, ER_LIGHT, ER_SPARSE, ER_HEAD };
 
-/* What one lesson did. p is Q0.15, of its own window, -1 at level ER_HEAD; changed adds up windows. */
+/* What one lesson did. p is Q0.15, of its own window, -1 at level ER_HEAD; changed adds up windows; aside is 1 where the
+ * label was doubted and nothing learned. */
 typedef struct er_report {
-    int32_t label, p, updates;
+    int32_t label, p, updates, aside;
     int64_t changed;
 } er_report;
 
@@ -767,6 +774,8 @@ typedef struct er_report {
  * `Learner._lesson`, and its draws. |z| < 2**13 of features. label in [0, known), 0 where values are learned.
  */
 er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level);
+/* The same of feedback on a sample of the stream: its label may be doubted, where the plan doubts any. */
+er_report er_feedback(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level);
 /* Prototypes from the reservoir, then biases of classes that joined: `Learner.refresh`. */
 void er_settle(const er_pupil *pupil);
 /* One class, without a trace: its prototypes, samples and place among recent labels. */

@@ -287,6 +287,70 @@ er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum
     return report;
 }
 
+/* ---------------------------------------------------------------- labels that cannot be right */
+
+/* The margin from which on a sample looks surely like its class: of all, in order, the one that the share lies under. */
+static int32_t bar(const er_lessons *r) {
+    const int32_t under = (int32_t)((int64_t)r->margins * r->sure >> 15);
+    int64_t low = INT32_MIN, high = INT32_MAX;
+    while (low < high) {
+        const int64_t between = (low + high) >> 1;
+        int32_t count = 0;
+        for (int32_t i = 0; i < r->margins; i++) count += r->margin[i] <= between;
+        if (count > under)
+            high = between;
+        else
+            low = between + 1;
+    }
+    return (int32_t)low;
+}
+
+/* The best score less the second best of several. */
+static int32_t margin_of(const int32_t *scores, int32_t best, int64_t count) {
+    int32_t second = INT32_MIN;
+    for (int32_t k = 0; k < count; k++)
+        if (k != best && scores[k] > second) second = scores[k];
+    return er_sat32((int64_t)scores[best] - second);
+}
+
+/* Take one labelled sample whose scores lie there and which looks like a class; whether its label is not to be learned. */
+static int doubts(const er_pupil *pupil, int32_t looks, int32_t label) {
+    const er_lessons *r = &pupil->plan;
+    const int32_t margin = margin_of(r->scores, looks, pupil->at->known);
+    const int sure = *r->agreed == r->margins && margin >= bar(r);
+    int16_t *told = r->told + (size_t)looks * (size_t)r->votes;
+    int32_t same = 0;
+    if (looks == label) {
+        for (int32_t i = 1; i < r->margins; i++) r->margin[i - 1] = r->margin[i];
+        r->margin[r->margins - 1] = margin;
+        *r->agreed = (int16_t)(*r->agreed < r->margins ? *r->agreed + 1 : r->margins);
+    }
+    if (!sure) return 0;
+    for (int32_t i = 1; i < r->votes; i++) told[i - 1] = told[i];
+    told[r->votes - 1] = (int16_t)label;
+    for (int32_t i = 0; i < r->votes; i++) same += told[i] == label;
+    return looks != label && 2 * same <= r->votes;
+}
+
+er_report er_feedback(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level) {
+    const er_lessons *r = &pupil->plan;
+    if (!r->margins || label >= r->factory || pupil->at->known < 2) return er_lesson(pupil, q, label, level);
+    er_net_run(pupil->net, q);
+    const int32_t looks = answer(pupil);
+    if (!doubts(pupil, looks, label)) return er_lesson(pupil, q, label, level);
+    pupil->at->lessons++;
+    return (er_report){.label = looks, .p = -1, .aside = 1};
+}
+
+/* No vote for a class or about it. */
+static void forget_votes(const er_lessons *r, int32_t label) {
+    for (int32_t k = 0; k < r->classes; k++)
+        for (int32_t i = 0; i < r->votes; i++) {
+            int16_t *told = r->told + (size_t)k * (size_t)r->votes + i;
+            if (k == label || *told == label) *told = EMPTY;
+        }
+}
+
 void er_forget(const er_pupil *pupil, int32_t label) {
     const er_plan *plan = &pupil->net->plan;
     const er_lessons *r = &pupil->plan;
@@ -300,4 +364,5 @@ void er_forget(const er_pupil *pupil, int32_t label) {
         if (r->label[i] == label) r->label[i] = EMPTY;
     for (int32_t i = 0; i < r->recents; i++)
         if (r->recent[i] == label) r->recent[i] = EMPTY;
+    if (r->margins) forget_votes(r, label);
 }

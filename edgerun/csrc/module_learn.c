@@ -473,6 +473,7 @@ static int check_pupil(const er_pupil *p) {
         r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->rewire_every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
         (r->recent_labels && r->recent_labels != r->recents) || (held && !r->x == !r->x_unsigned) ||
         (held && (!r->label || !r->field || !r->since || !r->seen)) || ((r->every || r->rewire_every) && !p->learner) ||
+        r->margins < 0 || r->sure < 0 || r->sure >= 1 << 15 || (r->margins && (r->votes < 1 || !r->margin || !r->agreed || !r->told)) ||
         p->at->known < 0 || p->at->known > most || p->at->recent_at < 0 || p->at->recent_at >= r->recents)
         return refuse("lessons");
     for (int32_t i = 0; i < r->recents; i++)
@@ -521,23 +522,37 @@ static int check_label(const er_pupil *p, long label) {
     return -1;
 }
 
-/* lesson(q, label, level) -> (label, p, updates, changed) */
-static PyObject *pupil_lesson(PyObject *object, PyObject *args) {
+typedef er_report lesson_of(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level);
+
+/* One lesson, into *report; 0, or -1 and an exception. */
+static int give_lesson(PyObject *object, PyObject *args, lesson_of *lesson, er_report *report) {
     const er_pupil *p = &((PupilObject *)object)->pupil;
     PyObject *array;
     long label;
     int level;
-    if (!PyArg_ParseTuple(args, "Oli", &array, &label, &level)) return NULL;
-    if (check_pupil(p) || check_label(p, label)) return NULL;
-    if (level < ER_FULL || level > ER_HEAD) return PyErr_Format(PyExc_ValueError, "no level %d", level);
-    if (p->plan.capacity && !p->at->known) return PyErr_Format(PyExc_ValueError, "no class is known to replay");
+    if (!PyArg_ParseTuple(args, "Oli", &array, &label, &level) || check_pupil(p) || check_label(p, label)) return -1;
+    if (level < ER_FULL || level > ER_HEAD) PyErr_Format(PyExc_ValueError, "no level %d", level);
+    else if (p->plan.capacity && !p->at->known) PyErr_Format(PyExc_ValueError, "no class is known to replay");
+    if (PyErr_Occurred()) return -1;
     Py_buffer q = {0};
     const int16_t *from = borrow(&q, array, "q", "int16_t", p->plan.size, 0);
-    er_report report = {0};
-    if (from) report = er_lesson(p, from, (int32_t)label, (enum er_level)level);
+    if (from) *report = lesson(p, from, (int32_t)label, (enum er_level)level);
     give_back(&q);
-    if (!from) return NULL;
-    return Py_BuildValue("iiiL", (int)report.label, (int)report.p, (int)report.updates, (long long)report.changed);
+    return from ? 0 : -1;
+}
+
+/* lesson(q, label, level) -> (label, p, updates, changed) */
+static PyObject *pupil_lesson(PyObject *object, PyObject *args) {
+    er_report r;
+    if (give_lesson(object, args, er_lesson, &r)) return NULL;
+    return Py_BuildValue("iiiL", (int)r.label, (int)r.p, (int)r.updates, (long long)r.changed);
+}
+
+/* feedback(q, label, level) -> (label, p, updates, changed, aside): a lesson whose label may be doubted */
+static PyObject *pupil_feedback(PyObject *object, PyObject *args) {
+    er_report r;
+    if (give_lesson(object, args, er_feedback, &r)) return NULL;
+    return Py_BuildValue("iiiLi", (int)r.label, (int)r.p, (int)r.updates, (long long)r.changed, (int)r.aside);
 }
 
 static PyObject *pupil_settle(PyObject *object, PyObject *Py_UNUSED(none)) {
@@ -563,6 +578,7 @@ static PyObject *pupil_forget(PyObject *object, PyObject *number) {
 
 static PyMethodDef pupil_methods[] = {
     {"lesson", pupil_lesson, METH_VARARGS, "lesson(q, label, level) -> (label, p, updates, changed)"},
+    {"feedback", pupil_feedback, METH_VARARGS, "feedback(q, label, level) -> (label, p, updates, changed, aside)"},
     {"settle", pupil_settle, METH_NOARGS, "settle(): prototypes from the reservoir"},
     {"boundary", pupil_boundary, METH_NOARGS, "boundary(): credit becomes importance"},
     {"forget", pupil_forget, METH_O, "forget(label): one class, without a trace"},

@@ -283,8 +283,6 @@ class Windows:
 def numpy_lessons(manifest: Manifest) -> str:
     """Why C cannot give whole lessons of a bundle, as a controller does; empty where it can."""
     plan = manifest.learning
-    if isinstance(plan.doubt, Doubt):
-        return "learning.doubt sorts margins, which only numpy does"
     if plan.rule is not None and not has_window(manifest):
         return f"learning.rule {plan.rule.__struct_config__.tag}: {NUMPY_ONLY_RULES[type(plan.rule)]}"
     return ""
@@ -312,7 +310,15 @@ def lesson_fields(manifest: Manifest, state: Tensors, factory_count: AnyArray | 
         "factory_count": factory_count, "x": None if unsigned else x, "x_unsigned": x if unsigned else None,
         "in_play": state.get("lesson.in_play", np.zeros(outputs, np.bool_)),
         "sample": np.zeros(manifest.input.size, np.int16), "scores": np.zeros(max(classes.capacity, outputs), np.int32),
-    }  # fmt: skip
+    } | doubt_fields(plan, state)  # fmt: skip
+
+
+def doubt_fields(plan: LearningPlan, state: Tensors) -> Fields:
+    """Of `er_lessons`, which labels are doubted."""
+    if not isinstance(plan.doubt, Doubt):
+        return {"margins": 0, "sure": 0, "votes": 0, "margin": None, "agreed": None, "told": None}
+    found = {"margin": state["doubt.margin"], "agreed": state["doubt.seen"], "told": state["doubt.told"]}
+    return found | {"margins": plan.doubt.margins, "sure": plan.doubt.share, "votes": plan.doubt.votes}
 
 
 class PupilRecords(NamedTuple):
@@ -342,6 +348,11 @@ class Pupil:
     def lesson(self, q: I16, label: int, level: Level) -> tuple[int, int, int, int]:
         """One lesson: the answer before it, p in Q0.15 or -1, updates, and their squared norms in shadow LSB."""
         return cast("tuple[int, int, int, int]", self._held.lesson(q, label, LEVELS[level]))
+
+    def feedback(self, q: I16, label: int, level: Level) -> tuple[int, int, int, int, bool]:
+        """The same of feedback on the stream, and whether its label was doubted and nothing learned."""
+        *found, aside = self._held.feedback(q, label, LEVELS[level])
+        return cast("tuple[int, int, int, int, bool]", (*found, bool(aside)))
 
     def settle(self) -> None:
         """Prototypes from the reservoir."""

@@ -65,10 +65,12 @@ def teaching(bundle: Bundle, lessons: Sequence[Told]) -> Iterator[bytes]:
         if told.joins:
             yield stream.frame(stream.NEW_CLASS)
         payload = told.q.astype(bundle.manifest.input.dtype).tobytes()
-        if told.target is None:
-            yield stream.sample(payload, told.label, told.level)
-        else:
+        if told.target is not None:
             yield stream.valued(payload, told.target.astype("<i2").tobytes(), told.level)
+        elif told.sample:
+            yield stream.feedback(payload, told.label, told.level)
+        else:
+            yield stream.sample(payload, told.label, told.level)
 
 
 def answers(text: str, board: str, *counts: int) -> list[Ran]:

@@ -38,6 +38,11 @@ def sample(payload: bytes, label: int = UNLABELLED, level: Level = "full") -> by
     return frame(b"S", label, payload, LEVELS[level])
 
 
+def feedback(payload: bytes, label: int, level: Level = "full") -> bytes:
+    """A sample of the stream and what somebody says it was, which may be doubted."""
+    return frame(b"L", label, payload, LEVELS[level])
+
+
 def valued(payload: bytes, target: bytes, level: Level = "full") -> bytes:
     """A sample and the values to learn, int16."""
     return frame(b"V", 0, payload + target, LEVELS[level])

@@ -376,7 +376,7 @@ def test_records_that_do_not_fit_are_refused_by_name() -> None:
 
 
 def test_lessons_that_c_has_no_form_of_say_why() -> None:
-    for kind, why in (("doubted", "learning.doubt sorts margins"), ("il-prox", "settles")):
+    for kind, why in (("superspike", "surrogates"), ("il-prox", "settles")):
         with pytest.raises(SpecError, match=why):
             new_learner(learners.bundle(kind), backend="native").records()
     with pytest.raises(SpecError, match="the network runs in numpy"):

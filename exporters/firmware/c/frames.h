@@ -5,6 +5,7 @@
  * All numbers are little-endian. Kinds:
  *
  *     'S'  a sample: value -1 to answer it, a class to learn it, at a level of `enum er_level`
+ *     'L'  the same of feedback on the stream, whose class may be doubted
  *     'V'  a sample and, behind it, the values to learn (int16)
  *     'N'  one more class     'T'  settle prototypes     'B'  a boundary: credit becomes importance
  *     'C'  save a checkpoint  'D'  print learned state   'F'  back to the factory

@@ -70,6 +70,10 @@ static int reservoir_sound(const er_lessons *plan) {
     return labels_sound(plan->label, plan->capacity);
 }
 
+static int doubt_sound(const er_lessons *plan) {
+    return !plan->margins || (within(*plan->agreed, 0, plan->margins) && labels_sound(plan->told, plan->classes * plan->votes));
+}
+
 int learned_sound(void) {
     const er_lessons *plan = &pupil.plan;
     const er_counters *at = &model_counters;
@@ -82,5 +86,5 @@ int learned_sound(void) {
     return within(at->known, MODEL_CLASSES, learned_room()) && within(at->recent_at, 0, plan->recents - 1) &&
            within(at->threshold, 0, 1 << 15) && within(at->lessons, 0, INT64_MAX - 1) &&
            within(at->updates, 0, INT64_MAX - 256) && within(at->deep_lessons, 0, at->lessons) &&
-           labels_sound(plan->recent, plan->recents) && reservoir_sound(plan);
+           labels_sound(plan->recent, plan->recents) && reservoir_sound(plan) && doubt_sound(plan);
 }

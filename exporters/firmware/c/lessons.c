@@ -26,10 +26,12 @@ void begin(void) {
 
 int32_t known_classes(void) { return (int32_t)model_counters.known; }
 
-/* lesson NUMBER SAID P UPDATES CHANGED TICKS */
+/* lesson NUMBER SAID P UPDATES CHANGED TICKS, and "aside" where its label was doubted */
 static void lesson(const frame *next, int32_t label) {
     const uint64_t began = port_ticks();
-    const er_report report = er_lesson(&pupil, model_sample, label, (enum er_level)next->level);
+    const enum er_level level = (enum er_level)next->level;
+    const er_report report = next->kind == 'L' ? er_feedback(&pupil, model_sample, label, level)
+                                               : er_lesson(&pupil, model_sample, label, level);
     const uint64_t ticks = port_ticks() - began;
     say("lesson");
     say_number(model_counters.lessons);
@@ -38,6 +40,7 @@ static void lesson(const frame *next, int32_t label) {
     say_number(report.updates);
     say_number(report.changed);
     say_number((int64_t)ticks);
+    if (report.aside) say("aside");
     end_line();
 }
 
@@ -76,6 +79,12 @@ static void done(const frame *next) {
 
 void command(const frame *next) {
     switch (next->kind) {
+    case 'L':
+        if (next->length && next->value >= 0)
+            labelled(next);
+        else
+            refuse("sample-without-label");
+        break;
     case 'V':
         if (MODEL_TARGETS && next->length > MODEL_SIZE)
             lesson(next, 0);
