@@ -1,4 +1,4 @@
-"""A firmware project built for this machine: the same C, `firmware/port_host.c` in place of a board, sanitisers on."""
+"""A firmware project for Linux, built with sanitisers on, and with `firmware/cut.c`, which cuts the power."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from edgerun.bundle import Bundle
-from exporters.firmware.project import project
+from exporters.firmware.project import PORT, project
 
 COMPILER: Final = shutil.which("gcc") or shutil.which("cc")
-BOARD: Final = "mps2-an386"
+BOARD: Final = "linux"
 PAGE: Final = 256
-PORT: Final = Path(__file__).parent / "firmware" / "port_host.c"
-FUZZ: Final = PORT.with_name("fuzz_host.c")
-OURS: Final = ("port.c", "startup.c", "libc/")
-"""Of a project, what a process does not need."""
+POWER: Final = Path(__file__).parent / "firmware" / "cut.c"
+FUZZ: Final = POWER.with_name("fuzz_host.c")
 CUT: Final = 42
+WRAP: Final = "-Wl,--wrap=port_flash_write"
 SANITISED: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FLAGS: Final = (
     "-std=gnu99",
+    "-D_GNU_SOURCE",
     "-O1",
     "-g",
     "-DER_PORTABLE",
@@ -46,20 +46,24 @@ class Host:
 
     def run(self, folder: Path, stream: bytes, cut: int = 0, *, torn: bool = False) -> tuple[int, list[list[str]]]:
         """Exit code and words of every line; flash stays in the folder. Anything else than an end or a cut fails."""
-        (folder / "samples.bin").write_bytes(stream)
         env = os.environ | {"EDGERUN_CUT": str(cut), "EDGERUN_TORN": str(int(torn))}
-        done = subprocess.run([self.program], cwd=folder, env=env, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            [self.program], input=stream, cwd=folder, env=env, capture_output=True, timeout=60, check=False
+        )
         if done.returncode not in (0, CUT):
             raise AssertionError(f"exit code {done.returncode}: {done.stderr.decode(errors='replace')[:2000]}")
         return done.returncode, [line.split(" ") for line in done.stdout.decode("ascii").splitlines()]
 
 
 def host(
-    bundle: Bundle, folder: Path, flags: tuple[str, ...] = SANITISED, *, frozen: bool = False, port: Path = PORT
+    bundle: Bundle, folder: Path, flags: tuple[str, ...] = SANITISED, *, frozen: bool = False, port: str | None = None
 ) -> Host:
-    """Build a bundle's firmware in a folder."""
-    files = {name: text for name, text in project(bundle, BOARD, frozen=frozen).items() if not name.startswith(OURS)}
-    files[port.name] = port.read_text("utf-8")
+    """Build a bundle's firmware in a folder, with another source in place of its port."""
+    files = project(bundle, BOARD, frozen=frozen)
+    if port is None:
+        files[POWER.name], flags = POWER.read_text("utf-8"), (*flags, WRAP)
+    else:
+        files[PORT] = port
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")

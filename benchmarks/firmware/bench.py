@@ -31,7 +31,7 @@ from edgerun.commands import counts
 from edgerun.commands.adapt import Labelled, adapt, adapt_on, shots
 from edgerun.network import Network
 from exporters.export import Options, export
-from exporters.firmware.boards import BOARDS
+from exporters.firmware.boards import firmware_board
 from exporters.firmware.project import project
 from firmware_sim.qemu import machine
 from firmware_sim.qemu.runner import QEMU
@@ -94,14 +94,16 @@ def answered(nets: list[Net]) -> Table:
         q = net.data.q if net.data else np.random.default_rng(0).integers(-60, 60, (count, size)).astype(np.int16)
         wanted = Network(net.bundle.manifest, net.bundle.tensors, (len(q),)).scores(q)
         cells = []
-        for board in BOARDS:
+        for board in machine.BOARDS:
             ran = QEMU.infer(net.bundle, board, q)
             if not np.array_equal(ran.scores, wanted):
                 raise AssertionError(f"{net.name} on {board} does not give numpy's bits")
             cells.append(f"{ran.instructions.mean():,.0f}")
         rows.append((net.name, *cells))
     return Table(
-        "", ("net", *(f"{board.name}, {board.cpu.replace('cortex-m', 'M')}" for board in BOARDS.values())), rows
+        "",
+        ("net", *(f"{board}, {firmware_board(board).cpu.replace('cortex-m', 'M')}" for board in machine.BOARDS)),
+        rows,
     )
 
 

@@ -10,8 +10,14 @@ from edgerun.errors import Refused
 
 KIB: Final = 1 << 10
 CMSDK: Final = ("cmsdk", 0x40004000)
+POSIX: Final = ("posix", 0)
 PORTS: Final = ("semihosting", "uart")
-"""How frames come to a firmware and lines from it: files of a host at the debugger, or the board's serial line."""
+"""How frames come to a firmware and lines from it: files of a host at the debugger, or the board's serial line; a
+process under Linux has its standard input and output for either."""
+BARE: Final = "arm-none-eabi-"
+LARGE: Final = (0, 512 << 20)
+"""As much memory, and as much place for a program, as the smallest Raspberry Pi has."""
+NANOSECONDS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +25,25 @@ class FirmwareBoard:
     """Where program and memory lie, and how fast `port_ticks` counts."""
 
     name: str
-    cpu: str  # of gcc's -mcpu
+    cpu: str  # of gcc's -mcpu, "" where the firmware is a process under Linux
     flash: tuple[int, int]  # origin, bytes
     ram: tuple[int, int]
     tick_hz: int
     uart: tuple[str, int]  # the port that drives its serial line, and where its registers lie
     page: int = 256  # bytes that a write of flash programs at once
     sector: int = 256  # bytes that are erased at once
+    cross: str = BARE  # how the compiler's name begins
+
+    @property
+    def process(self) -> bool:
+        """Whether the firmware is a program that Linux runs."""
+        return not self.cpu
 
     def port(self, name: str) -> str:
         """The source in `c/ports` that is its port.c. Raises Refused for a port that there is not."""
         if name not in PORTS:
             raise Refused(f"port {name!r} is unknown: expected one of {', '.join(PORTS)}")
-        return f"{self.uart[0] if name == 'uart' else name}.c"
+        return f"{self.uart[0] if name == 'uart' or self.process else name}.c"
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -53,6 +65,9 @@ BOARDS: Final = MappingProxyType(
                 "netduinoplus2", "cortex-m4", (0x08000000, 1024 * KIB), (0x20000000, 128 * KIB), 168_000_000,
                 ("stm32f4", 0x40011000), sector=128 * KIB,
             ),
+            FirmwareBoard("linux", "", LARGE, LARGE, NANOSECONDS, POSIX, cross=""),
+            FirmwareBoard("linux-aarch64", "", LARGE, LARGE, NANOSECONDS, POSIX, cross="aarch64-linux-gnu-"),
+            FirmwareBoard("linux-armhf", "", LARGE, LARGE, NANOSECONDS, POSIX, cross="arm-linux-gnueabihf-"),
         )
     }
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,9 @@ PYTHON_ONLY: Final = ("module",)
 LEARNING: Final = ("learned.", "lessons.c", "checkpoint.")
 FROZEN: Final = ("frozen.c",)
 """Files of a firmware that learns, and of one that does not."""
+
+RESET: Final = ("startup.c",)
+"""Files of a firmware that no operating system starts."""
 
 STACK: Final = 4096
 """Bytes; the deepest path, an update inside a lesson, takes 2.5 KB."""
@@ -58,19 +61,29 @@ SECTIONS {{
 
 MAKEFILE: Final = """\
 # {name}: `make` builds firmware.elf and firmware.map. Written by `edgerun export-firmware`.
-CROSS ?= arm-none-eabi-
-OPT ?= -O2
-FLAGS = -std=gnu99 -mcpu={cpu} -mthumb -mfloat-abi=soft $(OPT) -ffreestanding -fno-strict-aliasing \\
-    -ffunction-sections -fdata-sections -Wall -Wextra -I. -Ilibc -include layers.h
-LINK = -nostdlib -nostartfiles -T board.ld -Wl,--gc-sections -Wl,-Map=firmware.map
+CROSS ?= {cross}
+OPT ?= {opt}
+FLAGS = -std=gnu99 {machine} $(OPT) -fno-strict-aliasing \\
+    -ffunction-sections -fdata-sections -Wall -Wextra -I. -include layers.h
+LINK = {link} -Wl,--gc-sections -Wl,-Map=firmware.map
+LIBRARIES = {libraries}
 SOURCES = {sources}
 
-firmware.elf: $(SOURCES) $(wildcard *.h edgerun/*.h) board.ld Makefile
-\t$(CROSS)gcc $(FLAGS) $(LINK) $(SOURCES) -lgcc -o $@
+firmware.elf: $(SOURCES) $(wildcard *.h edgerun/*.h *.ld) Makefile
+\t$(CROSS)gcc $(FLAGS) $(LINK) $(SOURCES) $(LIBRARIES) -o $@
 
 clean:
 \trm -f firmware.elf firmware.map
 """
+
+BARE: Final = {
+    "machine": "-mcpu={cpu} -mthumb -mfloat-abi=soft -ffreestanding -Ilibc",
+    "opt": "-O2",
+    "link": "-nostdlib -nostartfiles -T board.ld",
+    "libraries": "-lgcc",
+}
+PROCESS: Final = {"machine": "-D_GNU_SOURCE", "opt": "-O3", "link": "-static", "libraries": ""}
+"""Of the Makefile, what a processor without an operating system needs, and a program."""
 
 
 def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = PORTS[0]) -> dict[str, str]:
@@ -93,13 +106,13 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = POR
         "board.h": _board(where, pages(image, where)),
         PORT: _folder("exporters.firmware", "c/ports")[source],
     }
-    absent = LEARNING if image.lessons is None else FROZEN
+    absent = (LEARNING if image.lessons is None else FROZEN) + (RESET if where.process else ())
     files |= {name: text for name, text in _folder("exporters.firmware", "c").items() if not name.startswith(absent)}
-    files |= {f"libc/{name}": text for name, text in _folder("exporters.firmware", "c/libc").items()}
+    if not where.process:
+        files |= {f"libc/{name}": text for name, text in _folder("exporters.firmware", "c/libc").items()}
+        files["board.ld"] = _linker(where, pages(image, where) * where.page)
     files |= {f"{KERNELS}/{name}": text for name, text in needed(_folder("edgerun", "csrc"), files).items()}
-    sources = " ".join(sorted(name for name in files if name.endswith(".c")))
-    files["board.ld"] = _linker(where, pages(image, where) * where.page)
-    files["Makefile"] = MAKEFILE.format(name=bundle.manifest.name, cpu=where.cpu, sources=sources)
+    files["Makefile"] = _makefile(bundle.manifest.name, where, files)
     return files
 
 
@@ -212,6 +225,12 @@ def _board(board: FirmwareBoard, count: int) -> str:
 #define BOARD_PAGES {count}
 #define BOARD_SLOTS {SLOTS}
 """
+
+
+def _makefile(name: str, board: FirmwareBoard, files: Iterable[str]) -> str:
+    parts = PROCESS if board.process else BARE | {"machine": BARE["machine"].format(cpu=board.cpu)}
+    sources = " ".join(sorted(file for file in files if file.endswith(".c")))
+    return MAKEFILE.format(name=name, cross=board.cross, sources=sources, **parts)
 
 
 def _linker(board: FirmwareBoard, checkpoints: int) -> str:

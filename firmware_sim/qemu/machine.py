@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import struct
 import subprocess
@@ -26,8 +27,22 @@ BOARDS: Final = MappingProxyType(
 )
 """Machines that run the firmware, and their ticks a second."""
 
+PROCESSES: Final = MappingProxyType(
+    {"linux": "", "linux-aarch64": "qemu-aarch64-static", "linux-armhf": "qemu-arm-static"}
+)
+"""Where the firmware is a program under Linux: what runs programs of such a processor here, "" for this machine."""
+
 PACKAGES: Final = MappingProxyType(
-    {"arm-none-eabi-gcc": "gcc-arm-none-eabi", "make": "make", "qemu-system-arm": "qemu-system-arm"}
+    {
+        "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+        "make": "make",
+        "qemu-system-arm": "qemu-system-arm",
+        "gcc": "gcc libc6-dev",
+        "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+        "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
+        "qemu-aarch64-static": "qemu-user-static",
+        "qemu-arm-static": "qemu-user-static",
+    }
 )
 """Debian packages by the program that they bring."""
 
@@ -80,12 +95,16 @@ def require(program: str) -> str:
     return found
 
 
+CROSS: Final = re.compile(r"^CROSS \?= ?(.*)$", re.MULTILINE)
+"""Of a project's Makefile: how its compiler's name begins."""
+
+
 def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
     """The firmware of a project's files, by path. The same files are built once.
 
     Raises EdgeRunError with the compiler's first error.
     """
-    compiler, make = require("arm-none-eabi-gcc"), require("make")
+    compiler, make = require(f"{CROSS.findall(files['Makefile'])[0]}gcc"), require("make")
     sha = hashlib.sha256(compiler.encode())
     for name, text in sorted(files.items()):
         sha.update(f"{name}\0{len(text)}\0{text}".encode())
@@ -102,7 +121,7 @@ def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
                 said = (line for line in done.stderr.splitlines() if "error" in line.lower())
                 raise EdgeRunError(f"the firmware does not build: {next(said, 'make failed')}")
             beside = kept.with_suffix(f".{Path(folder).name}")
-            shutil.copyfile(Path(folder, "firmware.elf"), beside)
+            shutil.copy(Path(folder, "firmware.elf"), beside)
             beside.replace(kept)
     return kept
 
@@ -112,25 +131,36 @@ def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"", limit_s: 
 
     Raises EdgeRunError where the firmware does not come to the stream's end.
     """
-    emulator = require("qemu-system-arm")
     with tempfile.TemporaryDirectory(prefix="edgerun-qemu-") as folder:
-        Path(folder, "samples.bin").write_bytes(stream)
+        samples, answers, kept = (Path(folder, name) for name in ("samples.bin", "answers.txt", "flash.bin"))
+        samples.write_bytes(stream)
         if flash:
-            Path(folder, "flash.bin").write_bytes(flash)
-        command = [
-            emulator, "-M", board, *COUNTED, "-monitor", "none", "-serial", "none",
-            "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware),
-        ]  # fmt: skip
+            kept.write_bytes(flash)
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=limit_s, check=False)
+            with samples.open("rb") as into:
+                done = subprocess.run(
+                    command(firmware, board), cwd=folder, stdin=into, capture_output=True, text=True, timeout=limit_s,
+                    check=False,
+                )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise EdgeRunError(f"the firmware on {board} did not end within {limit_s:g} s") from None
         if done.returncode:
             why = "a fault" if done.returncode == FAULT else f"exit code {done.returncode}"
             said = next(iter(done.stderr.splitlines()), "")
             raise EdgeRunError(f"the firmware on {board} ended with {why}{said and ': '}{said}")
-        kept = Path(folder, "flash.bin")
-        return Run(Path(folder, "answers.txt").read_text("ascii"), kept.read_bytes() if kept.exists() else b"")
+        text = done.stdout if board in PROCESSES else answers.read_text("ascii")
+        return Run(text, kept.read_bytes() if kept.exists() else b"")
+
+
+def command(firmware: Path, board: str) -> list[str]:
+    """What runs a firmware: one for a board reads samples.bin and writes answers.txt, a program what it is given."""
+    if board in PROCESSES:
+        emulator = PROCESSES[board]
+        return [*([require(emulator)] if emulator else []), str(firmware)]
+    return [
+        require("qemu-system-arm"), "-M", board, *COUNTED, "-monitor", "none", "-serial", "none",
+        "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware),
+    ]  # fmt: skip
 
 
 def instructions(board: str, ticks: int) -> float:

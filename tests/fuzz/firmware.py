@@ -36,7 +36,7 @@ def harness(folder: Path) -> list[str]:
     inner = folder / "fuzz"
     inner.mkdir()
     flags = (*host_firmware.SANITISED, "-Dmain=firmware_main")
-    fuzz = host_firmware.host(bundle, inner, flags, port=host_firmware.FUZZ)
+    fuzz = host_firmware.host(bundle, inner, flags, port=host_firmware.FUZZ.read_text("utf-8"))
     return [str(fuzz.program), str(folder / "seed.bin"), str(folder / "seed_flash.bin")]
 
 
