@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from edgerun import encode
-from edgerun.arrays import I16, I32, I64, AnyArray
+from edgerun.arrays import I8, I16, I32, I64, AnyArray
 from edgerun.errors import DataError, SpecError
-from edgerun.graph import feature_width, layer_reaches
+from edgerun.graph import feature_width, layer_reaches, plastic_tensors
 from edgerun.kernels.native import Backend, chosen, library, required
 from edgerun.layers import Lif
 from edgerun.layers.base import INPUT
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PHASE_RATE, FRAMES, CONSTANT = 0, 1, 2
 """`enum er_encoder`."""
+LINE: Final = 64
+"""Bytes of a line of the cache."""
 LONG: Final = 1 << 18
 """Multiplications of a window from which on others may run meanwhile: a tenth of a millisecond."""
 
@@ -59,6 +61,13 @@ def missing(manifest: Manifest) -> tuple[str, ...]:
     return tuple(found)
 
 
+def aligned(size: int) -> I8:
+    """(size,)  zeros that begin where a line of the cache does."""
+    room = np.zeros(size + LINE, np.int8)
+    first = -room.ctypes.data % LINE
+    return room[first : first + size]
+
+
 # ------------------------------------------------------------------ the network
 
 
@@ -70,6 +79,13 @@ class Records(NamedTuple):
     whiten: Fields | None
 
 
+class Packed(NamedTuple):
+    """A layer's record and its weights as this processor multiplies them, none where it takes them as they are."""
+
+    record: Record
+    array: I8
+
+
 class NativeNetwork(Network):
     """One sample at a time, in C. See `Network`, whose methods these are.
 
@@ -77,6 +93,7 @@ class NativeNetwork(Network):
 
     prototypes  shared with another network, its own where not given
     shadows     of tensors whose weights are their high bytes, by tensor
+    packed      weights as another network of the same tensors has laid them, by layer
     """
 
     def __init__(
@@ -85,6 +102,7 @@ class NativeNetwork(Network):
         tensors: Mapping[str, AnyArray],
         prototypes: Prototypes | None = None,
         shadows: Mapping[str, I16] = MappingProxyType({}),
+        packed: Mapping[str, Packed] = MappingProxyType({}),
     ) -> None:
         lacking = missing(manifest)
         if lacking:
@@ -92,6 +110,8 @@ class NativeNetwork(Network):
         self.manifest, self.tensors, self.batch = manifest, tensors, ()
         self.known = len(manifest.classes.names)
         self._classifies, self._outputs = bool(manifest.classes.names), manifest.layers[-1].outputs
+        self._plastic = {tensor.rpartition(".")[0] for tensor in plastic_tensors(manifest)}
+        self._names = [layer.name for layer in manifest.layers for _ in range(records_of(layer))]
         self._coder, self._taken = encode.coder(manifest, ()), (manifest.input.size,)
         reaches = layer_reaches(manifest)
         self._places = places(manifest)
@@ -101,6 +121,7 @@ class NativeNetwork(Network):
         self.prototypes = prototypes
         if manifest.head.kind == "prototypes" and prototypes is None:
             self.prototypes = NativePrototypes(tensors, manifest.classes.capacity, manifest.head.means)
+        self.laid: dict[str, Packed] = dict(packed)
         self.bind(shadows)
 
     def bind(self, shadows: Mapping[str, I16] = MappingProxyType({})) -> None:
@@ -110,9 +131,23 @@ class NativeNetwork(Network):
         """
         self.shadows, self._shadows = shadows, {f"shadow.{name}": array for name, array in shadows.items()}
         work = sum((each := layer.work()).macs + each.synapses for layer in self.manifest.layers)
-        self._net = required().Net(*self.records(), self.steps * work > LONG)
+        records = self.records()
+        layers = tuple(self._laid(name, record) for name, record in zip(self._names, records.layers, strict=True))
+        whiten = None if records.whiten is None else self._laid(self._whitened.spec.name, ("dense", records.whiten))[1]
+        self._net = required().Net(records.plan, layers, whiten, self.steps * work > LONG)
         for run in self._runs:
             run.net = self._net
+
+    def _laid(self, layer: str, record: Record) -> Record:
+        """A record with its packed weights, where the processor has use for them and learning never changes them."""
+        kind, fields = record
+        if "packed" not in fields or layer in self._plastic:
+            return record
+        if layer not in self.laid:
+            self.laid[layer] = Packed(record, aligned(required().packed_size(record)))
+            required().pack(*self.laid[layer])
+        array = self.laid[layer].array
+        return kind, fields | {"packed": array if array.size else None}
 
     @property
     def net(self) -> Any:
@@ -213,7 +248,10 @@ class NativeNetwork(Network):
         self._net.record(self._checked(q), tapes, recording.outputs.reshape(-1))
 
     def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
-        """Nothing: C reads the tensors themselves."""
+        """Lay them again where they are packed; else nothing, for C reads the tensors themselves."""
+        found = self.laid.get(tensor.rpartition(".")[0])
+        if found is not None:
+            required().pack(*found)
 
     def _run(self, q: I16) -> None:
         self._net.run(self._checked(q))
@@ -231,7 +269,8 @@ class NativeBatch(Network):
     """
 
     def __init__(self, one: NativeNetwork, n: int) -> None:
-        self._one, self.batch = NativeNetwork(one.manifest, one.tensors, one.prototypes, one.shadows), (n,)
+        self._one = NativeNetwork(one.manifest, one.tensors, one.prototypes, one.shadows, one.laid)
+        self.batch = (n,)
         self.manifest, self.tensors, self.known = one.manifest, one.tensors, one.known
         self.prototypes = one.prototypes
         width = feature_width(one.manifest) if one.prototypes is not None else 0

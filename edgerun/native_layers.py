@@ -152,7 +152,7 @@ def ints(values: Sequence[int]) -> I32:
 def dense(p: Packing) -> list[Record]:
     numbers = p.numbers("inputs", "outputs", "zero_point", "qmin", "qmax")
     tensors = p.parts("weight", "bias", "multiplier", "shift", "weight_zero")
-    return [("dense", numbers | tensors | {"x": p.sources[0], "y": p.run.out})]
+    return [("dense", numbers | tensors | {"x": p.sources[0], "y": p.run.out, "packed": None})]
 
 
 def window(spec: Sliding) -> Fields:

@@ -101,7 +101,27 @@ void er_requant_row(int16_t *y, const int32_t *sums, const int32_t *multiplier, 
     requant_row(y, sums, multiplier, shift, zero_point, low, high, n);
 }
 
+int64_t er_dense_packed(const er_dense *r) {
+#ifdef ER_VNNI
+    return er_vnni_packed(r->outputs, r->inputs);
+#else
+    (void)r;
+    return 0;
+#endif
+}
+
+void er_dense_pack(const er_dense *r, int8_t *packed) {
+#ifdef ER_VNNI
+    er_vnni_pack(packed, r->weight, r->bias, r->outputs, r->inputs);
+#else
+    (void)r, (void)packed;
+#endif
+}
+
 void er_dense_step(const er_dense *r) {
+#ifdef ER_VNNI
+    if (r->packed && er_vnni_dense(r)) return;
+#endif
     int32_t total = 0;
     if (r->weight_zero)
         for (int32_t i = 0; i < r->inputs; i++) total += r->x[i];

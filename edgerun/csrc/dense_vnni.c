@@ -8,8 +8,15 @@
 #ifdef ER_VNNI
 #include <immintrin.h>
 #include <stddef.h>
+#include <string.h>
 
-enum { CHUNK = 2048 }; /* values of x that are narrowed at once: |sum (w + 128) x| < 2**27 */
+#include "kinds.h"
+
+enum {
+    CHUNK = 2048, /* values of x that are narrowed at once: |sum (w + 128) x| < 2**27 */
+    LANES = 16,   /* rows of a panel */
+    WIDE = 4      /* panels side by side */
+};
 
 #define ER_LEVEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
@@ -89,6 +96,120 @@ int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const in
     for (; k < n; k++) sums[k] = one_row(weight + (size_t)k * stride, x8, m);
     for (k = 0; k < n; k++) /* parts of it may leave 32 bits, the sum does not */
         sums[k] = (int32_t)((uint32_t)sums[k] + (uint32_t)bias[k] - 128u * (uint32_t)total);
+    return 1;
+}
+
+/* ---------------------------------------------------------------- packed rows
+ *
+ * 16 rows are a panel: their starts, bias - 128 sum w, so that x + 128 may be the unsigned factor; then 4 weights of
+ * each row in turn, 64 bytes for one instruction. Four panels lie side by side where there are so many, so that all is
+ * read once, from the first byte to the last. Missing rows and weights are 0.
+ */
+static int32_t panels_of(int32_t n) { return n / LANES + (n % LANES != 0); }
+static int32_t fours_of(int32_t m) { return m / 4 + (m % 4 != 0); }
+static int32_t side_by_side(int32_t panels) { return panels >= WIDE ? WIDE : 1; }
+
+int64_t er_vnni_packed(int32_t n, int32_t m) {
+    if (!__builtin_cpu_supports("avx512vnni") || n < 1 || m < 1 || m > CHUNK) return 0;
+    return (int64_t)panels_of(n) * LANES * 4 * (1 + fours_of(m));
+}
+
+void er_vnni_pack(int8_t *packed, const int8_t *weight, const int32_t *bias, int32_t n, int32_t m) {
+    const int32_t panels = panels_of(n), fours = fours_of(m);
+    for (int32_t k = 0; k < panels * LANES; k++, packed += 4) {
+        uint32_t start = k < n ? (uint32_t)bias[k] : 0;
+        for (int32_t i = 0; k < n && i < m; i++) start -= 128u * (uint32_t)weight[(size_t)k * (size_t)m + (size_t)i];
+        memcpy(packed, &start, sizeof start);
+    }
+    for (int32_t p = 0, wide; p < panels; p += wide) {
+        wide = side_by_side(panels - p);
+        for (int32_t g = 0; g < fours; g++)
+            for (int32_t k = p * LANES; k < (p + wide) * LANES; k++)
+                for (int32_t i = 4 * g; i < 4 * g + 4; i++)
+                    *packed++ = (int8_t)(k < n && i < m ? weight[(size_t)k * (size_t)m + (size_t)i] : 0);
+    }
+}
+
+static int32_t sum_of(const int16_t *x, int32_t m) {
+    int32_t sum = 0;
+    for (int32_t i = 0; i < m; i++) sum += x[i];
+    return sum;
+}
+
+ER_LEVEL static __m512i four_values(const uint8_t *x8, int32_t g) {
+    int32_t four;
+    memcpy(&four, x8 + 4 * g, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* sums += four panels' products */
+ER_LEVEL static void wide_panels(__m512i sums[WIDE], const int8_t *w, const uint8_t *x8, int32_t fours) {
+    __m512i s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+    for (int32_t g = 0; g < fours; g++, w += 256) {
+        const __m512i x = four_values(x8, g);
+        s0 = _mm512_dpbusd_epi32(s0, x, _mm512_loadu_si512(w));
+        s1 = _mm512_dpbusd_epi32(s1, x, _mm512_loadu_si512(w + 64));
+        s2 = _mm512_dpbusd_epi32(s2, x, _mm512_loadu_si512(w + 128));
+        s3 = _mm512_dpbusd_epi32(s3, x, _mm512_loadu_si512(w + 192));
+    }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+/* The same of one: four sums hide the time that each takes. */
+ER_LEVEL static __m512i one_panel(__m512i s0, const int8_t *w, const uint8_t *x8, int32_t fours) {
+    __m512i s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
+    int32_t g = 0;
+    for (; g + 4 <= fours; g += 4, w += 256) {
+        s0 = _mm512_dpbusd_epi32(s0, four_values(x8, g), _mm512_loadu_si512(w));
+        s1 = _mm512_dpbusd_epi32(s1, four_values(x8, g + 1), _mm512_loadu_si512(w + 64));
+        s2 = _mm512_dpbusd_epi32(s2, four_values(x8, g + 2), _mm512_loadu_si512(w + 128));
+        s3 = _mm512_dpbusd_epi32(s3, four_values(x8, g + 3), _mm512_loadu_si512(w + 192));
+    }
+    for (; g < fours; g++, w += 64) s0 = _mm512_dpbusd_epi32(s0, four_values(x8, g), _mm512_loadu_si512(w));
+    return _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
+}
+
+/* bytes <- x + 128, filled up to a multiple of 32. 0 where a value does not fit int8. */
+ER_LEVEL static int raise(uint8_t *bytes, const int16_t *x, int32_t m) {
+    const __m256i top = _mm256_set1_epi8((char)0x80);
+    __mmask32 wrong = 0;
+    for (int32_t i = 0; i < m; i += 32) {
+        const __mmask32 some = m - i >= 32 ? 0xffffffffu : (1u << (m - i)) - 1u;
+        const __m512i wide = _mm512_maskz_loadu_epi16(some, x + i);
+        const __m256i slim = _mm512_cvtepi16_epi8(wide);
+        wrong |= _mm512_cmpneq_epi16_mask(_mm512_cvtepi8_epi16(slim), wide);
+        _mm256_storeu_si256((__m256i *)(void *)(bytes + i), _mm256_xor_si256(slim, top));
+    }
+    return !wrong;
+}
+
+/* found (wide, 16) <- the sums of panels p .. p + wide - 1; returns where the weights of those behind lie. */
+ER_LEVEL static const int8_t *panel_sums(int32_t *found, const int8_t *start, const int8_t *w, const uint8_t *x8,
+                                         int32_t fours, int32_t wide) {
+    __m512i sums[WIDE];
+    for (int32_t k = 0; k < wide; k++) sums[k] = _mm512_loadu_si512(start + (size_t)k * LANES * 4);
+    if (wide == WIDE)
+        wide_panels(sums, w, x8, fours);
+    else
+        sums[0] = one_panel(sums[0], w, x8, fours);
+    for (int32_t k = 0; k < wide; k++) _mm512_storeu_si512(found + k * LANES, sums[k]);
+    return w + (size_t)fours * (size_t)wide * LANES * 4;
+}
+
+int er_vnni_dense(const er_dense *r) {
+    uint8_t x8[CHUNK];
+    if (!er_vnni_packed(r->outputs, r->inputs) || !raise(x8, r->x, r->inputs)) return 0;
+    const int32_t panels = panels_of(r->outputs), total = r->weight_zero ? sum_of(r->x, r->inputs) : 0;
+    const int8_t *w = r->packed + (size_t)panels * LANES * 4;
+    for (int32_t p = 0, wide; p < panels; p += wide) {
+        int32_t sums[WIDE * LANES];
+        const int32_t first = p * LANES;
+        wide = side_by_side(panels - p);
+        const int32_t n = r->outputs - first < wide * LANES ? r->outputs - first : wide * LANES;
+        w = panel_sums(sums, r->packed + (size_t)first * 4, w, x8, fours_of(r->inputs), wide);
+        for (int32_t k = 0; r->weight_zero && k < n; k++) sums[k] -= r->weight_zero[first + k] * total;
+        er_requant_row(r->y + first, sums, r->multiplier + first, r->shift + first, r->zero_point, r->qmin, r->qmax, n);
+    }
     return 1;
 }
 #endif

@@ -51,15 +51,17 @@ static inline int32_t er_sat32(int64_t x) { return er_clip(x, INT32_MIN, INT32_M
 /* y = clip(((sum * m + 2**(s-1)) >> s) + zero_point, qmin, qmax), sum = W x + b, m < 2**24, 1 <= s <= 46, |sum| < 2**31
  *
  * weight (outputs, inputs)   x (inputs,) |x| <= 128   bias, multiplier, shift (outputs,)
- * weight_zero (outputs,) or NULL
+ * weight_zero (outputs,) or NULL   packed: see er_layer_pack
  */
 #define ER_DENSE(I, IN, OPT, OUT, MAY) \
     I(inputs) I(outputs) I(zero_point) I(qmin) I(qmax) \
     IN(int8_t, weight, (int64_t)r->outputs * r->inputs) IN(int32_t, bias, r->outputs) \
     IN(int32_t, multiplier, r->outputs) IN(uint8_t, shift, r->outputs) OPT(int8_t, weight_zero, r->outputs) \
-    IN(int16_t, x, r->inputs) OUT(int16_t, y, r->outputs)
+    IN(int16_t, x, r->inputs) OUT(int16_t, y, r->outputs) OPT(int8_t, packed, er_dense_packed(r))
 ER_RECORD(er_dense, ER_DENSE)
 void er_dense_step(const er_dense *r);
+int64_t er_dense_packed(const er_dense *r);
+void er_dense_pack(const er_dense *r, int8_t *packed);
 
 /* sums <- W x + b. x may be any int16 as long as sums fit int32.  weight (n, m), x (m,), bias, sums (n,) */
 void er_layer_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m);
@@ -461,6 +463,13 @@ void er_layer_reading(const er_layer *layer, int32_t *out);
 int32_t er_layer_outputs(const er_layer *layer);
 /* Whether the numbers of a record, whose arrays have the lengths that it states, keep every step inside of them. */
 int er_layer_fits(const er_layer *layer);
+
+/* Weights that nothing will change may lie a second time, in the order that this processor multiplies them in: in the
+ * record's `packed`, NULL for the others. So many bytes, 0 where processor or kind read weights as they lie:
+ */
+int64_t er_layer_packed(const er_layer *layer);
+/* packed <- weights and bias so. */
+void er_layer_pack(const er_layer *layer, int8_t *packed);
 
 enum er_encoder { ER_PHASE_RATE, ER_FRAMES, ER_CONSTANT };
 

@@ -323,6 +323,40 @@ static PyType_Slot net_slots[] = {
 };
 static PyType_Spec net_spec = {"edgerun._native.Net", sizeof(NetObject), 0, Py_TPFLAGS_DEFAULT, net_slots};
 
+/* ---------------------------------------------------------------- weights laid out again */
+
+/* packed_size(layer) -> bytes of the packed form of (kind, fields), 0 where there is none. */
+static PyObject *packed_size(PyObject *Py_UNUSED(module), PyObject *kind_and_fields) {
+    er_layer layer;
+    views open = {0};
+    if (!PyTuple_Check(kind_and_fields)) return PyErr_Format(PyExc_TypeError, "a layer is no tuple");
+    const int failed = fill_layer(&layer, kind_and_fields, &open);
+    const int64_t size = failed ? 0 : er_layer_packed(&layer);
+    close_views(&open);
+    return failed ? NULL : PyLong_FromLongLong(size);
+}
+
+/* pack(layer, packed): lay the weights of (kind, fields).   packed (packed_size,) int8 */
+static PyObject *pack(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *kind_and_fields, *array;
+    er_layer layer;
+    views open = {0};
+    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &kind_and_fields, &array)) return NULL;
+    int8_t *to = NULL;
+    if (!fill_layer(&layer, kind_and_fields, &open))
+        to = open_array(&open, "pack", "packed", array, "int8_t", er_layer_packed(&layer), 1);
+    if (to) er_layer_pack(&layer, to);
+    close_views(&open);
+    if (!to) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"packed_size", packed_size, METH_O, "packed_size(layer): bytes of its packed form, 0 where there is none"},
+    {"pack", pack, METH_VARARGS, "pack(layer, packed): lay its weights"},
+    {NULL, NULL, 0, NULL},
+};
+
 /* ---------------------------------------------------------------- the module */
 
 #define KIND_NAME(kind, record, fields) #kind,
@@ -340,6 +374,6 @@ static int fill_module(PyObject *module) {
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill_module}, {0, NULL}};
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "The C kernels.", 0, NULL, slots, NULL, NULL, NULL};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "The C kernels.", 0, functions, slots, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&definition); }
