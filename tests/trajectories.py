@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import learners
 import msgspec
@@ -203,6 +203,33 @@ def learner_of(kind: str, backend: Backend) -> Learner:
     return Learner(network, priors={}, exemplars=(x, labels) if count else None, backend=backend)
 
 
+Event: TypeAlias = Told | NewClass | Settle
+
+
+def story(kind: str, lessons: int, learner: Learner) -> Iterator[Event]:
+    """What happens in a life; `learner` has to have lived each before the next is asked for."""
+    rng = np.random.default_rng([len(kind), lessons])
+    yield Settle()
+    for number in range(1, lessons + 1):
+        yield told(learner, rng)
+        if number == lessons // 3 and grows(learner.manifest):
+            yield NewClass(label="e")
+        if number % 61 == 0:
+            yield Settle()
+
+
+def live(learner: Learner, event: Event) -> None:
+    """A learner lives an event; a boundary comes with prototypes that settle."""
+    match event:
+        case Told(q, label, level, target, sample):
+            learner.apply(learner.plan_lesson(q, label, level, sample, target))
+        case NewClass():
+            learner.apply(event)
+        case Settle():
+            learner.apply(event)
+            learner.apply(Boundary(reason="idle"))
+
+
 class InC:
     """A learner that C lives alone."""
 
@@ -210,20 +237,19 @@ class InC:
         self.learner = learner_of(kind, "native")
         self._pupil = native.Pupil(self.learner.records())
 
-    def lesson(self, lesson: Told) -> None:
-        if lesson.target is not None:
-            target = self.learner._state["tape.target"]
-            np.copyto(target, lesson.target.reshape(target.shape))
-        teach = self._pupil.feedback if lesson.sample else self._pupil.lesson
-        teach(lesson.q, lesson.label, lesson.level)
-
-    def new_class(self, name: str) -> None:
-        self.learner.classes.append(name)
-        self._pupil.counters[5] += 1
-
-    def settle_and_close(self) -> None:
-        self._pupil.settle()
-        self._pupil.boundary()
+    def live(self, event: Event) -> None:
+        match event:
+            case Told(q, label, level, target, sample):
+                if target is not None:
+                    kept = self.learner._state["tape.target"]
+                    np.copyto(kept, target.reshape(kept.shape))
+                (self._pupil.feedback if sample else self._pupil.lesson)(q, label, level)
+            case NewClass(label=name):
+                self.learner.classes.append(name)
+                self._pupil.counters[5] += 1
+            case Settle():
+                self._pupil.settle()
+                self._pupil.boundary()
 
     def digest(self) -> bytes:
         names = ("updates", "lessons", "deep_lessons", "recent_at", "threshold")
@@ -233,32 +259,17 @@ class InC:
 
 
 def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[bytes, bytes, bytes]]]:
-    """(lesson, the digests of numpy, of C by windows, of C by lessons), settled before the first and after so many."""
+    """(lesson, the digests of numpy, of C by windows, of C by lessons), after so many lessons and at the end."""
     pair, alone = (learner_of(kind, "numpy"), learner_of(kind, "native")), InC(kind)
-    rng = np.random.default_rng([len(kind), lessons])
-    settle(pair, alone)
-    yield 0, (pair[0].digest(), pair[1].digest(), alone.digest())
-    for number in range(1, lessons + 1):
-        lesson = told(pair[0], rng)
+    number = 0
+    for event in story(kind, lessons, pair[0]):
         for learner in pair:
-            learner.apply(learner.plan_lesson(lesson.q, lesson.label, lesson.level, lesson.sample, lesson.target))
-        alone.lesson(lesson)
-        if number == lessons // 3 and grows(pair[0].manifest):
-            for learner in pair:
-                learner.apply(NewClass(label="e"))
-            alone.new_class("e")
-        if number % 61 == 0:
-            settle(pair, alone)
-        if number % every == 0 or number == lessons:
+            live(learner, event)
+        alone.live(event)
+        number += isinstance(event, Told)
+        if isinstance(event, Told) and number % every == 0:
             yield number, (pair[0].digest(), pair[1].digest(), alone.digest())
-
-
-def settle(pair: tuple[Learner, Learner], alone: InC) -> None:
-    """Prototypes and boundaries, of all three."""
-    for learner in pair:
-        learner.apply(Settle())
-        learner.apply(Boundary(reason="idle"))
-    alone.settle_and_close()
+    yield lessons, (pair[0].digest(), pair[1].digest(), alone.digest())
 
 
 def main() -> int:
