@@ -1,5 +1,5 @@
 /* Changing weights: from a gradient's factors to shadows, weights and credit, a tile of a row at a time. */
-#include "edgerun.h"
+#include "plasticity.h"
 
 #include <string.h>
 
@@ -11,14 +11,7 @@ enum { TILE = 64 };
 #else
 enum { TILE = 256 };
 #endif
-enum { SHADOW_MAX = 32512, WEIGHT_MAX = 127, LARGEST_STEP = 1 << 30, TOP_CODE = 231 };
-
-/* What is the same for all tiles of an update. */
-typedef struct numbers {
-    er_key update, decay, pull, omega, normalise, growth;
-    int32_t shift, small_shift, middle, drop;
-    int64_t heaviest;
-} numbers;
+enum { TOP_CODE = 231 };
 
 typedef struct tile {
     int32_t wanted[TILE], small[TILE], made[TILE];
@@ -61,16 +54,16 @@ static void reaches(const er_plastic *p, int32_t *restrict reach, int32_t row, i
     }
 }
 
-/* wanted <- SR(g * eta, shift), cut at LARGEST_STEP, of g and g * eta as wide as they must be */
+/* wanted <- SR(g * eta, shift), cut at ER_LARGEST_STEP, of g and g * eta as wide as they must be */
 #define DESCEND(name, type, product) \
-    static inline void name(const numbers *w, tile *at, const type *restrict g, uint32_t first, int32_t count, \
+    static inline void name(const er_numbers *w, tile *at, const type *restrict g, uint32_t first, int32_t count, \
                             int32_t eta) { \
         const er_key key = w->update; \
         const int32_t shift = w->shift; \
         const uint32_t mask = ((uint32_t)1 << shift) - 1; \
         for (int32_t j = 0; j < count; j++) { \
             const product x = ((product)g[j] * eta + (product)(er_word(key, first + (uint32_t)j) & mask)) >> shift; \
-            at->wanted[j] = (int32_t)(x < -LARGEST_STEP ? -LARGEST_STEP : x > LARGEST_STEP ? LARGEST_STEP : x); \
+            at->wanted[j] = (int32_t)(x < -ER_LARGEST_STEP ? -ER_LARGEST_STEP : x > ER_LARGEST_STEP ? ER_LARGEST_STEP : x); \
         } \
     }
 DESCEND(descend_short, int32_t, int32_t)
@@ -79,7 +72,7 @@ DESCEND(descend_wide, int64_t, int64_t)
 
 /* small <- sat16(half_up(g / 2**sg)) */
 #define SMALL_GRADIENT(name, type) \
-    static inline void name(const numbers *w, tile *at, const type *restrict g, int32_t count) { \
+    static inline void name(const er_numbers *w, tile *at, const type *restrict g, int32_t count) { \
         const int32_t drop = w->small_shift; \
         const type half = (type)((type)1 << drop >> 1); \
         for (int32_t j = 0; j < count; j++) { \
@@ -105,7 +98,7 @@ static int32_t largest_code(int64_t size) {
 }
 
 /* g <- g in units of the largest that each weight has met, Q0.15; the codes follow. */
-static void rmaxprop(const er_plastic *p, const numbers *w, int64_t *g, size_t first, int32_t count) {
+static void rmaxprop(const er_plastic *p, const er_numbers *w, int64_t *g, size_t first, int32_t count) {
     const int64_t most = (int64_t)15 << 30;
     const int32_t floor = largest_code((int64_t)1 << p->floor);
     for (int32_t j = 0; j < count; j++) {
@@ -123,7 +116,7 @@ static void rmaxprop(const er_plastic *p, const numbers *w, int64_t *g, size_t f
 }
 
 /* g <- SR(g, e), or g * 2**-e: the tensor's mean size comes near 2**10; nothing before anything was measured. */
-static void quotient(const er_plastic *p, const numbers *w, int64_t *g, size_t first, int32_t count) {
+static void quotient(const er_plastic *p, const er_numbers *w, int64_t *g, size_t first, int32_t count) {
     const int64_t mean = p->mean[0], most = (int64_t)1 << 28;
     const int32_t e = er_clip(bit_length(mean + (mean >> 1)) - 1 - 18, -30, 30);
     for (int32_t j = 0; j < count; j++) {
@@ -161,7 +154,7 @@ GRADIENT(gradient, int32_t)
 GRADIENT(gradient_wide, int64_t)
 
 /* d -= SR(shadow - middle, k) */
-static inline void fade(const er_plastic *p, const numbers *w, tile *at, size_t first, int32_t count) {
+static inline void fade(const er_plastic *p, const er_numbers *w, tile *at, size_t first, int32_t count) {
     const int16_t *restrict shadow = p->shadow + first;
     const er_key key = w->decay;
     const int32_t shift = p->decay_shift, middle = w->middle;
@@ -190,7 +183,7 @@ static inline void distance(const er_plastic *p, int32_t *restrict moved, size_t
 }
 
 /* d += SR(mantissa * (ref - shadow), max(4, strength - exponent)); a shift over 30 gives nothing. */
-static inline void pull(const er_plastic *p, const numbers *w, tile *at, size_t first, int32_t count) {
+static inline void pull(const er_plastic *p, const er_numbers *w, tile *at, size_t first, int32_t count) {
     const uint8_t *restrict code = p->importance + first;
     const er_key key = w->pull;
     const int32_t strength = p->strength;
@@ -205,10 +198,10 @@ static inline void pull(const er_plastic *p, const numbers *w, tile *at, size_t 
     }
 }
 
-/* shadow <- clip(shadow + clip(d, +-max_step), middle +- SHADOW_MAX); made <- the change; returns its squares' sum. */
-static inline int64_t change(const er_plastic *p, const numbers *w, tile *at, size_t first, int32_t count) {
+/* shadow <- clip(shadow + clip(d, +-max_step), middle +- ER_SHADOW_MAX); made <- the change; returns its squares' sum. */
+static inline int64_t change(const er_plastic *p, const er_numbers *w, tile *at, size_t first, int32_t count) {
     int16_t *restrict shadow = p->shadow + first;
-    const int32_t low = w->middle - SHADOW_MAX, high = w->middle + SHADOW_MAX, most = p->max_step;
+    const int32_t low = w->middle - ER_SHADOW_MAX, high = w->middle + ER_SHADOW_MAX, most = p->max_step;
     int64_t changed = 0;
     for (int32_t j = 0; j < count; j++) {
         const int32_t step = clip32(at->wanted[j], -most, most), after = clip32(step + shadow[j], low, high);
@@ -223,12 +216,12 @@ static inline void weights_from_shadow(const er_plastic *p, size_t first, int32_
     const int16_t *restrict shadow = p->shadow + first;
     int8_t *restrict weight = p->weight + first;
     for (int32_t j = 0; j < count; j++)
-        weight[j] = (int8_t)clip32((shadow[j] + 128) >> 8, -WEIGHT_MAX, WEIGHT_MAX);
+        weight[j] = (int8_t)clip32((shadow[j] + 128) >> 8, -ER_WEIGHT_MAX, ER_WEIGHT_MAX);
 }
 
 /* omega <- sat(omega + SR(-(g * d), drop)) at the ends of its own type; |SR(...)| <= 2**22 */
 #define CREDIT(name, type, least, most) \
-    static inline void name(type *restrict omega, const numbers *w, const tile *at, size_t first, int32_t count) { \
+    static inline void name(type *restrict omega, const er_numbers *w, const tile *at, size_t first, int32_t count) { \
         const er_key key = w->omega; \
         const int32_t drop = w->drop; \
         const uint32_t mask = ((uint32_t)1 << drop) - 1; \
@@ -248,43 +241,21 @@ static int any(const uint8_t *code, int32_t count) {
     return all != 0;
 }
 
-/* Where an update is: so many whole rows, or columns of one, whose history is at most `reach`. */
-typedef struct place {
-    int32_t row, rows, column, columns, reach;
-} place;
-
-/* In one row of a tile, where no synapse is: growth <- sat16(growth + SR(g, shift)), and nothing is wanted there. */
-static inline void grow(const er_plastic *p, const numbers *w, tile *at, const place *here, int32_t k) {
-    const int32_t row = here->row + k, shift = p->growth_shift, from = k * here->columns;
-    const size_t first = (size_t)row * (size_t)p->columns + (size_t)here->column;
-    const er_key key = w->growth;
-    const uint32_t mask = ((uint32_t)1 << shift) - 1;
-    int16_t *restrict growth = p->growth + first;
-    for (int32_t j = 0; j < here->columns; j++) {
-        const int32_t absent = er_alive(p, row, here->column + j) - 1;
-        const int32_t noise = (int32_t)(er_word(key, (uint32_t)first + (uint32_t)j) & mask);
-        const int32_t term = here->reach ? (at->small[from + j] + noise) >> shift : 0;
-        growth[j] = (int16_t)clip32(growth[j] + (term & absent), INT16_MIN, INT16_MAX);
-        at->wanted[from + j] &= ~absent;
-    }
-}
-
 ER_CLONES
-static int64_t update_tile(const er_plastic *p, const numbers *w, const place *here) {
+static int64_t update_tile(const er_plastic *p, const er_numbers *w, const er_place *here) {
     const size_t first = (size_t)here->row * (size_t)p->columns + (size_t)here->column;
     const int32_t count = here->rows * here->columns;
     const int pulls = p->importance && any(p->importance + first, count);
-    const int64_t bound = here->reach * w->heaviest; /* of |G| */
     tile at;
-    if (!here->reach) {
+    if (!here->bound) {
         if (!pulls && !p->decay_shift) return 0;
         memset(at.wanted, 0, (size_t)count * sizeof *at.wanted);
-    } else if (bound < 1 << 30 && !p->largest && !p->mean) {
+    } else if (here->bound < 1 << 30 && !p->largest && !p->mean) {
         int32_t g[TILE];
         for (int32_t k = 0; k < here->rows; k++)
             gradient(p, g + k * here->columns, here->row + k, here->column, here->columns);
         small_gradient(w, &at, g, count);
-        if (bound * p->eta < 1 << 30)
+        if (here->bound * p->eta < 1 << 30)
             descend_short(w, &at, g, (uint32_t)first, count, -p->eta);
         else
             descend(w, &at, g, (uint32_t)first, count, -p->eta);
@@ -299,12 +270,15 @@ static int64_t update_tile(const er_plastic *p, const numbers *w, const place *h
     }
     if (p->decay_shift) fade(p, w, &at, first, count);
     if (pulls) pull(p, w, &at, first, count);
-    for (int32_t k = 0; p->mask && k < here->rows; k++) grow(p, w, &at, here, k);
     const int64_t changed = change(p, w, &at, first, count);
     if (p->weight) weights_from_shadow(p, first, count);
-    if (p->omega && here->reach) credit(p->omega + first, w, &at, first, count);
-    if (p->omega_narrow && here->reach) credit_narrow(p->omega_narrow + first, w, &at, first, count);
+    if (p->omega && here->bound) credit(p->omega + first, w, &at, first, count);
+    if (p->omega_narrow && here->bound) credit_narrow(p->omega_narrow + first, w, &at, first, count);
     return changed;
+}
+
+int64_t er_update_place(const er_plastic *p, const er_numbers *w, const er_place *here) {
+    return update_tile(p, w, here);
 }
 
 /* How many rows from the first one on, whose reach is given, go into one tile: all of them still, or all moving. */
@@ -321,38 +295,47 @@ static er_key key_of(const er_plastic *p, uint64_t seed, uint64_t number, enum e
     return er_noise_key(seed, number, (uint32_t)p->index * 16 + (uint32_t)use);
 }
 
+/* Every row, a tile at a time. */
+static int64_t update_tiles(const er_plastic *p, const er_numbers *w) {
+    const int64_t most = heaviest(p);
+    int64_t changed = 0;
+    for (int32_t block = 0; block < p->rows; block += TILE) {
+        int32_t reach[TILE], here_reach;
+        const int32_t rows = p->rows - block < TILE ? p->rows - block : TILE;
+        reaches(p, reach, block, rows);
+        for (int32_t k = 0; k < rows;) {
+            er_place here = {.row = block + k};
+            here.rows = together(p, reach + k, rows - k, &here_reach);
+            here.bound = here_reach * most + !!p->largest; /* with it none is still: what was met fades */
+            for (; here.column < p->columns; here.column += here.columns) {
+                const int32_t left = p->columns - here.column;
+                here.columns = left < TILE ? left : TILE;
+                changed += update_tile(p, w, &here);
+            }
+            k += here.rows;
+        }
+    }
+    return changed;
+}
+
 int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number) {
     const int32_t narrow = p->history_high ? 8 : 0;
-    const numbers w = {
+    const er_numbers w = {
         .update = key_of(p, seed, number, ER_USE_UPDATE),
         .decay = key_of(p, seed, number, ER_USE_DECAY),
         .pull = key_of(p, seed, number, ER_USE_PULL),
         .omega = key_of(p, seed, number, ER_USE_OMEGA),
         .normalise = key_of(p, seed, number, ER_USE_NORMALISE),
-        .growth = key_of(p, seed, number, ER_USE_GROWTH),
         .shift = p->shift + er_limit_shift(p) - narrow,
         .small_shift = p->gradient_shift - narrow,
         .middle = p->small ? 128 : 0,
         .drop = p->small ? 18 : 8,
-        .heaviest = heaviest(p),
     };
-    int64_t changed = 0;
-    for (int32_t block = 0; block < p->rows; block += TILE) {
-        int32_t reach[TILE];
-        const int32_t rows = p->rows - block < TILE ? p->rows - block : TILE;
-        reaches(p, reach, block, rows);
-        for (int32_t k = 0; p->largest && k < rows; k++) reach[k] += !reach[k]; /* none is still: what was met fades */
-        for (int32_t k = 0; k < rows;) {
-            place here = {.row = block + k};
-            here.rows = together(p, reach + k, rows - k, &here.reach);
-            for (; here.column < p->columns; here.column += here.columns) {
-                const int32_t left = p->columns - here.column;
-                here.columns = left < TILE ? left : TILE;
-                changed += update_tile(p, &w, &here);
-            }
-            k += here.rows;
-        }
-    }
+#ifdef ER_AVX512
+    const int64_t done = er_update_avx512(p, &w);
+    if (done >= 0) return done;
+#endif
+    const int64_t changed = update_tiles(p, &w);
     if (p->mean) follow(p, number);
     return changed;
 }
