@@ -259,16 +259,17 @@ class InC:
 
 
 def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[bytes, bytes, bytes]]]:
-    """(lesson, the digests of numpy, of C by windows, of C by lessons), after so many lessons and at the end."""
+    """(lesson, the digests of numpy, of C by windows, of C by lessons), before the first, every so many, at the end."""
     pair, alone = (learner_of(kind, "numpy"), learner_of(kind, "native")), InC(kind)
     number = 0
     for event in story(kind, lessons, pair[0]):
+        if isinstance(event, Told):
+            if number % every == 0:
+                yield number, (pair[0].digest(), pair[1].digest(), alone.digest())
+            number += 1
         for learner in pair:
             live(learner, event)
         alone.live(event)
-        number += isinstance(event, Told)
-        if isinstance(event, Told) and number % every == 0:
-            yield number, (pair[0].digest(), pair[1].digest(), alone.digest())
     yield lessons, (pair[0].digest(), pair[1].digest(), alone.digest())
 
 
