@@ -241,6 +241,22 @@ static int any(const uint8_t *code, int32_t count) {
     return all != 0;
 }
 
+/* In one row of a tile, where no synapse is: growth <- sat16(growth + SR(g, shift)), and nothing is wanted there. */
+static inline void grow(const er_plastic *p, const er_numbers *w, tile *at, const er_place *here, int32_t k) {
+    const int32_t row = here->row + k, shift = p->growth_shift, from = k * here->columns;
+    const size_t first = (size_t)row * (size_t)p->columns + (size_t)here->column;
+    const er_key key = w->growth;
+    const uint32_t mask = ((uint32_t)1 << shift) - 1;
+    int16_t *restrict growth = p->growth + first;
+    for (int32_t j = 0; j < here->columns; j++) {
+        const int32_t absent = er_alive(p, row, here->column + j) - 1;
+        const int32_t noise = (int32_t)(er_word(key, (uint32_t)first + (uint32_t)j) & mask);
+        const int32_t term = here->bound ? (at->small[from + j] + noise) >> shift : 0;
+        growth[j] = (int16_t)clip32(growth[j] + (term & absent), INT16_MIN, INT16_MAX);
+        at->wanted[from + j] &= ~absent;
+    }
+}
+
 ER_CLONES
 static int64_t update_tile(const er_plastic *p, const er_numbers *w, const er_place *here) {
     const size_t first = (size_t)here->row * (size_t)p->columns + (size_t)here->column;
@@ -270,6 +286,7 @@ static int64_t update_tile(const er_plastic *p, const er_numbers *w, const er_pl
     }
     if (p->decay_shift) fade(p, w, &at, first, count);
     if (pulls) pull(p, w, &at, first, count);
+    for (int32_t k = 0; p->mask && k < here->rows; k++) grow(p, w, &at, here, k);
     const int64_t changed = change(p, w, &at, first, count);
     if (p->weight) weights_from_shadow(p, first, count);
     if (p->omega && here->bound) credit(p->omega + first, w, &at, first, count);
@@ -326,6 +343,7 @@ int64_t er_update(const er_plastic *p, uint64_t seed, uint64_t number) {
         .pull = key_of(p, seed, number, ER_USE_PULL),
         .omega = key_of(p, seed, number, ER_USE_OMEGA),
         .normalise = key_of(p, seed, number, ER_USE_NORMALISE),
+        .growth = key_of(p, seed, number, ER_USE_GROWTH),
         .shift = p->shift + er_limit_shift(p) - narrow,
         .small_shift = p->gradient_shift - narrow,
         .middle = p->small ? 128 : 0,

@@ -8,7 +8,7 @@ enum { ER_SHADOW_MAX = 32512, ER_WEIGHT_MAX = 127, ER_LARGEST_STEP = 1 << 30 };
 
 /* What is the same for all weights of an update. */
 typedef struct er_numbers {
-    er_key update, decay, pull, omega, normalise;
+    er_key update, decay, pull, omega, normalise, growth;
     int32_t shift, small_shift, middle, drop;
 } er_numbers;
 
@@ -23,7 +23,7 @@ int64_t er_update_place(const er_plastic *p, const er_numbers *w, const er_place
 
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__) && !defined(ER_PORTABLE)
 #define ER_AVX512 1
-/* The whole of `er_update` but for normalisers, where the processor has AVX-512 VNNI; -1, and nothing done, otherwise
+/* The whole of `er_update` but for normalisers and rewiring, where the processor has AVX-512 VNNI; -1, and nothing done, otherwise
  * and where rows are so short that registers would be empty. */
 int64_t er_update_avx512(const er_plastic *p, const er_numbers *w);
 #endif

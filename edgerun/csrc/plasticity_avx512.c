@@ -377,8 +377,8 @@ ER_LEVEL static int64_t group(const er_plastic *p, const er_numbers *w, const st
 }
 
 ER_LEVEL int64_t er_update_avx512(const er_plastic *p, const er_numbers *w) {
-    const int short_rows = (int64_t)p->columns * p->steps < LEAST;
-    if (!__builtin_cpu_supports("avx512vnni") || p->largest || p->mean || short_rows) return -1;
+    const int other = p->largest || p->mean || p->mask, short_rows = (int64_t)p->columns * p->steps < LEAST;
+    if (!__builtin_cpu_supports("avx512vnni") || other || short_rows) return -1;
     ready r;
     steady c;
     steady_of(&c, p, w);
