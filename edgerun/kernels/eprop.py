@@ -17,18 +17,26 @@ from typing import Final
 import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, U8, U16, AnyArray
-from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, Whole, leak
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, Whole, leak, leak_freely
 
 TILE: Final = 32
 """Steps of a window, or units of a layer, that are worked on together."""
 _EXACT_F32 = 1 << 24
-_EXACT_F64 = 1 << 53
+_LOW, _BITS = np.array(0x7FFF, np.int32), np.array(15, np.int32)
 
 
 def trace_gain(decay: int, reach: int = 1) -> int:
     """f of the trace's increment 2**f: the largest with which a unit giving `reach` at every step cannot saturate."""
     room = (32767 * (32768 - decay) >> 15) // reach
     return max(0, room.bit_length() - 1)
+
+
+def cannot_saturate(decay: int, reach: int) -> bool:
+    """Whether a trace of what |x| <= reach brings stays within 16 bits of itself, as it does where its gain has room.
+
+    2**f * reach <= 32767 * (1 - d): from any x in int16, floor(x * d + r) + 2**f * reach is in int16 again.
+    """
+    return (32767 * (32768 - decay) >> 15) >= reach
 
 
 def traces(
@@ -53,18 +61,24 @@ def traces(
     state    (4, m)  scratch   int32; its own where not given
     """
     (steps, m), first = pre.shape, len(pre) - len(history)
-    x, carry, drive, rest = np.zeros((4, m), np.int32) if state is None else state
-    x[...], carry[...], drive[...], rest[...] = 0, 0, 0, 1 << drop >> 1
-    rate, gain = np.array(decay, np.int32), trace_gain(decay, reach)
-    for t in range(steps):
-        if t >= late:
-            np.copyto(drive, pre[t - late], casting="unsafe")
-            drive <<= gain
-        leak(x, carry, rate, drive)
-        if t >= first:
-            rest += x
-            np.minimum(rest >> drop, 32767 >> drop, out=history[t - first], casting="unsafe")
-            rest &= (1 << drop) - 1
+    x, carry, _, rest = np.zeros((4, m), np.int32) if state is None else state
+    x[...], carry[...], rest[...] = 0, 0, 1 << drop >> 1
+    history[: max(0, late - first)] = 0  # nothing has arrived
+    rate, gain = np.array(decay, np.int32), np.array(trace_gain(decay, reach), np.int32)
+    step = leak_freely if cannot_saturate(decay, reach) else leak
+    for rows in tiles(steps, late):
+        arriving = pre[rows.start - late : rows.stop - late].astype(np.int32)
+        arriving <<= gain
+        for t, drive in enumerate(arriving, rows.start):
+            step(x, carry, rate, drive)
+            if t < first:
+                continue
+            if drop:
+                rest += x
+                np.minimum(rest >> drop, 32767 >> drop, out=history[t - first], casting="unsafe")
+                rest &= (1 << drop) - 1
+            else:
+                np.copyto(history[t - first], x, casting="unsafe")
 
 
 def learning_signal(signal: I16 | I32, error: I16 | I32, feedback: I8, shift: int) -> None:
@@ -117,17 +131,19 @@ def filter_backwards(filtered: I16 | I32, signal: I16 | I32, kappa: int, state: 
     state     (3, n)  scratch   int32; its own where not given
     """
     steps, n = signal.shape
-    x, carry, drive = np.zeros((3, n), np.int32) if state is None else state[:3]
+    x, carry = np.zeros((2, n), np.int32) if state is None else state[:2]
     x[...], carry[...] = 0, 0
-    for t in range(steps - 1, -1, -1):  # |x| and |signal| <= 2**15: a convex sum of both fits 31 bits
-        np.multiply(signal[t], (1 << 15) - kappa, out=drive, dtype=np.int32)
-        x *= kappa
-        x += drive
-        x += carry
-        np.bitwise_and(x, 0x7FFF, out=carry)
-        x >>= 15
-        np.clip(x, I16_MIN, I16_MAX, out=x)
-        filtered[t] = x
+    rate, share = np.array(kappa, np.int32), np.array((1 << 15) - kappa, np.int32)
+    for rows in reversed(list(tiles(steps))):
+        drives = signal[rows].astype(np.int32)  # |x| and |signal| <= 2**15: a convex sum of both fits 31 bits,
+        drives *= share  # and what is left of it after the shift fits 16
+        for t in range(rows.stop - 1, rows.start - 1, -1):
+            x *= rate
+            x += drives[t - rows.start]
+            x += carry
+            np.bitwise_and(x, _LOW, out=carry)
+            x >>= _BITS
+            np.copyto(filtered[t], x, casting="unsafe")
 
 
 def post_factor(post: I16, psi: U8 | U16, filtered: I16 | I32, shift: int) -> None:
@@ -175,17 +191,32 @@ def post_factor_adaptive(
         np.clip(after, I32_MIN, I32_MAX, out=lam)
 
 
-def gradient(out: Whole, history: I8 | I16, post: I16) -> None:
-    """G <- history.T @ post, exactly, in the cheapest carrier that B = max|trace| * max_j sum_t|post_j| allows.
+def gradient(
+    out: Whole, history: I8 | I16, post: I16, top: int | None = None, loads: tuple[int, ...] | None = None
+) -> None:
+    """G <- history.T @ post, exactly: a tile of steps in float32 where max|trace| * max_j sum_t|post_j| <= 2**24.
 
-    out  (m, n)  written, int32 holds what 128 steps of an int8 history come to     history  (T, m)     post  (T, n)
+    out  (m, n)  written, int32 where |G| < 2**31, as 128 steps of an int8 history are     history  (T, m)
+    post (T, n)          top  max|trace|     loads  of each tile of `post`, see there
+
+    A float64 holds what 128 steps of any history come to.
     """
-    bound = largest(history) * heaviest(post)
-    carrier = np.float32 if bound <= _EXACT_F32 else np.float64 if bound <= _EXACT_F64 else np.int64
-    out[...] = 0
-    for rows in tiles(len(history)):
+    if len(history) == 1:
+        np.multiply(history[0].astype(out.dtype)[:, None], post[0].astype(out.dtype), out=out)
+        return
+    most, begun = largest(history) if top is None else top, False
+    for rows, load in zip(tiles(len(history)), tile_loads(post) if loads is None else loads, strict=True):
+        if not most * load:
+            continue
+        carrier = np.float32 if most * load <= _EXACT_F32 else np.float64
         part = history[rows].T.astype(carrier) @ post[rows].astype(carrier)
-        np.add(out, part, out=out, casting="unsafe")
+        if begun:
+            out += part.astype(out.dtype)
+        else:
+            np.copyto(out, part, casting="unsafe")
+            begun = True
+    if not begun:
+        out[...] = 0
 
 
 def largest(history: I8 | I16) -> int:
@@ -193,12 +224,15 @@ def largest(history: I8 | I16) -> int:
     return max(int(history.max(initial=0)), -int(history.min(initial=0)))
 
 
-def heaviest(post: I16) -> int:
-    """max_j sum_t |post_j|, 0 of none."""
-    total = np.zeros(post.shape[1], np.int64)
-    for rows in tiles(len(post)):
-        total += np.abs(post[rows].astype(np.int32)).sum(axis=0)
-    return int(total.max(initial=0))
+def peaks(history: I8 | I16) -> I32:
+    """(m,)  max_t|trace| of each row of a gradient: where it is 0, nothing came in."""
+    found: I32 = np.maximum(history.max(axis=0, initial=0), np.negative(history.min(axis=0, initial=0), dtype=np.int32))
+    return found
+
+
+def tile_loads(post: I16) -> tuple[int, ...]:
+    """max_j sum_t |post_j| of each tile of steps."""
+    return tuple(int(np.abs(post[rows].astype(np.float32)).sum(axis=0).max(initial=0)) for rows in tiles(len(post)))
 
 
 def squared_norm(history: I8 | I16, post: I16, drop: int = 0) -> int:
@@ -228,7 +262,7 @@ def _brackets(factor: I8 | I16, rows: slice, others: slice, drop: int = 0) -> I6
     return found
 
 
-def tiles(count: int) -> Iterator[slice]:
+def tiles(count: int, begin: int = 0) -> Iterator[slice]:
     """Steps, or units, so many at a time: what numpy holds in wide carriers never grows with the window."""
-    for first in range(0, count, TILE):
+    for first in range(begin, count, TILE):
         yield slice(first, min(first + TILE, count))

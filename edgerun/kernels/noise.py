@@ -12,13 +12,28 @@ drawn in sequence, so blocks, batches and backends cannot change a bit.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import I64, U32
+from edgerun.arrays import I32, I64, U32, Places
+from edgerun.kernels.bounds import LANES
 
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
+_STRIDE: Final = 0x9E3779B1
+_S15, _S16, _M1, _M2 = (np.array(x, np.uint32) for x in (15, 16, 0x7FEB352D, 0x846CA68B))
+
+
+def _ramp(count: int) -> U32:
+    """i * 0x9E3779B1 of the first words."""
+    ramp: U32 = np.arange(count, dtype=np.uint32)
+    ramp *= np.array(_STRIDE, np.uint32)
+    return ramp
+
+
+_RAMP: Final[U32] = _ramp(LANES)
 
 
 class Use(IntEnum):
@@ -50,35 +65,65 @@ def mix(x: int) -> int:
 
 def key(seed: int, update: int, stream: int) -> tuple[int, int]:
     """(k0, k1) for a 64-bit seed, a 64-bit update number and a stream."""
-    k = 0
-    for part in (seed & _MASK, seed >> 32 & _MASK, update & _MASK, update >> 32 & _MASK, stream):
-        k = mix((k ^ part) + _GOLDEN & _MASK)
+    k = mix((_root(seed, update) ^ stream) + _GOLDEN & _MASK)
     return k, mix(k + _GOLDEN & _MASK)
+
+
+@lru_cache(maxsize=4)
+def _root(seed: int, update: int) -> int:
+    """What the keys of one update's streams have in common."""
+    k = 0
+    for part in (seed & _MASK, seed >> 32 & _MASK, update & _MASK, update >> 32 & _MASK):
+        k = mix((k ^ part) + _GOLDEN & _MASK)
+    return k
 
 
 def fill_words(words: U32, keys: tuple[int, int], start: int = 0) -> None:
     """words[...] = word(start), word(start + 1), ... in C order.
 
-    words  (any shape)  written, uint32
+    words  (any shape)  written, uint32, in one piece
     """
     flat = words.reshape(-1)
-    flat[:] = np.arange(start, start + flat.size, dtype=np.uint64).astype(np.uint32)
-    flat *= np.uint32(0x9E3779B1)
-    flat += np.uint32(keys[0])
-    flat ^= flat >> np.uint32(16)
-    flat *= np.uint32(0x7FEB352D)
-    flat ^= flat >> np.uint32(15)
-    flat ^= np.uint32(keys[1])
-    flat *= np.uint32(0x846CA68B)
-    flat ^= flat >> np.uint32(16)
+    for first in range(0, flat.size, LANES):
+        part = flat[first : first + LANES]
+        np.add(_RAMP[: part.size], np.array((start + first) * _STRIDE + keys[0] & _MASK, np.uint32), out=part)
+        _scramble(part, keys[1])
 
 
-def stochastic_round(x: I64, k: int, words: U32) -> None:
+def fill_rows(words: U32, keys: tuple[int, int], rows: Places) -> None:
+    """The words of some rows of a tensor: words[r, j] = word(rows[r] * n + j).
+
+    words  (r, n)  written, uint32, in one piece     rows  (r,)  read
+    """
+    n = words.shape[1]
+    ramp = _RAMP[:n] if n <= LANES else _ramp(n)
+    first = rows.astype(np.uint32)
+    first *= np.array(n * _STRIDE & _MASK, np.uint32)
+    first += np.array(keys[0], np.uint32)
+    np.add(first[:, None], ramp, out=words)
+    _scramble(words, keys[1])
+
+
+def _scramble(x: U32, k1: int) -> None:
+    """What follows the first addition of `word`, in place."""
+    t = np.right_shift(x, _S16)
+    np.bitwise_xor(x, t, out=x)
+    np.multiply(x, _M1, out=x)
+    np.right_shift(x, _S15, out=t)
+    np.bitwise_xor(x, t, out=x)
+    np.bitwise_xor(x, np.array(k1, np.uint32), out=x)
+    np.multiply(x, _M2, out=x)
+    np.right_shift(x, _S16, out=t)
+    np.bitwise_xor(x, t, out=x)
+
+
+def stochastic_round(x: I32 | I64, k: int, words: U32) -> None:
     """x <- SR(x, k) = (x + (word & (2**k - 1))) >> k, in place; 0 <= k <= 30. Signed x as it is: SR(-x) is not -SR(x).
 
-    x      (any shape)  updated, int64
+    x      (any shape)  updated, int64; or int32 where |x| + 2**k < 2**31
     words  same shape   read, uint32
     """
     if k:
-        x += words & np.uint32((1 << k) - 1)
-        x >>= k
+        low = np.bitwise_and(words, np.array((1 << k) - 1, np.uint32))
+        x += low.view(np.int32)  # under 2**30: the sign is free
+        x >>= np.array(k, x.dtype)

@@ -10,26 +10,38 @@ Rules and reference: Zenke, Poole, Ganguli 2017; roundings: `docs/arithmetic.md`
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from edgerun.arrays import I8, I16, I32, I64, U8, U32
+from edgerun.kernels.bounds import clamp
 from edgerun.kernels.noise import stochastic_round
-from edgerun.kernels.spiking import I16_MAX, I16_MIN, Whole
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, Whole
 
 SHADOW_MAX = 32512  # 127 * 256
 TOP_CODE = 231
 LARGEST_STEP = 1 << 30
+_ONE16, _SEVEN = np.array(1, np.int16), np.array(7, np.int16)
+ENDS: Final = {2: (I16_MIN, I16_MAX), 4: (I32_MIN, I32_MAX)}
+_ONE, _THREE = np.array(1, np.uint8), np.array(3, np.uint8)
 
 
 def weights_from_shadow(weights: I8, shadow: I16) -> None:
     """w <- clip((shadow + 128) >> 8, +-127).    weights, shadow  (rows, n)"""
-    wide = shadow.astype(np.int32) + 128 >> 8
-    np.copyto(weights, np.clip(wide, -127, 127), casting="unsafe")
+    wide = shadow >> _SEVEN
+    wide += _ONE16
+    wide >>= _ONE16
+    clamp(wide, -127, 127)
+    np.copyto(weights, wide, casting="unsafe")
 
 
 def small_gradient(small: I16 | I32, gradient: Whole, shift: int) -> None:
     """g <- sat16(half_up(G / 2**sg)): the task gradient as synaptic intelligence sees it.    sg = shift in [0, 30]"""
-    np.copyto(small, np.clip(gradient + (1 << shift >> 1) >> shift, I16_MIN, I16_MAX), casting="unsafe")
+    wide = gradient + np.array(1 << shift >> 1, gradient.dtype)
+    wide >>= np.array(shift, gradient.dtype)
+    clamp(wide, I16_MIN, I16_MAX)
+    np.copyto(small, wide, casting="unsafe")
 
 
 def limit_shift(squared_norm: int, eta: int, shift: int, max_norm: int) -> int:
@@ -47,11 +59,19 @@ def limit_shift(squared_norm: int, eta: int, shift: int, max_norm: int) -> int:
     return extra
 
 
-def wanted_step(wanted: Whole, gradient: Whole, eta: int, shift: int, words: U32) -> None:
-    """d <- SR(-G * eta, shift), cut at +-2**30, which no limit of a step lets through anyway.    All (rows, n)."""
+def wanted_step(wanted: Whole, gradient: Whole, eta: int, shift: int, words: U32, reach: int | None = None) -> None:
+    """d <- SR(-G * eta, shift), cut at +-2**30, which no limit of a step lets through anyway.    All (rows, n).
+
+    reach  what no |G| is above, where that is known: small numbers are worked on in 32 bits
+    """
+    if reach is not None and reach * eta + (1 << shift) < 1 << 31:
+        np.multiply(gradient, np.array(-eta, gradient.dtype), out=wanted, casting="unsafe")
+        stochastic_round(wanted, shift, words)
+        return
     wide = np.multiply(gradient, -eta, dtype=np.int64)
     stochastic_round(wide, shift, words)
-    np.clip(wide, -LARGEST_STEP, LARGEST_STEP, out=wide)
+    if reach is None or reach * eta >> shift >= LARGEST_STEP:
+        clamp(wide, -LARGEST_STEP, LARGEST_STEP)
     np.copyto(wanted, wide, casting="unsafe")
 
 
@@ -68,13 +88,21 @@ def pull(wanted: Whole, code: U8, ref: I8 | I16, shadow: I16, strength: int, wor
 
     A shift over 30 gives nothing. The 4 is the stability clamp: no pull overshoots its target.    All (rows, n).
     """
-    small = code < 8
-    mantissa = np.where(small, code, 8 + (code & 7)).astype(np.int64)
-    exponent = np.where(small, 0, (code >> 3).astype(np.int64) - 1)
-    shift = np.maximum(4, strength - exponent)
-    force = mantissa * (anchor(ref) - shadow)
-    force += words & ((np.int64(1) << np.minimum(shift, 30)) - 1)
-    wanted += np.where((shift <= 30) & (mantissa > 0), force >> np.minimum(shift, 30), 0)
+    exponent = np.maximum(code >> _THREE, _ONE)
+    exponent -= _ONE
+    force = np.subtract(code, exponent << _THREE).astype(np.int32)  # the mantissa: 8 + (c & 7) = c - 8 e
+    force *= anchor(ref) - shadow
+    np.minimum(exponent, np.array(max(0, strength - 4), np.uint8), out=exponent)
+    shift = np.array(max(4, strength), np.int32) - exponent
+    if strength > 30:
+        force[shift > 30] = 0
+        np.minimum(shift, 30, out=shift)
+    low = np.left_shift(np.array(1, np.int32), shift)
+    low -= np.array(1, np.int32)
+    low &= words.view(np.int32)
+    force += low  # where nothing pulls, less than a whole one
+    force >>= shift
+    wanted += force
 
 
 def write(made: I16 | I32, shadow: I16, wanted: Whole, max_step: int, middle: int = 0) -> None:
@@ -82,19 +110,34 @@ def write(made: I16 | I32, shadow: I16, wanted: Whole, max_step: int, middle: in
 
     middle  what a shadow of weight 0 holds: 128 where its high byte is the weight
     """
-    step = np.minimum(np.maximum(wanted, -max_step), max_step)
-    after = np.clip(step + shadow, middle - SHADOW_MAX, middle + SHADOW_MAX)
-    np.copyto(made, after - shadow, casting="unsafe")
+    step = wanted.astype(np.int64) if wanted.itemsize == 8 else wanted.astype(np.int32)
+    clamp(step, -max_step, max_step)
+    after = shadow.astype(np.int32)
+    np.add(after, step, out=after, casting="unsafe")
+    clamp(after, middle - SHADOW_MAX, middle + SHADOW_MAX)
+    np.subtract(after, shadow, out=made, casting="unsafe")
     np.copyto(shadow, after, casting="unsafe")
+
+
+def squared(made: I16 | I32) -> int:
+    """sum made**2 of at most 2**15 changes: a float64 holds it."""
+    wide = made.reshape(-1).astype(np.float64)
+    return int(np.dot(wide, wide))
 
 
 def credit(omega: I16 | I32, small: I16 | I32, made: I16 | I32, words: U32, drop: int = 8) -> None:
     """omega <- sat(omega + SR(-(g * d), drop)), at the ends of omega's own type.    All (rows, n)."""
-    term = -(small.astype(np.int64) * made)
+    term = np.multiply(small, made, dtype=np.int32)  # under 2**31: |g| <= 2**15 and |d| < 2**16
+    np.negative(term, out=term)
     stochastic_round(term, drop, words)
+    least, most, room = *ENDS[omega.itemsize], (1 << 31 - drop) + 1
+    roomy = omega.itemsize == 4 and least + room <= int(omega.min()) and int(omega.max()) <= most - room
+    if omega.itemsize == 4 and not roomy:
+        term = term.astype(np.int64)
     term += omega
-    ends = np.iinfo(omega.dtype)
-    np.copyto(omega, np.clip(term, ends.min, ends.max), casting="unsafe")
+    if not roomy:
+        clamp(term, least, most)
+    np.copyto(omega, term, casting="unsafe")
 
 
 def decode_importance(code: U8) -> I64:
@@ -126,7 +169,7 @@ def consolidate(
 
     den = ((shadow - ref)**2 >> 8) + xi; drop as in `credit`.    All (rows, n).
     """
-    moved = shadow - anchor(ref)
+    moved = (shadow - anchor(ref)).astype(np.int64)
     den = (moved * moved >> 8) + damping
     term = (np.maximum(0, omega).astype(np.uint64) << np.uint64(8 + drop)) // den.astype(np.uint64)
     top = np.uint64(1) << np.uint64(40)
@@ -135,9 +178,9 @@ def consolidate(
     omega[...] = 0
 
 
-def anchor(ref: I8 | I16) -> I64:
+def anchor(ref: I8 | I16) -> I32:
     """The shadow that an anchor stands for: its own 16 bits, or the middle of what has its high byte."""
-    wide: I64 = ref.astype(np.int64)
+    wide: I32 = ref.astype(np.int32)
     if ref.dtype == np.int8:
         wide <<= 8
         wide += 128

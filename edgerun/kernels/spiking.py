@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from edgerun.arrays import F32, I32, I64, U8, Bool, Places
+from edgerun.arrays import F32, I32, I64, U8, AnyArray, Bool, Places
 
 I16_MIN, I16_MAX = -(1 << 15), (1 << 15) - 1
 I32_MIN, I32_MAX = -(1 << 31), (1 << 31) - 1
@@ -21,6 +21,21 @@ ONE: Final = 1 << 12  # a membrane of 1.0
 NARROWEST: Final = 256  # the smallest threshold that a surrogate can be as wide as
 
 Whole: TypeAlias = I32 | I64
+
+EVENTS_FROM: Final = 1 << 16
+"""Weights from which on a product takes the rows of those inputs alone that are not 0, up to an eighth of them.
+
+Measured, one thread, 956 x 256 floats: 10.4 us whole, 2.2 us at 20 inputs.
+"""
+
+_BYTE: Final[I32] = np.array(255, np.int32)
+_ZERO: Final = {kind: np.zeros((), kind) for kind in "ilqf"}
+_INTEGRATE: Final = tuple(np.array(value, np.int64) for value in (0x7FFF, 15, I32_MIN, I32_MAX))
+_LEAK: Final[dict[int, tuple[AnyArray, ...]]] = {
+    size: tuple(np.array(value, kind) for value in (0x7FFF, 15, I16_MIN, I16_MAX))
+    for size, kind in ((4, np.int32), (8, np.int64))
+}
+"""Numbers in arrays of the type that they meet: numpy spares half of a small call."""
 
 
 def leak(x: Whole, carry: Whole, decay: Whole, drive: Whole) -> None:
@@ -31,13 +46,24 @@ def leak(x: Whole, carry: Whole, decay: Whole, drive: Whole) -> None:
     decay  (n,)      read      [0, 2**15]; |x| * decay + carry fits int32 because |x| <= 2**15
     drive  (..., n)  read      |drive| < 2**30 by certificate
     """
+    low, bits, least, most = _LEAK[x.itemsize]
     x *= decay
     x += carry
-    np.bitwise_and(x, 0x7FFF, out=carry)
-    x >>= 15
+    np.bitwise_and(x, low, out=carry)
+    x >>= bits
     x += drive
-    np.maximum(x, I16_MIN, out=x)
-    np.minimum(x, I16_MAX, out=x)
+    np.maximum(x, least, out=x)
+    np.minimum(x, most, out=x)
+
+
+def leak_freely(x: Whole, carry: Whole, decay: Whole, drive: Whole) -> None:
+    """The same of a state that its drive cannot saturate."""
+    low, bits, _, _ = _LEAK[x.itemsize]
+    x *= decay
+    x += carry
+    np.bitwise_and(x, low, out=carry)
+    x >>= bits
+    x += drive
 
 
 def synaptic_current(current: I32, spikes: F32, weights: F32, product: F32, shift: int, bias: I32) -> None:
@@ -50,9 +76,22 @@ def synaptic_current(current: I32, spikes: F32, weights: F32, product: F32, shif
     weights  (m, n)     read      int8 values held in float32, pre-major
     product  (..., n)   scratch
     """
-    np.dot(spikes, weights, out=product)
+    weighted(product, spikes, weights)
     scale_sums(current, product, shift)
     current += bias
+
+
+def weighted(product: F32, spikes: F32, weights: F32) -> None:
+    """product <- spikes @ weights, of a large layer by those inputs alone that are not 0 where they are few.
+
+    product  (..., n)  written     spikes  (..., m)  read     weights  (m, n)  read
+    """
+    if spikes.ndim == 1 and weights.size >= EVENTS_FROM:
+        places = np.not_equal(spikes, _ZERO["f"]).nonzero()[0]
+        if 8 * len(places) <= len(spikes):
+            np.dot(spikes.take(places), weights.take(places, axis=0), out=product)
+            return
+    np.dot(spikes, weights, out=product)
 
 
 def scale_sums(current: Whole, sums: F32, shift: int) -> None:
@@ -62,10 +101,10 @@ def scale_sums(current: Whole, sums: F32, shift: int) -> None:
     """
     np.copyto(current, sums, casting="unsafe")
     if shift >= 0:
-        current <<= shift
+        current <<= np.array(shift, current.dtype)
     else:
-        current += 1 << (-shift - 1)
-        current >>= -shift
+        current += np.array(1 << (-shift - 1), current.dtype)
+        current >>= np.array(-shift, current.dtype)
 
 
 def fire(spikes: Bool, margin: Whole, v: Whole, threshold: Whole) -> None:
@@ -74,7 +113,7 @@ def fire(spikes: Bool, margin: Whole, v: Whole, threshold: Whole) -> None:
     spikes, margin  (..., n)  written     v  (..., n)  read     threshold  (..., n) or (n,)  read, adaptation included
     """
     np.subtract(v, threshold, out=margin)
-    np.greater_equal(margin, 0, out=spikes)
+    np.greater_equal(margin, _ZERO[margin.dtype.char], out=spikes)
 
 
 def surrogate(psi: U8, margin: I32, threshold: int) -> None:
@@ -87,11 +126,14 @@ def surrogate(psi: U8, margin: I32, threshold: int) -> None:
     """
     width = threshold if threshold >= NARROWEST else ONE
     np.abs(margin, out=margin)
-    np.subtract(width, margin, out=margin)
-    np.maximum(margin, 0, out=margin)
-    margin <<= 8
-    margin //= width
-    np.minimum(margin, 255, out=margin)
+    np.subtract(np.array(width, np.int32), margin, out=margin)
+    np.maximum(margin, _ZERO["i"], out=margin)
+    if width & width - 1:
+        margin <<= 8
+        margin //= width
+    else:
+        margin >>= np.array(width.bit_length() - 9, np.int32)
+    np.minimum(margin, _BYTE, out=margin)
     np.copyto(psi, margin, casting="unsafe")
 
 
@@ -102,13 +144,14 @@ def integrate(y: I64, carry: I64, kappa: I64, drive: I64) -> None:
     kappa     (k,)      read      [0, 2**15]
     drive     (..., k)  read      summed input, Q7.24
     """
+    low, bits, least, most = _INTEGRATE
     y *= kappa
     y += carry
-    np.bitwise_and(y, 0x7FFF, out=carry)
-    y >>= 15
+    np.bitwise_and(y, low, out=carry)
+    y >>= bits
     y += drive
-    np.maximum(y, I32_MIN, out=y)
-    np.minimum(y, I32_MAX, out=y)
+    np.maximum(y, least, out=y)
+    np.minimum(y, most, out=y)
 
 
 def leak_fine(v: I64, carry: I64, decay: I64, drive: I64, part: I64) -> None:

@@ -54,6 +54,10 @@ class Rewire:
     def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
         """Nothing: what was not wanted was not made."""
 
+    def stirs(self, tensor: str, state: Mapping[str, AnyArray]) -> Bool:
+        """All rows: growth is summed in place."""
+        return np.ones(len(state[f"shadow.{tensor}"]), np.bool_)
+
     def move(self, tensor: str, state: Tensors) -> int:
         """Take the weakest share of a tensor's synapses away and grow as many; returns how many."""
         shadow, mask, growth = (state[f"{kind}.{tensor}"] for kind in ("shadow", "mask", "growth"))

@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from msgspec import UnsetType
 
-from edgerun.arrays import I8, I16, I32, U32, AnyArray, Tensors
+from edgerun.arrays import I8, I16, I32, U32, AnyArray, Bool, Places, Tensors
 from edgerun.kernels import eprop, mq, plasticity, rmaxprop
-from edgerun.kernels.noise import Use, fill_words, key, stream
+from edgerun.kernels.noise import Use, fill_rows, fill_words, key, stream
 from edgerun.learn.profiles import PROFILES, Profile
 from edgerun.plan import Slot
 from edgerun.spec import Intelligence, MeanQuotient, PlasticRate, RMaxProp
@@ -39,14 +39,16 @@ class Step:
 
     gradient  (rows, n)  int64 or int32  G / 2**drop, task only     wanted  (rows, n)  int32  what the stages agree on
     small     (rows, n)  int16  sat16(G >> sg)                      made    (rows, n)  int16  the change really made
-    weights   (rows, n)  int8   None where the network reads the shadow's high bytes
+    rows      a span of the tensor, or places     places  (rows,)  the same as places
+
+    Arrays of a span are views; of places they are copies, which whoever writes has to put back.
     """
 
     tensor: str
     index: int  # position in the learning plan: names the noise streams
-    rows: slice
+    rows: slice | Places
+    places: Places
     shadow: I16
-    weights: I8 | None
     gradient: AnyArray
     small: I16
     wanted: I32
@@ -57,13 +59,21 @@ class Step:
 
     def noise(self, use: Use) -> U32:
         """This block's words for one use; overwritten by the next call."""
-        first = self.rows.start * self.shadow.shape[1]
-        fill_words(self.words, key(self.seed, self.update, stream(self.index, use)), first)
+        fill_rows(self.words, key(self.seed, self.update, stream(self.index, use)), self.places)
         return self.words
 
 
 class Stage(Protocol):
-    """`apply` works before the write, `settle` after it."""
+    """`apply` works before the write, `settle` after it, on rows that have a gradient and rows that `stirs` names."""
+
+    def slots(self, tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]: ...
+    def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None: ...
+    def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None: ...
+    def stirs(self, tensor: str, state: Mapping[str, AnyArray]) -> Bool: ...
+
+
+class Before(Protocol):
+    """What works on a gradient before the descent, on all rows."""
 
     def slots(self, tensor: str, shape: tuple[int, ...]) -> Mapping[str, Slot]: ...
     def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None: ...
@@ -86,12 +96,21 @@ class Consolidation:
 
     def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None:
         code, ref = state[f"importance.{step.tensor}"][step.rows], state[f"ref.{step.tensor}"][step.rows]
+        if not code.any():
+            return
         strength = self.spec.strength_of(step.index)
         plasticity.pull(step.wanted, code, ref, step.shadow, strength, step.noise(Use.PULL))
 
     def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
-        omega, words = state[f"omega.{step.tensor}"][step.rows], step.noise(Use.OMEGA)
-        plasticity.credit(omega, step.small, step.made, words, self.profile.credit_drop)
+        whole = state[f"omega.{step.tensor}"]
+        omega = whole[step.rows]
+        plasticity.credit(omega, step.small, step.made, step.noise(Use.OMEGA), self.profile.credit_drop)
+        put(whole, step.rows, omega)
+
+    def stirs(self, tensor: str, state: Mapping[str, AnyArray]) -> Bool:
+        """Rows with a weight that mattered."""
+        moved: Bool = state[f"importance.{tensor}"].max(axis=1, initial=0) != 0
+        return moved
 
     def consolidate(self, tensor: str, index: int, state: Mapping[str, AnyArray], seed: int, update: int) -> None:
         """Turn credit into importance, block by block, and move the anchor here."""
@@ -143,12 +162,12 @@ class Quotient:
     def settle(self, step: Step, state: Mapping[str, AnyArray]) -> None:
         """After the last rows, follow what this update measured."""
         mean, whole = state[f"mean.{step.tensor}"], state[f"shadow.{step.tensor}"]
-        if step.rows.stop == len(whole):
+        if step.places[-1] + 1 == len(whole):
             mean[0] = mq.follow(int(mean[0]), int(mean[1]), whole.size, step.update, self.spec.memory)
             mean[1] = 0
 
 
-def normaliser_of(spec: RMaxProp | MeanQuotient | UnsetType) -> Stage | None:
+def normaliser_of(spec: RMaxProp | MeanQuotient | UnsetType) -> Before | None:
     """What a plan's normaliser does; None where the rates alone make a step of a gradient."""
     match spec:
         case RMaxProp():
@@ -192,7 +211,7 @@ def update(
     gradient_shift: int,
     seed: int,
     number: int,
-    normaliser: Stage | None = None,
+    normaliser: Before | None = None,
     profile: Profile = PROFILES["standard"],
 ) -> int:
     """Apply one update to one tensor; returns the squared norm of the change made, in shadow LSB.
@@ -202,34 +221,76 @@ def update(
 
     weights  the int8 copy that follows the shadow; None where the network reads the shadow itself
     """
-    norm, drop, middle = eprop.squared_norm(factors.history, factors.post, factors.drop), factors.drop, profile.middle
-    shift = rate.shift + plasticity.limit_shift(norm, rate.eta, rate.shift, rate.max_norm)
+    history, post, drop, middle = factors.history, factors.post, factors.drop, profile.middle
+    norm = eprop.squared_norm(history, post, drop) if rate.max_norm else 0
+    shift = rate.shift + plasticity.limit_shift(norm, rate.eta, rate.shift, rate.max_norm) - drop
     whole, changed = state[f"shadow.{rate.tensor}"], 0
-    for rows in blocks(len(whole), profile.block_rows):
-        copy = None if weights is None else weights[rows]
-        step = _new_step(rate.tensor, index, rows, whole[rows], copy, state, seed, number)
-        eprop.gradient(step.gradient, factors.history[:, rows], factors.post)
-        plasticity.small_gradient(step.small, step.gradient, gradient_shift - drop)
+    peaks, loads = eprop.peaks(history), eprop.tile_loads(post)
+    reach = int(peaks.max(initial=0)) * sum(loads)
+    narrow = normaliser is None and reach * max(1, rate.eta) < 1 << 30  # and no rounding leads out of 32 bits
+    moving = None if normaliser or rate.decay_shift else _moving(rate.tensor, peaks, stages, state)
+    for rows, places in _parts(moving, len(whole), state["block.words"].size // whole.shape[1]):
+        step = _new_step(rate.tensor, index, rows, places, whole[rows], state, seed, number, narrow=narrow)
+        eprop.gradient(step.gradient, history[:, rows], post, int(peaks[rows].max(initial=0)), loads)
+        if stages:
+            plasticity.small_gradient(step.small, step.gradient, gradient_shift - drop)
         if normaliser is not None:
             normaliser.apply(step, state)
-        plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift - drop, step.noise(Use.UPDATE))
+        words, known = step.noise(Use.UPDATE), reach if normaliser is None else None
+        plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift, words, known)
         if rate.decay_shift:
             plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY), middle)
         for stage in stages:
             stage.apply(step, state)
         plasticity.write(step.made, step.shadow, step.wanted, rate.max_step, middle)
-        if step.weights is not None:
-            plasticity.weights_from_shadow(step.weights, step.shadow)
+        put(whole, rows, step.shadow)
+        if weights is not None:
+            copy = weights[rows]
+            plasticity.weights_from_shadow(copy, step.shadow)
+            put(weights, rows, copy)
         if normaliser is not None:
             normaliser.settle(step, state)
         for stage in stages:
             stage.settle(step, state)
-        changed += int((step.made.astype(np.int64) ** 2).sum())
+        changed += plasticity.squared(step.made)
     return changed
 
 
+def put(whole: AnyArray, rows: slice | Places, values: AnyArray) -> None:
+    """whole[rows] <- values, where they are a copy and no view."""
+    if not isinstance(rows, slice):
+        whole[rows] = values
+
+
+def _moving(tensor: str, peaks: I32, stages: tuple[Stage, ...], state: Tensors) -> Places:
+    """Rows that an update can change: SR(0) is 0 under any word, so where nothing comes in all stays."""
+    moving: Bool = peaks != 0
+    for stage in stages:
+        moving |= stage.stirs(tensor, state)
+    return np.flatnonzero(moving)
+
+
+def _parts(moving: Places | None, rows: int, count: int) -> Iterator[tuple[slice | Places, Places]]:
+    """So many rows at a time, as what indexes them and as places: spans where all move, else those that do."""
+    if moving is None or len(moving) == rows:
+        for span in blocks(rows, count):
+            yield span, np.arange(span.start, span.stop)
+    else:
+        for span in blocks(len(moving), count):
+            yield moving[span], moving[span]
+
+
 def _new_step(
-    tensor: str, index: int, rows: slice, shadow: I16, weights: I8 | None, state: Tensors, seed: int, number: int
+    tensor: str,
+    index: int,
+    rows: slice | Places,
+    places: Places,
+    shadow: I16,
+    state: Tensors,
+    seed: int,
+    number: int,
+    *,
+    narrow: bool,
 ) -> Step:
     """A step over the shared working memory, cut to this block's shape."""
     count, width = shadow.shape
@@ -237,4 +298,6 @@ def _new_step(
         state[f"block.{name}"].reshape(-1)[: count * width].reshape(count, width)
         for name in ("gradient", "small", "wanted", "made", "words")
     )
-    return Step(tensor, index, rows, shadow, weights, gradient, small, wanted, made, words, seed, number)
+    if narrow:
+        gradient = wanted
+    return Step(tensor, index, rows, places, shadow, gradient, small, wanted, made, words, seed, number)

@@ -40,6 +40,7 @@ class LifRun(LayerRun):
         self._product: F32 = np.zeros((*batch, n), np.float32)
         self.fired: Bool = np.zeros((*batch, n), np.bool_)
         self._threshold: I32 = np.full((*batch, n), spec.threshold, np.int32)
+        self._least: I32 = np.array(spec.threshold, np.int32)
         self._shift = COARSE - spec.weight_exponent
         if spec.adaptive:
             self._rho = tensors[f"{spec.name}.rho"].astype(np.int32)
@@ -80,7 +81,7 @@ class LifRun(LayerRun):
     def _reset(self, target: I32) -> None:
         """Act on the newest spikes: take the threshold from `target`, or clear the membrane."""
         if self.spec.reset == "subtract":
-            np.multiply(self._spikes, self.spec.threshold, out=self._back)
+            np.multiply(self._spikes, self._least, out=self._back)
             target -= self._back
         elif self.spec.reset != "none":
             np.copyto(self.v, 0, where=self.fired)
@@ -138,7 +139,7 @@ class ReadoutRun(LayerRun):
         self._shift = FINE - spec.weight_exponent
 
     def step(self, *sources: F32) -> None:
-        np.dot(sources[0], self._weights, out=self.out)
+        spiking.weighted(self.out, sources[0], self._weights)
         spiking.scale_sums(self._sum, self.out, self._shift)
         self._sum += self._bias
         spiking.integrate(self.y, self.carry, self._kappa, self._sum)
@@ -217,7 +218,7 @@ class DenseSumRun(LayerRun):
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
 
     def step(self, *sources: F32) -> None:
-        np.dot(sources[0], self._weights, out=self.out)
+        spiking.weighted(self.out, sources[0], self._weights)
         self.out -= self._offset
 
     def load_weights(self, part: str, rows: slice) -> None:

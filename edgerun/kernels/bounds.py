@@ -1,0 +1,30 @@
+"""Bounds as arrays: numpy compares two arrays several times as fast as an array and a number."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from edgerun.arrays import AnyArray
+
+LANES: Final = 8192
+"""Values that are worked on together: what a core keeps near it."""
+
+
+@lru_cache(maxsize=32)
+def level(value: int, dtype: str) -> AnyArray:
+    """(LANES,) of one value."""
+    found = np.full(LANES, value, dtype)
+    found.flags.writeable = False
+    return found
+
+
+def clamp(x: AnyArray, low: int, high: int) -> None:
+    """x <- min(max(x, low), high).    x  (any shape)  updated, in one piece"""
+    flat, dtype = x.reshape(-1), x.dtype.str
+    for first in range(0, flat.size, LANES):
+        part = flat[first : first + LANES]
+        np.maximum(part, level(low, dtype)[: part.size], out=part)
+        np.minimum(part, level(high, dtype)[: part.size], out=part)
