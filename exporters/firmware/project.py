@@ -205,7 +205,7 @@ def needed(kernels: Mapping[str, str], firmware: Mapping[str, str]) -> dict[str,
     }
 
 
-DEFINED: Final = re.compile(r"^(?!static)[a-z][\w ]*[ *](er_\w+)[(\[]", re.MULTILINE)
+DEFINED: Final = re.compile(r"^(?!static)[A-Za-z][\w ]*[ *](er_\w+)[(\[]", re.MULTILINE)
 """Functions and tables that a source of the kernels gives out."""
 
 
