@@ -173,7 +173,7 @@ def _network_fields(records: Records) -> Iterator[Fields]:
 def _learner_fields(records: LearnerRecords | None) -> Iterator[Fields]:
     if records is not None:
         yield records.rule
-        for several in (records.plastic, records.tapes, records.taught, records.links):
+        for several in records[1:]:
             yield from several
 
 

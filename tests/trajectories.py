@@ -27,7 +27,8 @@ from edgerun.layers import DenseSum
 from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
-from edgerun.rules import Backprop, EProp, EPropOnline
+from edgerun.rules import Backprop, EProp, EPropOnline, SuperSpike
+from edgerun.rules.superspike import Population
 from edgerun.spec import Doubt, Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay, Rewiring
 
 Net = tuple[Manifest, Tensors]
@@ -142,6 +143,26 @@ def rewiring(profile: ProfileName, every: int) -> Callable[[], Net]:
     return made
 
 
+def populations() -> Net:
+    """Three populations of spikes on their way to patterns, each taught through the live weights above it."""
+    manifest, tensors = learners.superspike()
+    spikes, fan, hidden, up, last, known = manifest.layers
+    middle = msgspec.structs.replace(hidden, name="middle", reset_delay=False)
+    across = DenseSum(name="across", inputs=hidden.outputs, outputs=hidden.outputs, output_bound=127 * hidden.outputs)
+    chained = (("fan", "hidden"), ("across", "middle"), ("up", "last"))
+    rule = SuperSpike(
+        populations=tuple(Population(synapses=synapses, neurons=neurons) for synapses, neurons in chained),
+        patterns="known", signal_shift=1, width_shift=12, post_shift=9, gradient_shift=8, error_threshold=30000,
+        rates=learners.rates(32767, 16, "up.weight", "fan.weight", "across.weight", max_step=32512, decay_shift=6),
+    )  # fmt: skip
+    learning = msgspec.structs.replace(manifest.learning, rule=rule, normaliser=msgspec.UNSET, intelligence=HOT)
+    chain = (spikes, fan, hidden, across, middle, up, last, known)
+    weights = np.random.default_rng(5).integers(-90, 128, (hidden.outputs, hidden.outputs)).astype(np.int8)
+    tensors |= {f"middle.{part}": tensors[f"hidden.{part}"] for part in ("bias", "threshold", "alpha", "decay")}
+    del tensors["hidden.feedback"]
+    return msgspec.structs.replace(manifest, layers=chain, learning=learning), tensors | {"across.weight": weights}
+
+
 KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
     "backprop": learners.backprop, "online": online, "layers": layers, "fixed-feedback": fixed_feedback,
@@ -149,6 +170,7 @@ KINDS: Mapping[str, Callable[[], Net]] = {
     "hot": hot("standard"), "hot-small": hot("small"), "hot-backprop": hot_backprop,
     "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
     "rewiring": rewiring("standard", 7), "rewiring-small": rewiring("small", 0), "doubt": doubt,
+    "superspike": learners.superspike, "superspike-symmetric": populations,
 }  # fmt: skip
 
 

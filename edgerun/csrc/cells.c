@@ -97,7 +97,7 @@ static void reset_now(const er_cells *r, int32_t j, int32_t threshold, int32_t s
         r->v[j] = 0, r->carry[j] = 0;
 }
 
-void er_cells_step(const er_cells *r) {
+void er_cells_feel(const er_cells *r, int32_t *margin) {
     const int32_t n = r->outputs;
     if (r->recurrent) {
         ER_CLEAR(r->sums, n);
@@ -106,6 +106,7 @@ void er_cells_step(const er_cells *r) {
     EACH_NEURON(r, j, p) {
         r->y[j] = (int16_t)advance(r, j, p); /* y is free until the spikes are known */
         r->fired[j] = r->v[j] >= r->threshold[p];
+        if (margin) margin[j] = r->v[j] - r->threshold[p];
     }
     if (r->inhibition) leave_one(r->fired, r->v, r->threshold, r->parameters, n);
     EACH_NEURON(r, j, p) {
@@ -116,6 +117,8 @@ void er_cells_step(const er_cells *r) {
     }
     if (r->seen) *r->seen += 1;
 }
+
+void er_cells_step(const er_cells *r) { er_cells_feel(r, NULL); }
 
 void er_cells_reset(const er_cells *r) {
     ER_CLEAR(r->v, r->outputs);

@@ -309,6 +309,8 @@ void er_dense_sum_step(const er_dense_sum *r);
     MAY(int32_t, sums, r->outputs) OUT(int16_t, y, r->outputs)
 ER_RECORD(er_cells, ER_CELLS)
 void er_cells_step(const er_cells *r);
+/* The same; margin (outputs,) <- membrane less threshold before any reset of this step's spikes. */
+void er_cells_feel(const er_cells *r, int32_t *margin);
 
 /* Neurons behind an alpha-function synapse: `edgerun.layers.AlphaCells`. */
 #define ER_ALPHA_CELLS(I, IN, OPT, OUT, MAY) \
@@ -406,9 +408,10 @@ void er_slstm_step(const er_slstm *r);
 
 /* Every kind of layer that has a C form: kind, record, its fields. A new one adds a row here and its functions: step,
  * reset, and reading, which writes what a head reads, out (outputs,). Who defines the list first has these kinds alone;
- * dense, lif and readout must be among them.
+ * dense, lif and readout must be among them, and where dense_sum, cells and patterns are, so is ER_POPULATIONS.
  */
 #ifndef ER_LAYERS
+#define ER_POPULATIONS
 #define ER_LAYERS(ROW) \
     ROW(dense, er_dense, ER_DENSE) \
     ROW(lif, er_lif, ER_LIF) \
@@ -674,21 +677,36 @@ ER_RECORD(er_link, ER_LINK)
 void er_error_below(int16_t *below, const int8_t *weight, const int16_t *error, int32_t shift, const int16_t *active,
                     int32_t n, int32_t m);
 
+/* ---------------------------------------------------------------- populations that learn spike patterns */
+
+/* A population of cells, in running order, and the synapses before it, by their places in the net: what drove them, what
+ * the neurons felt, and the factors of their gradient. Its error comes from population `above` of `fed` neurons, through
+ * feedback; the last one has none, and its spikes are written down.
+ */
+#define ER_POPULATION(I, IN, OPT, OUT, MAY) \
+    I(synapses) I(neurons) I(inputs) I(outputs) I(steps) I(above) I(fed) I(alpha) I(decay) \
+    OUT(uint8_t, pre, (int64_t)r->steps * r->inputs) OUT(uint16_t, psi, (int64_t)r->steps * r->outputs) \
+    OUT(int16_t, history, (int64_t)r->steps * r->inputs) OUT(int16_t, post, (int64_t)r->steps * r->outputs) \
+    MAY(uint8_t, spikes, (int64_t)r->steps * r->outputs) OPT(int8_t, feedback, (int64_t)r->outputs * r->fed)
+ER_RECORD(er_population, ER_POPULATION)
+
 /* ---------------------------------------------------------------- one labelled window */
 
-enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP, ER_EPROP_ONLINE };
+enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP, ER_EPROP_ONLINE, ER_SUPERSPIKE };
 
-/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`, `EPropOnline`. error, logits, clipped
+/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`, `EPropOnline`, `SuperSpike`. error, logits, clipped
  * and target are of the last `last` steps. Online there is no tape, taught layers have the states of their traces and
  * psi, and each of the last `targets` steps may be an update; else targets is 1. seed: low word, high word. state is the
- * scratch of traces, 4 rows of the widest.
+ * scratch of traces, 4 rows of the widest. SuperSpike's surrogate is 2**width_shift wide, 4 to 12, and silence (classes,)
+ * is each pattern's distance from no spike at all.
  */
 #define ER_RULE(I, IN, OPT, OUT, MAY) \
-    I(kind) I(plastic) I(taught) I(links) I(classes) I(last) I(targets) I(temperature_shift) I(error_shift) \
-    I(kappa) I(signal_shift) I(post_shift) I(gamma) I(spikes_target) I(spikes_cost) I(widest) \
+    I(kind) I(plastic) I(taught) I(links) I(populations) I(classes) I(last) I(targets) I(temperature_shift) I(error_shift) \
+    I(kappa) I(signal_shift) I(post_shift) I(gamma) I(spikes_target) I(spikes_cost) I(widest) I(width_shift) \
     IN(uint32_t, seed, 2) OUT(int32_t, error, (int64_t)r->last * r->classes) \
     MAY(int16_t, clipped, (int64_t)r->last * r->classes) MAY(int32_t, logits, (int64_t)r->last * r->classes) \
-    MAY(int16_t, target, (int64_t)r->last * r->classes) MAY(int32_t, state, 4 * (int64_t)r->widest)
+    MAY(int16_t, target, (int64_t)r->last * r->classes) MAY(int32_t, state, 4 * (int64_t)r->widest) \
+    OPT(int64_t, silence, r->classes)
 ER_RECORD(er_rule, ER_RULE)
 
 typedef struct er_learner {
@@ -698,6 +716,7 @@ typedef struct er_learner {
     const er_tape *tapes;      /* (rule.taught,) e-prop's layers; NULL online */
     const er_taught *taught;   /* (rule.taught,) */
     const er_link *links;      /* (rule.links,) backpropagation's layers */
+    const er_population *populations; /* (rule.populations,) SuperSpike's, the last of which meets the patterns */
 } er_learner;
 
 /* Learn from one labelled window: run it, record it, take its error and, unless p >= threshold, update every plastic
@@ -714,6 +733,9 @@ int32_t er_learn_window(const er_learner *l, const int16_t *q, int32_t label, in
 int32_t er_learn_record(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play);
 /* From tape and error to the factors of every gradient. */
 void er_learn_factors(const er_learner *l);
+/* Both of SuperSpike: p is 1 - distance / silence, at least 0, and the error is p - 1 at the label. */
+int32_t er_superspike_record(const er_learner *l, const int16_t *q, int32_t label);
+void er_superspike_factors(const er_learner *l);
 /* Update every plastic tensor; returns the squared norm of the change. */
 int64_t er_learn_update(const er_learner *l, uint64_t update);
 /* The window of ER_EPROP_ONLINE, in place of all these: each of its last steps that p is not high enough at is an update

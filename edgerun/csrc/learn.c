@@ -222,11 +222,7 @@ static void backprop_factors(const er_learner *l) {
 
 /* ---------------------------------------------------------------- a window */
 
-void er_learn_factors(const er_learner *l) {
-    if (l->rule.kind == ER_BACKPROP) {
-        backprop_factors(l);
-        return;
-    }
+static void eprop_factors(const er_learner *l) {
     clip_errors(&l->rule);
     for (int32_t k = 0; k < l->rule.taught; k++) {
         eprop_post(l, &l->tapes[k], &l->taught[k]);
@@ -234,10 +230,23 @@ void er_learn_factors(const er_learner *l) {
     }
 }
 
+void er_learn_factors(const er_learner *l) {
+    switch (l->rule.kind) {
+    case ER_BACKPROP: backprop_factors(l); break;
+#ifdef ER_POPULATIONS
+    case ER_SUPERSPIKE: er_superspike_factors(l); break;
+#endif
+    default: eprop_factors(l);
+    }
+}
+
 static uint64_t seed_of(const er_learner *l) { return l->rule.seed[0] | (uint64_t)l->rule.seed[1] << 32; }
 
 int32_t er_learn_record(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play) {
     if (l->rule.kind == ER_BACKPROP) return backprop_error(l, q, label, in_play);
+#ifdef ER_POPULATIONS
+    if (l->rule.kind == ER_SUPERSPIKE) return er_superspike_record(l, q, label);
+#endif
     er_net_record(l->net, q, l->tapes, l->rule.taught, l->rule.logits, l->rule.last);
     return eprop_error(l, label, in_play);
 }

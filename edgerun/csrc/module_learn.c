@@ -8,6 +8,7 @@ FILLER(, er_plastic, ER_PLASTIC)
 FILLER(, er_tape, ER_TAPE)
 FILLER(, er_taught, ER_TAUGHT)
 FILLER(, er_link, ER_LINK)
+FILLER(, er_population, ER_POPULATION)
 FILLER(, er_rule, ER_RULE)
 FILLER(, er_lessons, ER_LESSONS)
 
@@ -25,6 +26,7 @@ static int refuse(const char *record) {
 FILL_ONE(tape, er_tape)
 FILL_ONE(taught, er_taught)
 FILL_ONE(link, er_link)
+FILL_ONE(population, er_population)
 
 /* Memory for as many records as a tuple has dicts, each filled. */
 static void *fill_all(PyObject *given, size_t size, int (*fill)(void *, PyObject *, views *), views *open) {
@@ -213,6 +215,7 @@ typedef struct {
     er_tape *tapes;
     er_taught *taught;
     er_link *links;
+    er_population *populations;
     PyObject *net;
     views open;
     int long_call;
@@ -278,24 +281,61 @@ static int check_links(const er_learner *l) {
     return 0;
 }
 
+/* A population's layers and numbers; `last` is the one that meets the patterns. */
+static int check_population(const er_learner *l, const er_population *each, int32_t k, int32_t last) {
+    const er_plan *plan = &l->net->plan;
+    const er_layer *layers = l->net->layers;
+    const int top = k == last;
+    if (each->synapses < 0 || each->synapses >= plan->layers || layers[each->synapses].kind != ER_KIND_dense_sum ||
+        each->neurons < 0 || each->neurons >= plan->layers || layers[each->neurons].kind != ER_KIND_cells)
+        return refuse("population");
+    const er_dense_sum *from = &layers[each->synapses].as.dense_sum;
+    if (each->inputs != from->inputs || each->outputs != from->outputs || each->steps != plan->steps ||
+        each->outputs != layers[each->neurons].as.cells.outputs || each->inputs > l->rule.widest ||
+        each->outputs > l->rule.widest || each->alpha < 0 || each->alpha > 1 << 15 || each->decay < 0 ||
+        each->decay > 1 << 15 || (!each->spikes) == top || (!each->feedback) != top)
+        return refuse("population");
+    if (!top && (each->above <= k || each->above > last || each->fed != l->populations[each->above].outputs))
+        return refuse("population");
+    return 0;
+}
+
+static int check_populations(const er_learner *l) {
+    const er_rule *r = &l->rule;
+    const er_plan *plan = &l->net->plan;
+    const er_layer *end = &l->net->layers[plan->layers - 1];
+    if (r->populations < 1 || r->last != 1 || r->targets != 1 || !r->silence || !r->state || r->width_shift < 4 ||
+        r->width_shift > 12 || r->signal_shift < 1 || r->signal_shift > 16 || r->post_shift < 1 || r->post_shift > 15 ||
+        plan->steps > 128 || end->kind != ER_KIND_patterns || end->as.patterns.steps != plan->steps ||
+        end->as.patterns.inputs != l->populations[r->populations - 1].outputs)
+        return refuse("rule");
+    for (int32_t k = 0; k < r->classes; k++)
+        if (r->silence[k] < 0) return refuse("rule");
+    for (int32_t k = 0; k < r->populations; k++)
+        if (check_population(l, &l->populations[k], k, r->populations - 1)) return -1;
+    return 0;
+}
+
 static int check_learner(const er_learner *l) {
     const er_rule *r = &l->rule;
     if (r->last < 1 || r->last > l->net->plan.steps || r->classes != l->net->plan.outputs || r->temperature_shift < 0 ||
         r->temperature_shift > 24)
         return refuse("rule");
     if (r->kind == ER_BACKPROP) return check_links(l);
+    if (r->kind == ER_SUPERSPIKE) return check_populations(l);
     if (r->kind < ER_EPROP || r->kind > ER_EPROP_ONLINE) return refuse("rule");
     return (r->kind != ER_EPROP_ONLINE && check_tapes(l->net, l->tapes, r->taught)) || check_taught(l) ? -1 : 0;
 }
 
 static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, PyObject *tapes, PyObject *taught,
-                        PyObject *links) {
+                        PyObject *links, PyObject *populations) {
     er_learner *l = &self->learner;
     source from = {"rule", rule, 0, &self->open};
     if (fill_er_rule(&from, &l->rule) || all_taken(&from)) return -1;
     const Py_ssize_t taped = l->rule.kind == ER_EPROP_ONLINE ? 0 : l->rule.taught;
     if (l->rule.plastic != PyTuple_Size(plastic) || taped != PyTuple_Size(tapes) ||
-        l->rule.taught != PyTuple_Size(taught) || l->rule.links != PyTuple_Size(links))
+        l->rule.taught != PyTuple_Size(taught) || l->rule.links != PyTuple_Size(links) ||
+        l->rule.populations != PyTuple_Size(populations))
         return refuse("rule");
     l->net = &((NetObject *)self->net)->net;
     l->plastic = self->plastic = fill_all(plastic, sizeof *self->plastic, fill_plastic, &self->open);
@@ -305,7 +345,10 @@ static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, 
     l->taught = self->taught = fill_all(taught, sizeof *self->taught, fill_taught, &self->open);
     if (!self->taught) return -1;
     l->links = self->links = fill_all(links, sizeof *self->links, fill_link, &self->open);
-    return self->links ? check_learner(l) : -1;
+    if (!self->links) return -1;
+    self->populations = fill_all(populations, sizeof *self->populations, fill_population, &self->open);
+    l->populations = self->populations;
+    return self->populations ? check_learner(l) : -1;
 }
 
 /* Whether an object is of one of the module's types: 1, or 0 and an exception. */
@@ -320,10 +363,11 @@ static int is_a(PyObject *object, const char *name) {
 }
 
 static PyObject *learner_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
-    PyObject *net, *rule, *plastic, *tapes, *taught, *links;
+    PyObject *net, *rule, *plastic, *tapes, *taught, *links, *populations;
     int long_call;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!p", &net, &PyDict_Type, &rule, &PyTuple_Type, &plastic, &PyTuple_Type,
-                          &tapes, &PyTuple_Type, &taught, &PyTuple_Type, &links, &long_call))
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!O!p", &net, &PyDict_Type, &rule, &PyTuple_Type, &plastic, &PyTuple_Type,
+                          &tapes, &PyTuple_Type, &taught, &PyTuple_Type, &links, &PyTuple_Type, &populations,
+                          &long_call))
         return NULL;
     if (!is_a(net, "Net")) return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -331,7 +375,7 @@ static PyObject *learner_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
     if (!self) return NULL;
     self->net = Py_NewRef(net);
     self->long_call = long_call;
-    if (fill_learner(self, rule, plastic, tapes, taught, links)) {
+    if (fill_learner(self, rule, plastic, tapes, taught, links, populations)) {
         Py_DECREF(self);
         return NULL;
     }
@@ -346,6 +390,7 @@ static void learner_dealloc(PyObject *object) {
     free(self->tapes);
     free(self->taught);
     free(self->links);
+    free(self->populations);
     Py_XDECREF(self->net);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);

@@ -17,6 +17,7 @@ from edgerun.graph import layer_reaches
 from edgerun.kernels.native import Backend, required
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
+from edgerun.learn.superspike import SuperSpikeRule
 from edgerun.native import LONG, NativeNetwork, Records, network_of, places, tape_fields
 from edgerun.network import Network, Tape
 from edgerun.rules import ALL, RuleRecord
@@ -40,12 +41,11 @@ from edgerun.spec import (
 Fields = dict[str, Any]
 Pair = tuple[AnyArray, AnyArray]
 
-EPROP, EPROP_VALUES, BACKPROP, EPROP_ONLINE = 0, 1, 2, 3
+EPROP, EPROP_VALUES, BACKPROP, EPROP_ONLINE, SUPERSPIKE = range(5)
 """`enum er_rule_kind`."""
 
 NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
     {
-        SuperSpike: "surrogates of the layers' own membranes at each step, which C layers keep to themselves",
         InnerStep: "one row of traces and one update: the window and the update are in C already",
         IlProx: "settles in 64-bit activities for many rounds a lesson: a yardstick of benchmarks, not of devices",
         SequentialIl: "settles, as il-prox does",
@@ -53,9 +53,6 @@ NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
     }
 )
 """Rules whose windows numpy records and makes factors of, and why; what they change weights by is in C nevertheless."""
-
-NUMPY_NETWORKS: Final[frozenset[type[RuleRecord]]] = frozenset({EPropOnline, SuperSpike})
-"""Rules that look into layers at each step, where numpy does that, as only numpy's layers let them."""
 
 
 def normaliser_fields(plan: LearningPlan, tensor: str, state: Tensors) -> Fields:
@@ -145,9 +142,10 @@ class LearnerRecords(NamedTuple):
 
     rule: Fields
     plastic: tuple[Fields, ...]
-    tapes: tuple[Fields, ...]
-    taught: tuple[Fields, ...]
-    links: tuple[Fields, ...]
+    tapes: tuple[Fields, ...] = ()
+    taught: tuple[Fields, ...] = ()
+    links: tuple[Fields, ...] = ()
+    populations: tuple[Fields, ...] = ()
 
 
 def has_window(manifest: Manifest) -> bool:
@@ -162,25 +160,36 @@ def learner_records(manifest: Manifest, tensors: Mapping[str, AnyArray], state: 
     Raises SpecError where `has_window` is false.
     """
     rule = manifest.learning.rule
-    if isinstance(rule, Backprop):
-        parts = _backprop(manifest, rule, state)
-    elif isinstance(rule, EProp) and has_window(manifest):
-        parts = _eprop(manifest, rule, tensors, state)
-    else:
-        raise SpecError("the bundle's rule has no C form")
-    fields, factors, tapes, taught, links = parts
+    match rule:
+        case Backprop():
+            own, factors, lists = _backprop(manifest, rule, state)
+        case EProp():
+            own, factors, lists = _eprop(manifest, rule, tensors, state)
+        case SuperSpike():
+            own, factors, lists = _superspike(manifest, rule, tensors, state)
+        case _:
+            raise SpecError("the bundle's rule has no C form")
     plastic = tuple(
         plastic_fields(manifest.learning, rate, index, tensors[rate.tensor], state, factors[rate.tensor])
         for index, rate in enumerate(rule.rates)
     )
     seed = np.array([manifest.seed & 0xFFFFFFFF, manifest.seed >> 32], np.uint32)
-    fields |= {"plastic": len(plastic), "taught": len(taught), "links": len(links), "seed": seed}
+    fields = dict.fromkeys(RULE_NUMBERS, 0) | dict.fromkeys(RULE_ARRAYS) | {"last": 1, "targets": 1} | own
+    fields |= {"plastic": len(plastic), **{name: len(lists.get(name, ())) for name in RULE_LISTS}, "seed": seed}
     fields |= {"classes": manifest.layers[-1].outputs, "temperature_shift": rule.temperature_shift}
-    return LearnerRecords(fields, plastic, tapes, taught, links)
+    return LearnerRecords(fields, plastic, **lists)
 
 
 EPROP_KINDS: Final = ((EPropValues, EPROP_VALUES), (EPropOnline, EPROP_ONLINE))
-Parts = tuple[Fields, dict[str, Pair], tuple[Fields, ...], tuple[Fields, ...], tuple[Fields, ...]]
+RULE_LISTS: Final = ("taught", "links", "populations")
+RULE_NUMBERS: Final = (
+    "error_shift", "kappa", "signal_shift", "post_shift", "gamma", "spikes_target", "spikes_cost", "widest",
+    "width_shift",
+)  # fmt: skip
+RULE_ARRAYS: Final = ("clipped", "logits", "target", "state", "silence")
+"""Of `er_rule`, what one rule or the other does without."""
+Parts = tuple[Fields, dict[str, Pair], dict[str, tuple[Fields, ...]]]
+"""Of a rule: its own fields of `er_rule`, history and post of each tensor, and its lists of records."""
 
 
 def _backprop(manifest: Manifest, rule: Backprop, state: Tensors) -> Parts:
@@ -193,10 +202,7 @@ def _backprop(manifest: Manifest, rule: Backprop, state: Tensors) -> Parts:
         })  # fmt: skip
         if error is not None:
             factors[f"{name}.weight"] = (error, read)
-    empty = ("error_shift", "kappa", "signal_shift", "post_shift", "gamma", "spikes_target", "spikes_cost", "widest")
-    absent = ("clipped", "logits", "target", "state")
-    fields: Fields = dict.fromkeys(empty, 0) | dict.fromkeys(absent) | {"kind": BACKPROP, "last": 1, "targets": 1}
-    return fields | {"error": state["lesson.error"]}, factors, (), (), tuple(links)
+    return {"kind": BACKPROP, "error": state["lesson.error"]}, factors, {"links": tuple(links)}
 
 
 def _eprop(manifest: Manifest, rule: EProp, tensors: Mapping[str, AnyArray], state: Tensors) -> Parts:
@@ -219,7 +225,8 @@ def _eprop(manifest: Manifest, rule: EProp, tensors: Mapping[str, AnyArray], sta
         "widest": 0 if scratch is None else scratch.shape[1],
     }  # fmt: skip
     tapes = () if rule.online else tuple(_tape(manifest, rule, name, state) for name in rule.layers)
-    return fields, factors, tapes, tuple(_taught(manifest, rule, name, tensors, state) for name in rule.layers), ()
+    taught = tuple(_taught(manifest, rule, name, tensors, state) for name in rule.layers)
+    return fields, factors, {"tapes": tapes, "taught": taught}
 
 
 def _tape(manifest: Manifest, rule: EProp, name: str, state: Tensors) -> Fields:
@@ -243,6 +250,33 @@ def _taught(manifest: Manifest, rule: EProp, name: str, tensors: Mapping[str, An
         fields |= {part: None, f"{part}_high": found} if narrow else {part: found, f"{part}_high": None}
         fields[f"{part}_state"] = state.get(f"trace.{prefix}{part}_state")
     return fields | {"layer": places(manifest)[name], "psi": state[f"tape.{prefix}psi"] if rule.online else None}
+
+
+def _superspike(manifest: Manifest, rule: SuperSpike, tensors: Mapping[str, AnyArray], state: Tensors) -> Parts:
+    bound, where, last = (
+        SuperSpikeRule(manifest, cast(Tensors, tensors), state),
+        places(manifest),
+        len(rule.populations) - 1,
+    )
+    factors, populations = {}, []
+    for k, (plan, each) in enumerate(zip(rule.populations, bound.populations, strict=True)):
+        pre, psi = (state[f"tape.{each.neurons}.{part}"] for part in ("pre", "psi"))
+        factors[each.tensor] = (state[f"trace.{each.neurons}.history"], state[f"trace.{each.neurons}.post"])
+        above = k + 1 if rule.feedback == "symmetric" else last
+        populations.append({
+            "synapses": where[plan.synapses], "neurons": where[plan.neurons], "inputs": pre.shape[1],
+            "outputs": psi.shape[1], "steps": len(psi), "above": above if k < last else 0, "alpha": each.alpha,
+            "decay": each.decay, "fed": 0 if each.feedback is None else each.feedback.shape[1], "pre": pre, "psi": psi,
+            "history": factors[each.tensor][0], "post": factors[each.tensor][1],
+            "spikes": state["tape.spikes"] if k == last else None, "feedback": each.feedback,
+        })  # fmt: skip
+    scratch = state["trace.state"]
+    fields: Fields = {
+        "kind": SUPERSPIKE, "error": state["lesson.error"], "signal_shift": rule.signal_shift,
+        "post_shift": rule.post_shift, "width_shift": rule.width_shift, "state": scratch, "widest": scratch.shape[1],
+        "silence": np.array(bound.silence, np.int64),
+    }  # fmt: skip
+    return fields, factors, {"populations": tuple(populations)}
 
 
 class Windows:
@@ -368,6 +402,5 @@ class Pupil:
 
 
 def network_for(manifest: Manifest, tensors: Tensors, asked: Backend) -> Network:
-    """The network of a learner: numpy's for rules that look into its layers, else whoever is asked for."""
-    looks = type(manifest.learning.rule) in NUMPY_NETWORKS and not has_window(manifest)
-    return network_of(manifest, tensors, "numpy" if looks else asked)
+    """The network of a learner."""
+    return network_of(manifest, tensors, asked)

@@ -75,17 +75,19 @@ class SuperSpikeRule:
             raise SpecError(f"superspike patterns {plan.patterns!r} are not the bundle's last layer")
         self._rise, self._fall = patterns.rise, patterns.fall
         self._targets = cast(U8, tensors[f"{patterns.name}.target"])
-        self._silence = [self._energy(target) for target in self._targets]
-        self._taught = _populations(plan, manifest, tensors)
+        self.silence = [self._energy(target) for target in self._targets]
+        self.populations = _populations(plan, manifest, tensors)
         self._memory = tape.room(manifest) if memory is None else memory
 
     def record(self, network: Network, q: I16) -> Window:
         """Run one window and keep it.    q  (size,)"""
-        runs = [network.layers[each.neurons] for each in self._taught]
-        pre, psi = ([self._memory[f"tape.{each.neurons}.{part}"] for each in self._taught] for part in ("pre", "psi"))
+        runs = [network.layers[each.neurons] for each in self.populations]
+        pre, psi = (
+            [self._memory[f"tape.{each.neurons}.{part}"] for each in self.populations] for part in ("pre", "psi")
+        )
         spikes = cast(U8, self._memory["tape.spikes"])
         for t, x in enumerate(network.play(q)):
-            for k, (each, run) in enumerate(zip(self._taught, runs, strict=True)):
+            for k, (each, run) in enumerate(zip(self.populations, runs, strict=True)):
                 read = x if each.reads == INPUT else network.layers[each.reads].out
                 np.copyto(pre[k][t], read, casting="unsafe")
                 superspike.surrogate(psi[k][t], cast(CellsRun, run).margin, self.plan.width_shift)
@@ -94,7 +96,7 @@ class SuperSpikeRule:
 
     def error(self, error: I32, window: Window, label: int, in_play: Bool) -> int:
         """error <- p - 1 at the label, 0 elsewhere, Q0.15; returns p = 1 - distance / that of silence, at least 0."""
-        distance, silence = -int(window.logits[label]), self._silence[label]
+        distance, silence = -int(window.logits[label]), self.silence[label]
         sure = max(0, SURE - (distance * SURE + silence - 1) // silence) if silence else SURE * (distance == 0)
         error[...] = 0
         error[label] = sure - SURE
@@ -105,8 +107,8 @@ class SuperSpikeRule:
         target, found = self._targets[int(error.argmin())], {}
         above = self._signal(window.spikes.shape[1])
         superspike.lacking(above, window.spikes, target)
-        for k in range(len(self._taught) - 1, -1, -1):
-            each, psi = self._taught[k], window.psi[k]
+        for k in range(len(self.populations) - 1, -1, -1):
+            each, psi = self.populations[k], window.psi[k]
             signal = self._signal(psi.shape[1])
             if each.feedback is not None:
                 self._project(signal, above, each.feedback, window.spikes, target)

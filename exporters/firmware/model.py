@@ -89,7 +89,8 @@ def kinds(image: Image) -> str:
     names = dict.fromkeys(("dense", "lif", "readout", *(kind for kind, _ in image.records.layers)))
     rows = " \\\n".join(f"    ROW({name}, er_{name}, ER_{name.upper()})" for name in names)
     calls = " ".join(f"er_{name}_step" for name in names)
-    return f"/* Written by `edgerun export-firmware`. Steps: {calls}. */\n#define ER_LAYERS(ROW) \\\n{rows}\n"
+    patterns = "#define ER_POPULATIONS\n" if {"dense_sum", "cells", "patterns"} <= names.keys() else ""
+    return f"/* Written by `edgerun export-firmware`. Steps: {calls}. */\n{patterns}#define ER_LAYERS(ROW) \\\n{rows}\n"
 
 
 def kept_bytes(image: Image) -> int:
@@ -153,7 +154,10 @@ def _learner(image: Image, of_array: Mapping[int, str], names: Mapping[str, str]
     yield ""
 
 
-LISTS: Final = (("plastic", "er_plastic"), ("tapes", "er_tape"), ("taught", "er_taught"), ("links", "er_link"))
+LISTS: Final = (
+    ("plastic", "er_plastic"), ("tapes", "er_tape"), ("taught", "er_taught"), ("links", "er_link"),
+    ("populations", "er_population"),
+)  # fmt: skip
 """The lists of `er_learner` and their records, in the order of `LearnerRecords`."""
 
 

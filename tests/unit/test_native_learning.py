@@ -186,7 +186,7 @@ def test_a_boundary_gives_numpys_bits(profile: ProfileName) -> None:
 
 # ------------------------------------------------------------------ windows and lessons
 
-WINDOWS = ("eprop", "eprop-small", "eprop-values", "eprop-layers", "eprop-online", "rewired", "backprop")
+WINDOWS = ("eprop", "eprop-small", "eprop-values", "eprop-layers", "eprop-online", "rewired", "superspike", "backprop")
 
 
 @pytest.mark.parametrize("kind", learners.LIVES)
@@ -383,7 +383,7 @@ def test_records_that_do_not_fit_are_refused_by_name() -> None:
         ((rule, (plastic[0] | {"small": 1}, *plastic[1:]), *more), "plastic: its numbers and arrays do not fit"),
         ((rule, (plastic[0] | {"eta": 1 << 15}, *plastic[1:]), *more), "plastic: its numbers and arrays do not fit"),
         ((rule, plastic, (more[0][0] | {"layer": 2},), *more[1:]), "tape: its numbers and arrays do not fit together"),
-        ((rule, plastic, more[0], (more[1][0] | {"feedback": None},), more[2]), "taught: its numbers and arrays"),
+        ((rule, plastic, more[0], (more[1][0] | {"feedback": None},), *more[2:]), "taught: its numbers and arrays"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=fault):
             held.Learner(net, *wrong, False)
@@ -404,7 +404,7 @@ def test_records_that_do_not_fit_are_refused_by_name() -> None:
 
 
 def test_lessons_that_c_has_no_form_of_say_why() -> None:
-    for kind, why in (("superspike", "surrogates"), ("il-prox", "settles")):
+    for kind, why in (("inner-step", "one row"), ("il-prox", "settles")):
         with pytest.raises(SpecError, match=why):
             new_learner(learners.bundle(kind), backend="native").records()
     with pytest.raises(SpecError, match="the network runs in numpy"):
