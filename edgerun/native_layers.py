@@ -431,7 +431,7 @@ def walk(p: Packing, spec: Recurrent, kept: Mapping[str, type[np.generic]]) -> F
     fields |= {"outputs": p.run.out.size, "inputs": spec.inputs, "units": n, "steps": spec.steps}
     fields |= {"sequence": int(spec.sequence), "reverse": int(spec.reverse), "x": p.sources[0], "y": p.run.out}
     fields |= {name: p.run.room(name, gates, np.int32) for name in ("gates", "back")}
-    fields |= {"view": p.run.room("view", n, np.int16)}
+    fields |= {"view": p.run.room("view", n, np.int16), "packed": None}
     for name, dtype in kept.items():
         fields[name] = p.run.arrays[name] if name in p.run.arrays else p.run.room(name, n, dtype)
     return fields

@@ -212,4 +212,44 @@ int er_vnni_dense(const er_dense *r) {
     }
     return 1;
 }
+
+/* sums * m >> s, half up, as ((sums * m >> (s - 1)) + 1) >> 1: even lanes and odd ones, for products have 64 bits. */
+ER_LEVEL static __m512i rescaled(__m512i sums, __m512i m, __m512i s) {
+    const __m512i but_one = _mm512_sub_epi32(s, _mm512_set1_epi32(1));
+    const __m512i even = _mm512_srav_epi64(_mm512_mul_epi32(sums, m), _mm512_and_si512(but_one, _mm512_set1_epi64(63)));
+    const __m512i odd = _mm512_srav_epi64(_mm512_mul_epi32(_mm512_srli_epi64(sums, 32), _mm512_srli_epi64(m, 32)),
+                                          _mm512_srli_epi64(but_one, 32));
+    const __m512i both = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+    return _mm512_srai_epi32(_mm512_add_epi32(both, _mm512_set1_epi32(1)), 1);
+}
+
+/* The end of a panel's rows, from `row` on. */
+ER_LEVEL static void finish(const er_rows *r, int32_t row, __m512i sums) {
+    const int32_t left = r->last - row;
+    if (left <= 0) return;
+    const __mmask16 some = left < LANES ? (__mmask16)((1u << left) - 1u) : (__mmask16)0xffff;
+    if (r->multiplier)
+        sums = rescaled(sums, _mm512_maskz_loadu_epi32(some, r->multiplier + row),
+                        _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, r->shift + row)));
+    _mm512_mask_storeu_epi32(r->sums + row, some, sums);
+}
+
+ER_LEVEL int er_vnni_rows(const er_rows *r, const int16_t *x, int32_t m) {
+    uint8_t x8[CHUNK];
+    if (!er_vnni_packed(r->rows, m) || !raise(x8, x, m)) return 0;
+    const int32_t panels = panels_of(r->rows), fours = fours_of(m);
+    const int8_t *w = r->packed + (size_t)panels * LANES * 4;
+    for (int32_t p = 0, wide; p * LANES < r->last; p += wide, w += (size_t)fours * (size_t)wide * LANES * 4) {
+        wide = side_by_side(panels - p);
+        if ((p + wide) * LANES <= r->first) continue;
+        __m512i sums[WIDE];
+        for (int32_t k = 0; k < wide; k++) sums[k] = _mm512_loadu_si512(r->packed + (size_t)(p + k) * LANES * 4);
+        if (wide == WIDE)
+            wide_panels(sums, w, x8, fours);
+        else
+            sums[0] = one_panel(sums[0], w, x8, fours);
+        for (int32_t k = 0; k < wide; k++) finish(r, (p + k) * LANES, sums[k]);
+    }
+    return 1;
+}
 #endif

@@ -3,6 +3,17 @@
 
 #include "edgerun.h"
 
+/* Of W x + b (rows,) the sums `first` to `last`, rescaled by m >> s, half up, where multiplier is not NULL. packed has
+ * weights and bias. All but packed begin with row 0.
+ */
+typedef struct er_rows {
+    int32_t *sums;
+    const int8_t *packed;
+    const int32_t *bias, *multiplier;
+    const uint8_t *shift;
+    int32_t first, last, rows;
+} er_rows;
+
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__) && !defined(ER_PORTABLE)
 #define ER_VNNI 1
 /* `er_layer_sums` where the processor has the instruction, m <= 2048 and x fits int8; 0, and nothing done, otherwise. */
@@ -12,6 +23,8 @@ int64_t er_vnni_packed(int32_t n, int32_t m);
 void er_vnni_pack(int8_t *packed, const int8_t *weight, const int32_t *bias, int32_t n, int32_t m);
 /* The step of a layer that has them; 0, and nothing done, where x does not fit int8. */
 int er_vnni_dense(const er_dense *r);
+/* What `er_rows` says of x (m,), and some rows before the first, which lie beside it; 0, and nothing done, as above. */
+int er_vnni_rows(const er_rows *r, const int16_t *x, int32_t m);
 #endif
 
 #endif

@@ -350,9 +350,11 @@ void er_patterns_step(const er_patterns *r);
 /* A window (steps, inputs) walked through. Rows of the weights lie by gate, then by unit; what goes into a gate is
  * (W x + b) * m >> s rounded half up, plus the same of the recurrent product. y holds the hidden vector after every
  * step where `sequence`, else after the last; with `reverse` the last step comes first, from silence in every call. The map
- * takes a hidden value in Q0.15 to the int8 that goes out and back. Scratch: gates, back and view.
+ * takes a hidden value in Q0.15 to the int8 that goes out and back. Scratch: gates, back and view. packed: see
+ * er_layer_pack.
  */
-#define ER_RECURRENT(I, IN, OUT, gates_of_a_unit) \
+int64_t er_gates_packed(int64_t rows, int32_t inputs, int32_t units);
+#define ER_RECURRENT(I, IN, OPT, OUT, gates_of_a_unit) \
     I(outputs) I(inputs) I(units) I(steps) I(sequence) I(reverse) I(map_multiplier) I(map_shift) I(map_zero) \
     IN(int8_t, weight, (int64_t)(gates_of_a_unit) * r->units * r->inputs) \
     IN(int32_t, bias, (gates_of_a_unit) * r->units) \
@@ -363,39 +365,44 @@ void er_patterns_step(const er_patterns *r);
     IN(uint8_t, recurrent_shift, (gates_of_a_unit) * r->units) \
     IN(int16_t, x, (int64_t)r->steps * r->inputs) OUT(int16_t, y, r->outputs) \
     OUT(int32_t, gates, (gates_of_a_unit) * r->units) OUT(int32_t, back, (gates_of_a_unit) * r->units) \
-    OUT(int16_t, view, r->units)
+    OUT(int16_t, view, r->units) \
+    OPT(int8_t, packed, er_gates_packed((int64_t)(gates_of_a_unit) * r->units, r->inputs, r->units))
 
 /* sigmoid and tanh in Q0.15: their values at k / 64, k = 0 .. 1024; between them a straight line. */
 #define ER_KNOTS 1025
 
 /* h = f(W x + R h); tanh is NULL where f is relu. */
 #define ER_RNN(I, IN, OPT, OUT, MAY) \
-    ER_RECURRENT(I, IN, OUT, 1) I(map_min) I(map_max) OPT(uint16_t, tanh, ER_KNOTS) OUT(int8_t, hidden, r->units)
+    ER_RECURRENT(I, IN, OPT, OUT, 1) I(map_min) I(map_max) OPT(uint16_t, tanh, ER_KNOTS) OUT(int8_t, hidden, r->units)
 ER_RECORD(er_rnn, ER_RNN)
 void er_rnn_step(const er_rnn *r);
+void er_rnn_pack(const er_rnn *r, int8_t *packed);
 
 /* Gates r, z, n. reset_after: the reset gate acts behind the recurrent product. */
 #define ER_GRU(I, IN, OPT, OUT, MAY) \
-    ER_RECURRENT(I, IN, OUT, 3) I(map_min) I(map_max) I(reset_after) IN(uint16_t, sigmoid, ER_KNOTS) \
+    ER_RECURRENT(I, IN, OPT, OUT, 3) I(map_min) I(map_max) I(reset_after) IN(uint16_t, sigmoid, ER_KNOTS) \
     IN(uint16_t, tanh, ER_KNOTS) OUT(int16_t, hidden, r->units) OUT(uint16_t, carry, r->units)
 ER_RECORD(er_gru, ER_GRU)
 void er_gru_step(const er_gru *r);
+void er_gru_pack(const er_gru *r, int8_t *packed);
 
-#define ER_CELL(I, IN, OUT) \
-    ER_RECURRENT(I, IN, OUT, 4) I(cell_exponent) I(cell_limit) OUT(int8_t, hidden, r->units) \
+#define ER_CELL(I, IN, OPT, OUT) \
+    ER_RECURRENT(I, IN, OPT, OUT, 4) I(cell_exponent) I(cell_limit) OUT(int8_t, hidden, r->units) \
     OUT(int16_t, cell, r->units)
 
 /* Gates i, f, g, o; the cell has cell_exponent binary places and a remainder. */
 #define ER_LSTM(I, IN, OPT, OUT, MAY) \
-    ER_CELL(I, IN, OUT) I(map_min) I(map_max) IN(uint16_t, sigmoid, ER_KNOTS) IN(uint16_t, tanh, ER_KNOTS) \
+    ER_CELL(I, IN, OPT, OUT) I(map_min) I(map_max) IN(uint16_t, sigmoid, ER_KNOTS) IN(uint16_t, tanh, ER_KNOTS) \
     OUT(uint16_t, carry, r->units)
 ER_RECORD(er_lstm, ER_LSTM)
 void er_lstm_step(const er_lstm *r);
+void er_lstm_pack(const er_lstm *r, int8_t *packed);
 
 /* The same in LiteRT's arithmetic: gates in Q3.12, two roundings a product; `start` goes back before the first step. */
-#define ER_LSTM_Q12(I, IN, OPT, OUT, MAY) ER_CELL(I, IN, OUT) I(start)
+#define ER_LSTM_Q12(I, IN, OPT, OUT, MAY) ER_CELL(I, IN, OPT, OUT) I(start)
 ER_RECORD(er_lstm_q12, ER_LSTM_Q12)
 void er_lstm_q12_step(const er_lstm_q12 *r);
+void er_lstm_q12_pack(const er_lstm_q12 *r, int8_t *packed);
 
 /* An LSTM whose hidden values are membranes in Q0.15 that spike: one step a call. y and fired are the newest spikes. */
 #define ER_SLSTM(I, IN, OPT, OUT, MAY) \
@@ -403,6 +410,7 @@ void er_lstm_q12_step(const er_lstm_q12 *r);
     OUT(uint16_t, counts, r->units)
 ER_RECORD(er_slstm, ER_SLSTM)
 void er_slstm_step(const er_slstm *r);
+void er_slstm_pack(const er_slstm *r, int8_t *packed);
 
 /* ---------------------------------------------------------------- the network */
 

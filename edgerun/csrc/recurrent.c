@@ -1,12 +1,13 @@
 /* RNN, GRU and LSTM layers: integer gates by table, state that forgets nothing by rounding. */
 #include "clones.h"
+#include "dense_vnni.h"
 #include "kinds.h"
 
 enum { ONE = 1 << 15, HALF = 1 << 14, CHUNK = 32 };
 
 /* ---------------------------------------------------------------- what all kinds share */
 
-/* sums (n,) <- sums * m >> s, half up. Shifts lie in 64 bits and none goes left: so compilers take several at a time. */
+/* sums (n,) <- sums * m >> s, half up. Shifts lie in 64 bits, none goes left: so compilers take several at a time. */
 ER_CLONES
 static void rescale(int32_t *restrict sums, const int32_t *restrict multiplier, const uint8_t *restrict shift,
                     int32_t n) {
@@ -19,20 +20,59 @@ static void rescale(int32_t *restrict sums, const int32_t *restrict multiplier, 
     }
 }
 
-/* Rows of one product, rescaled: (W x + b) * m >> s, half up.   sums (n,) written */
-static void project(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias,
-                    const int32_t *multiplier, const uint8_t *shift, int32_t n, int32_t m) {
-    er_layer_sums(sums, weight, x, bias, n, m);
-    rescale(sums, multiplier, shift, n);
+/* Bytes of one product's packed form. */
+static int64_t packed_part(int32_t rows, int32_t columns) {
+#ifdef ER_VNNI
+    return er_vnni_packed(rows, columns);
+#else
+    (void)rows, (void)columns;
+    return 0;
+#endif
 }
 
-#define INPUT_PART(r, t, count) \
-    project((r)->gates, (r)->weight, (r)->x + (int64_t)(t) * (r)->inputs, (r)->bias, (r)->multiplier, (r)->shift, \
-            count, (r)->inputs)
-#define BACK_PART(r, first, count) \
-    project((r)->back + (first), (r)->recurrent + (int64_t)(first) * (r)->units, (r)->view, \
-            (r)->recurrent_bias + (first), (r)->recurrent_multiplier + (first), (r)->recurrent_shift + (first), count, \
-            (r)->units)
+/* The input's part, then the recurrent one. */
+int64_t er_gates_packed(int64_t rows, int32_t inputs, int32_t units) {
+    const int64_t input = packed_part((int32_t)rows, inputs), back = packed_part((int32_t)rows, units);
+    return input && back ? input + back : 0;
+}
+
+static void pack(int8_t *packed, const int8_t *weight, const int8_t *recurrent, const int32_t *bias,
+                 const int32_t *recurrent_bias, int32_t rows, int32_t inputs, int32_t units) {
+#ifdef ER_VNNI
+    er_vnni_pack(packed, weight, bias, rows, inputs);
+    er_vnni_pack(packed + packed_part(rows, inputs), recurrent, recurrent_bias, rows, units);
+#else
+    (void)packed, (void)weight, (void)recurrent, (void)bias, (void)recurrent_bias, (void)rows, (void)inputs, (void)units;
+#endif
+}
+#define PACKS(record, gates_of_a_unit) \
+    void record##_pack(const record *r, int8_t *packed) { \
+        pack(packed, r->weight, r->recurrent, r->bias, r->recurrent_bias, (gates_of_a_unit) * r->units, r->inputs, \
+             r->units); \
+    }
+PACKS(er_rnn, 1)
+PACKS(er_gru, 3)
+PACKS(er_lstm, 4)
+PACKS(er_lstm_q12, 4)
+PACKS(er_slstm, 4)
+
+/* Of one product the rows `first` to `last`: W x + b, rescaled where there are multipliers. packed is of all `rows`. */
+static void project(const er_rows *r, const int8_t *weight, const int16_t *x, int32_t m) {
+    const int32_t first = r->first, n = r->last - first;
+#ifdef ER_VNNI
+    if (r->packed && er_vnni_rows(r, x, m)) return;
+#endif
+    er_layer_sums(r->sums + first, weight + (size_t)first * (size_t)m, x, r->bias + first, n, m);
+    if (r->multiplier) rescale(r->sums + first, r->multiplier + first, r->shift + first, n);
+}
+
+#define INPUT_PART(r, t, by, rows) \
+    project(&(er_rows){(r)->gates, (r)->packed, (r)->bias, by, (r)->shift, 0, rows, rows}, (r)->weight, \
+            (r)->x + (int64_t)(t) * (r)->inputs, (r)->inputs)
+#define BACK_PART(r, by, first, last, rows) \
+    project(&(er_rows){(r)->back, (r)->packed ? (r)->packed + packed_part(rows, (r)->inputs) : NULL, \
+                       (r)->recurrent_bias, by, (r)->recurrent_shift, first, last, rows}, \
+            (r)->recurrent, (r)->view, (r)->units)
 
 /* Walk through a window: `see` lays the view of the state, `advance` makes step t and the view after it, which goes
  * out. */
@@ -125,8 +165,8 @@ static void rnn_see(const er_rnn *r) { er_copy8(r->view, r->hidden, r->units); }
 
 static void rnn_advance(const er_rnn *r, int32_t t) {
     const int32_t n = r->units;
-    INPUT_PART(r, t, n);
-    BACK_PART(r, 0, n);
+    INPUT_PART(r, t, r->multiplier, n);
+    BACK_PART(r, r->recurrent_multiplier, 0, n, n);
     if (r->tanh)
         open_tanh(r->gates, r->back, r->tanh, n);
     else
@@ -166,7 +206,7 @@ static void hear(int32_t *restrict part, const int32_t *restrict reset, int32_t 
 static void hear_before(const er_gru *r) {
     for (int32_t j = 0; j < r->units; j++) r->gates[j] = product(r->gates[j], r->hidden[j]);
     TO_INT8(r, r->gates);
-    BACK_PART(r, 2 * r->units, r->units);
+    BACK_PART(r, r->recurrent_multiplier, 2 * r->units, 3 * r->units, 3 * r->units);
 }
 
 /* z * h + (2**15 - z) * n + carry, which 31 bits hold; leaves the new hidden values in `candidate` too. */
@@ -183,8 +223,8 @@ static void blend(int16_t *restrict hidden, uint16_t *restrict carry, const int3
 
 static void gru_advance(const er_gru *r, int32_t t) {
     const int32_t n = r->units, last = 2 * n;
-    INPUT_PART(r, t, 3 * n);
-    BACK_PART(r, 0, r->reset_after ? 3 * n : last);
+    INPUT_PART(r, t, r->multiplier, 3 * n);
+    BACK_PART(r, r->recurrent_multiplier, 0, r->reset_after ? 3 * n : last, 3 * n);
     open_sigmoid(r->gates, r->back, r->sigmoid, last);
     if (r->reset_after)
         hear(r->back + last, r->gates, n);
@@ -227,8 +267,8 @@ static void remember(int32_t *restrict i, const int32_t *restrict f, const int32
     do { \
         const int32_t n = (r)->units; \
         int32_t *i = (r)->gates, *f = i + n, *g = f + n, *o = g + n; \
-        INPUT_PART(r, t, 4 * n); \
-        BACK_PART(r, 0, 4 * n); \
+        INPUT_PART(r, t, (r)->multiplier, 4 * n); \
+        BACK_PART(r, (r)->recurrent_multiplier, 0, 4 * n, 4 * n); \
         open_sigmoid(i, (r)->back, (r)->sigmoid, 2 * n); \
         open_tanh(g, (r)->back + 2 * n, (r)->tanh, n); \
         open_sigmoid(o, (r)->back + 3 * n, (r)->sigmoid, n); \
@@ -335,11 +375,9 @@ static int32_t tanh_by_exp(int32_t p, int32_t fraction) {
     return p > 0 ? y : -y;
 }
 
-/* rows <- both roundings of (W x + b) * m */
-static void project_twice(int32_t *rows, const int8_t *weight, const int16_t *x, const int32_t *bias,
-                          const int32_t *multiplier, const uint8_t *shift, int32_t n, int32_t m) {
-    er_layer_sums(rows, weight, x, bias, n, m);
-    for (int32_t k = 0; k < n; k++) rows[k] = (int32_t)rescale_twice(rows[k], multiplier[k], shift[k]);
+/* sums <- both roundings of sums * m */
+static void round_twice(int32_t *sums, const int32_t *multiplier, const uint8_t *shift, int32_t n) {
+    for (int32_t k = 0; k < n; k++) sums[k] = (int32_t)rescale_twice(sums[k], multiplier[k], shift[k]);
 }
 
 static void q12_silence(const er_lstm_q12 *r) {
@@ -362,9 +400,10 @@ static void q12_remember(const er_lstm_q12 *r, int32_t j) {
 
 static void q12_advance(const er_lstm_q12 *r, int32_t t) {
     const int32_t n = 4 * r->units;
-    project_twice(r->gates, r->weight, r->x + (int64_t)t * r->inputs, r->bias, r->multiplier, r->shift, n, r->inputs);
-    project_twice(r->back, r->recurrent, r->view, r->recurrent_bias, r->recurrent_multiplier, r->recurrent_shift, n,
-                  r->units);
+    INPUT_PART(r, t, NULL, n);
+    BACK_PART(r, NULL, 0, n, n);
+    round_twice(r->gates, r->multiplier, r->shift, n);
+    round_twice(r->back, r->recurrent_multiplier, r->recurrent_shift, n);
     for (int32_t k = 0; k < n; k++) r->gates[k] = er_sat16((int64_t)er_sat16(r->gates[k]) + r->back[k]);
     for (int32_t j = 0; j < r->units; j++) q12_remember(r, j);
 }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from alone import Alone, same
 from golden import make_vectors
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
@@ -48,7 +47,7 @@ from edgerun.layers import (
 )
 from edgerun.layers.recurrent import Twice
 from edgerun.native import NativeNetwork
-from edgerun.native_layers import NUMPY_ONLY, PACKERS, NativeLayer, Packing, records_of
+from edgerun.native_layers import NUMPY_ONLY, PACKERS
 from edgerun.network import Network
 from edgerun.ops import OPS
 from edgerun.ops.base import LayerRun
@@ -59,48 +58,6 @@ UNREAD = (Integrators, Readout)
 """Kinds whose output is beyond what any layer may read: C does not write it."""
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
-
-
-class Alone:
-    """One layer in C, its sources written by the caller.
-
-    reaches  the largest |value| of each     changes  fields of its records that are to be wrong
-    """
-
-    def __init__(
-        self, spec: Layer, tensors: Tensors, reaches: tuple[int, ...], changes: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
-        native = library()
-        assert native is not None
-        kinds = [np.int16 if reach < 1 << 15 else np.int32 for reach in reaches]
-        self.sources = [np.zeros(width, kind) for width, kind in zip(spec.widths, kinds, strict=True)]
-        self.run = NativeLayer(spec, spec.reach(reaches), records_of(spec) - 1)
-        records = PACKERS[type(spec)](Packing(spec, tensors, self.run, self.sources))
-        records = [(name, fields | changes) for name, fields in records]
-        plan: dict[str, Any] = dict.fromkeys(("phase", "z", "raw", "sums", "counts", "bias", "mean"))
-        numbers = dict.fromkeys(
-            ("full_scale", "offset", "each_step", "features", "readings", "width", "capacity", "means"), 0
-        )
-        plan |= numbers | {"encoder": 2, "size": 1, "moment": 1, "steps": 1, "layers": len(records)}
-        plan |= {"outputs": spec.outputs, "x": np.zeros(1, np.int16)}
-        self.net = self.run.net = native.Net(plan, tuple(records), None, False)
-        self.net.reset()
-
-    def step(self, *xs: AnyArray) -> None:
-        for source, x in zip(self.sources, xs, strict=True):
-            np.copyto(source, x, casting="unsafe")
-        self.net.step()
-
-
-def same(ours: LayerRun, theirs: LayerRun, *, out: bool = True) -> None:
-    """Outputs, state and what a head reads."""
-    if out:
-        np.testing.assert_array_equal(ours.out, theirs.out.astype(np.int64))
-    mine, numpys = ours.state(), theirs.state()
-    assert mine.keys() == numpys.keys()
-    for name, array in numpys.items():
-        np.testing.assert_array_equal(mine[name].astype(np.int64), array.astype(np.int64), err_msg=name)
-    np.testing.assert_array_equal(ours.reading(), theirs.reading())
 
 
 # ------------------------------------------------------------------ all kinds
