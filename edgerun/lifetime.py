@@ -23,7 +23,7 @@ from edgerun.encode.targets import real_answers, real_targets
 from edgerun.errors import StoreError
 from edgerun.graph import plastic_tensors
 from edgerun.kernels.native import Backend, chosen
-from edgerun.learn import records
+from edgerun.learn import guard, records
 from edgerun.learn.learner import Learner, Taught
 from edgerun.learn.native import network_for
 from edgerun.learn.profiles import profile_of
@@ -139,7 +139,7 @@ class Lifetime:
         """Score the guard's mix; keep what was learned since the last verdict, or go back."""
         correct, of = self.learner.guard_score(*self._probe)
         before = self._best
-        good = before - _ratio(correct, of) <= self.bundle.manifest.learning.guard.max_drop
+        good = guard.good(self.bundle.manifest.learning.guard, before, _ratio(correct, of))
         self._firmly(records.Verdict(good=good, correct=correct, of=of))
         if self._journal.full:
             self._seal()

@@ -25,7 +25,7 @@ import trajectories
 from pretend import tiny_bundle
 from trajectories import Event, Told
 
-from edgerun.bundle import Bundle, Probe
+from edgerun.bundle import Bundle, Probe, no_probe
 from edgerun.kernels.native import Backend
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import NewClass
@@ -46,7 +46,10 @@ def bundle_of(learner: Learner) -> Bundle:
     exemplars = None
     if held is not None:
         exemplars = Probe(held.x[held.filled].copy(), held.label[held.filled].astype(np.int32))
-    return replace(tiny_bundle(), manifest=learner.manifest, tensors=tensors, priors={}, exemplars=exemplars)
+    return replace(
+        tiny_bundle(), manifest=learner.manifest, tensors=tensors, priors={}, exemplars=exemplars,
+        probe=no_probe(learner.manifest),
+    )  # fmt: skip
 
 
 def frames_of(manifest: Manifest, event: Event) -> bytes:
@@ -76,7 +79,7 @@ class Life:
     def of(cls, kind: str, lessons: int, backend: Backend) -> Life:
         """Lived by a backend."""
         learner = trajectories.learner_of(kind, backend)
-        bundle, frames = bundle_of(learner), []
+        bundle, frames = bundle_of(learner), [stream.frame(stream.GUARD, 0)]
         for event in trajectories.story(kind, lessons, learner):
             trajectories.live(learner, event)
             frames.append(frames_of(learner.manifest, event))

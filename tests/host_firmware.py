@@ -78,11 +78,9 @@ def host(
 def sealed(flash: bytes) -> bytes:
     """A region of checkpoints whose sums are those of its bytes, so that the loader looks at what they hold."""
     made = bytearray(flash)
-    slot = len(made) // 2 // PAGE * PAGE
-    for first in (0, slot):
-        if len(made) < first + PAGE:
-            continue
-        length = struct.unpack_from("<I", made, first + 16)[0]
-        struct.pack_into("<I", made, first + 20, zlib.crc32(made[first + PAGE : first + PAGE + length]))
-        struct.pack_into("<I", made, first + 24, zlib.crc32(made[first : first + 24]))
+    length = struct.unpack_from("<I", made, 16)[0]
+    slot = PAGE * (1 + -(-length // PAGE))
+    for first in range(0, len(made) - PAGE, slot):
+        struct.pack_into("<I", made, first + 32, zlib.crc32(made[first + PAGE : first + PAGE + length]))
+        struct.pack_into("<I", made, first + 36, zlib.crc32(made[first : first + 36]))
     return bytes(made)

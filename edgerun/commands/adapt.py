@@ -35,7 +35,7 @@ from edgerun.encode.targets import learns_values
 from edgerun.errors import DataError, Refused
 from edgerun.graph import grows, learns
 from edgerun.kernels.native import Backend
-from edgerun.learn import records
+from edgerun.learn import guard, records
 from edgerun.learn.contradiction import same_under_two_names
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
@@ -237,7 +237,7 @@ def adapt(
         updates += told.updates if told else 0
     learner.apply(records.Settle())
     after = _guard(bundle, learner)
-    good = judged - after <= bundle.manifest.learning.guard.max_drop
+    good = guard.good(bundle.manifest.learning.guard, judged, after)
     learner.apply(records.Verdict(good=good, correct=0, of=0))
     answers = right(learner, new)
     return Drawn(
@@ -256,23 +256,19 @@ def adapt(
 def adapt_on(
     board: str, bundle: Bundle, new: Labelled, taught: I64, probe: Labelled | None, level: Level
 ) -> tuple[Drawn, Schooled]:
-    """The same on a board, whose learned state this machine's learner takes over at the end, to judge it by its guard
-    and to take its digest."""
+    """The same on a board and by its own guard; this machine's learner takes over what it learned, for its digest."""
     learner, tested = new_learner(bundle), np.ones(len(new), np.bool_)
     tested[taught] = False
-    judged, classes, lessons = _guard(bundle, learner), list(learner.classes), []
+    classes, lessons = list(learner.classes), []
     for k in taught:
         if joins := new.label[k] not in classes:
             classes.append(new.label[k])
         lessons.append(Told(new.q[k], classes.index(new.label[k]), level, joins, sample=int(k)))
     asked = new.q if probe is None else np.concatenate([new.q, probe.q])
     schooled = runner(board).teach(bundle, board, asked, lessons)
-    learner.load(schooled.arrays, {**schooled.meta, "classes": classes})
-    good = judged - _guard(bundle, learner) <= bundle.manifest.learning.guard.max_drop
-    learner.apply(records.Verdict(good=good, correct=0, of=0))
+    learner.load(schooled.arrays, {**schooled.meta, "classes": classes[: schooled.meta["known"]]})
     truth = new.label + (probe.label if probe else ())
-    before = named(schooled.before.scores, classes, truth)
-    after = named(schooled.after.scores, classes, truth) if good else before
+    before, after = (named(ran.scores, classes, truth) for ran in (schooled.before, schooled.after))
     count = len(new)
     return Drawn(
         before=share(before[:count][tested]),
@@ -282,7 +278,7 @@ def adapt_on(
         probe_after=share(after[count:]),
         lessons=len(taught),
         updates=sum(schooled.updates),
-        rolled_back=not good,
+        rolled_back=not schooled.good,
         digest=learner.digest().hex(),
     ), schooled
 

@@ -50,7 +50,8 @@ class Schooled:
 
     updates       of each lesson
     instructions  (lessons,)  float64  of each lesson
-    arrays, meta  the learned state, as `Learner.load` takes it; of meta what no list of names is
+    arrays, meta  the learned state, as `Learner.load` takes it; of meta what no list of names is, and `known` classes
+    good          the guard's verdict on all lessons; after a bad one the board is where it was before them
     """
 
     before: Ran
@@ -59,6 +60,7 @@ class Schooled:
     instructions: F64
     arrays: Tensors
     meta: Mapping[str, int]
+    good: bool
 
 
 class Runner(Protocol):
@@ -71,8 +73,8 @@ class Runner(Protocol):
         ...
 
     def teach(self, bundle: Bundle, board: str, asked: I16, lessons: Sequence[Told]) -> Schooled:
-        """Lessons, prototypes settled behind them, and answers to `asked` (n, size) before and after. Raises Refused
-        where the firmware cannot learn this bundle."""
+        """Lessons, prototypes settled and the guard asked behind them, and answers to `asked` (n, size) before and
+        after. Raises Refused where the firmware cannot learn this bundle."""
         ...
 
 

@@ -19,7 +19,7 @@ from edgerun.errors import DataError, SpecError
 from edgerun.graph import grows
 from edgerun.kernels import plasticity
 from edgerun.kernels.native import Backend, library
-from edgerun.learn import doubt, native, prototypes, reservoir, stages, tape
+from edgerun.learn import doubt, guard, native, prototypes, reservoir, stages, tape
 from edgerun.learn.doubt import Doubter
 from edgerun.learn.profiles import high_bytes, profile_of
 from edgerun.learn.prototypes import KeptHead
@@ -522,12 +522,11 @@ class Learner:
         """(correct, of) over the plan's mix of probe samples and the newest field samples; (0, 0) without classes."""
         if not self.classes:
             return 0, 0
-        guard = self.manifest.learning.guard
-        share = round(guard.samples * guard.probe_share)
-        picked = np.linspace(0, max(0, len(probe_x) - 1), min(share, len(probe_x))).astype(np.int64)
+        plan = self.manifest.learning.guard
+        picked = guard.picked(plan, len(probe_x))
         x, label = [probe_x[picked]], [probe_label[picked].astype(np.int64)]
         if self.reservoir is not None:
-            newest = self.reservoir.newest(guard.samples - share)
+            newest = self.reservoir.newest(plan.samples - guard.of_probe(plan))
             x.append(self.reservoir.x[newest])
             label.append(self.reservoir.label[newest].astype(np.int64))
         both, truth = np.concatenate(x), np.concatenate(label)

@@ -11,6 +11,7 @@ from edgerun.commands.text import columns
 from edgerun.graph import learns
 from edgerun.learn.native import numpy_lessons
 from exporters.firmware.boards import BOARDS, PORTS, firmware_board
+from exporters.firmware.guard import guard_of
 from exporters.firmware.project import PORT, image_for, room, write_project
 
 
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if kept:
         print(f"{args.output / PORT} is not the one that is written here: it was kept")
     rows = [("", "planned bytes", "present", "of which")]
-    for what, parts in room(image, board).items():
+    guard = guard_of(bundle) if image.lessons is not None else None
+    for what, parts in room(image, guard, board).items():
         told = ", ".join(f"{part} {size:,}" for part, size in parts.items())
         rows.append((what, f"{sum(parts.values()):,}", f"{board.bytes[what]:,}", told))
     print("\n".join(columns(rows)))

@@ -18,6 +18,7 @@ from edgerun.learn.native import LearnerRecords
 from edgerun.native import Fields, Records
 from edgerun.plan import Plan
 from edgerun.rules import ALL, RuleRecord
+from exporters.firmware.guard import FirmwareGuard
 
 WIDTH: Final = 118
 COUNTERS: Final = 48
@@ -27,7 +28,7 @@ TARGET: Final = "tape.target"
 C_TYPE: Final[Mapping[str, str]] = {"bool": "uint8_t"}
 
 
-def header(bundle: Bundle, image: Image) -> str:
+def header(bundle: Bundle, image: Image, guard: FirmwareGuard | None) -> str:
     """model.h: what the other files ask of the model."""
     manifest = bundle.manifest
     numbers = {
@@ -56,6 +57,7 @@ def header(bundle: Bundle, image: Image) -> str:
         "void model_reset(void);",
         "",
         *(_learning_header(image) if image.lessons is not None else ()),
+        *(_guard_header(guard) if guard is not None else ()),
         "#endif",
     ]
     return "\n".join(lines) + "\n"
@@ -84,6 +86,19 @@ def _learning_header(image: Image) -> Iterator[str]:
     yield ""
 
 
+def _guard_header(guard: FirmwareGuard) -> Iterator[str]:
+    yield "/* The guard's: shares are in Q0.15. */"
+    yield f"#define MODEL_GUARD_EVERY {guard.every}"
+    yield f"#define MODEL_MOST_DROP {guard.most_drop}"
+    yield f"#define MODEL_FACTORY_SHARE {guard.factory}"
+    yield f"#define MODEL_NEWEST {guard.newest}"
+    yield f"#define MODEL_PROBE {len(guard.x)}"
+    if len(guard.x):
+        yield "extern const model_input model_probe[MODEL_PROBE * MODEL_SIZE];"
+        yield "extern const int16_t model_probe_label[MODEL_PROBE];"
+    yield ""
+
+
 def kinds(image: Image) -> str:
     """layers.h: the kinds of layers that the firmware has, and those that learning knows by name."""
     names = dict.fromkeys(("dense", "lif", "readout", *(kind for kind, _ in image.records.layers)))
@@ -98,7 +113,7 @@ def kept_bytes(image: Image) -> int:
     return COUNTERS + sum(image.held[name].slot.bytes for name in image.kept)
 
 
-def source(image: Image, plan: Plan) -> str:
+def source(image: Image, plan: Plan, guard: FirmwareGuard | None) -> str:
     """model.c. `plan` lays out what the image holds."""
     names = identifiers([*image.held, *image.constants])
     of_array = {id(held.array): names[name] for name, held in image.held.items()}
@@ -121,6 +136,7 @@ def source(image: Image, plan: Plan) -> str:
         "",
         *(_learner(image, of_array, names) if image.learner is not None else ()),
         *(_pupil(image, image.lessons, of_array, names) if image.lessons is not None else ()),
+        *(_probe(guard) if guard is not None and len(guard.x) else ()),
         *_reset(image, names),
     ]
     return "\n".join(parts) + "\n"
@@ -180,6 +196,11 @@ def _pupil(image: Image, lessons: Fields, of_array: Mapping[int, str], names: Ma
     yield '    {"counters", &model_counters, sizeof model_counters},'
     yield "};"
     yield ""
+
+
+def _probe(guard: FirmwareGuard) -> Iterator[str]:
+    for name, array in (("model_probe", guard.x), ("model_probe_label", guard.label)):
+        yield constant(name, array).removeprefix("static ")
 
 
 def _reset(image: Image, names: Mapping[str, str]) -> Iterator[str]:

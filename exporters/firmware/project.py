@@ -14,6 +14,7 @@ from edgerun.image import Image, image_of, learning_image
 from edgerun.price import firmware_parts
 from exporters.firmware import model
 from exporters.firmware.boards import PORTS, FirmwareBoard, firmware_board
+from exporters.firmware.guard import FirmwareGuard, guard_of
 
 KERNELS: Final = "edgerun"
 """The folder of the project that holds copies of `edgerun/csrc`."""
@@ -21,7 +22,7 @@ KERNELS: Final = "edgerun"
 PYTHON_ONLY: Final = ("module",)
 """Sources of `edgerun/csrc` that only a Python process needs begin so."""
 
-LEARNING: Final = ("learned.", "lessons.c", "checkpoint.")
+LEARNING: Final = ("learned.", "lessons.c", "checkpoint.", "guard.")
 FROZEN: Final = ("frozen.c",)
 """Files of a firmware that learns, and of one that does not."""
 
@@ -34,8 +35,8 @@ STACK: Final = 4096
 PORT: Final = "port.c"
 """The one file that is a person's to change."""
 
-SLOTS: Final = 2
-"""Of the region of checkpoints: the newest, and the one being written."""
+SLOTS: Final = 3
+"""Of the region of checkpoints: the newest, the last good one, the one being written."""
 
 WRITTEN: Final = "Written by `edgerun export-firmware`"
 
@@ -98,10 +99,11 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = POR
     where = firmware_board(board)
     source = where.port(port)
     image = image_for(bundle, frozen=frozen)
-    check_room(bundle, image, where)
+    guard = guard_of(bundle) if image.lessons is not None else None
+    check_room(bundle, image, guard, where)
     files = {
-        "model.h": model.header(bundle, image),
-        "model.c": model.source(image, image.plan),
+        "model.h": model.header(bundle, image, guard),
+        "model.c": model.source(image, image.plan, guard),
         "layers.h": model.kinds(image),
         "board.h": _board(where, pages(image, where)),
         PORT: _folder("exporters.firmware", "c/ports")[source],
@@ -121,9 +123,9 @@ def image_for(bundle: Bundle, *, frozen: bool) -> Image:
     return image_of(bundle.manifest, bundle.tensors) if frozen else learning_image(bundle)
 
 
-def check_room(bundle: Bundle, image: Image, board: FirmwareBoard) -> None:
+def check_room(bundle: Bundle, image: Image, guard: FirmwareGuard | None, board: FirmwareBoard) -> None:
     """Raises SpecError where a board has less memory or flash than the planner says, and tells what would fit."""
-    for what, parts in room(image, board).items():
+    for what, parts in room(image, guard, board).items():
         needed, present = sum(parts.values()), board.bytes[what]
         if needed > present:
             lacking = f"{bundle.manifest.name} needs {needed:,} bytes of {what}, {board.name} has {present:,}"
@@ -133,18 +135,20 @@ def check_room(bundle: Bundle, image: Image, board: FirmwareBoard) -> None:
 FITS_FROZEN: Final = "; it fits with --frozen, which answers and never learns"
 
 
-def room(image: Image, board: FirmwareBoard) -> dict[str, dict[str, int]]:
+def room(image: Image, guard: FirmwareGuard | None, board: FirmwareBoard) -> dict[str, dict[str, int]]:
     """What a firmware takes of a board, by part, of "RAM" and of "flash"."""
     parts = firmware_parts(image)
-    region = {"checkpoints": pages(image, board) * board.page} if image.lessons is not None else {}
-    return parts | {"flash": parts["flash"] | region}
+    if guard is None:
+        return parts
+    more = {"probe": guard.nbytes, "checkpoints": pages(image, board) * board.page}
+    return parts | {"flash": parts["flash"] | more}
 
 
 def fits_frozen(bundle: Bundle, image: Image, board: FirmwareBoard) -> bool:
     """Whether a firmware that learns would have room if it did not."""
     if image.lessons is None:
         return False
-    parts = room(image_for(bundle, frozen=True), board)
+    parts = room(image_for(bundle, frozen=True), None, board)
     return all(sum(part.values()) <= board.bytes[what] for what, part in parts.items())
 
 

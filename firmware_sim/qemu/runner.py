@@ -39,8 +39,10 @@ class Qemu:
         question = b"".join(asking(bundle, asked))
         script = [
             question,
+            stream.frame(stream.GUARD, 0),
             *teaching(bundle, lessons),
             stream.frame(stream.SETTLE),
+            stream.frame(stream.JUDGE),
             question,
             stream.frame(stream.PRINT),
         ]
@@ -49,9 +51,11 @@ class Qemu:
         told = [words for event, words in stream.lines(text) if event == "lesson"]
         if len(told) != len(lessons):
             raise EdgeRunError(f"{board} took {len(told)} of {len(lessons)} lessons")
+        verdicts = [words[0] for event, words in stream.lines(text) if event == "verdict"]
         arrays, counters = learned(bundle, text)
         spent = np.array([instructions(board, int(words[5])) for words in told])
-        return Schooled(before, after, tuple(int(words[3]) for words in told), spent, arrays, counters)
+        updates, good = tuple(int(words[3]) for words in told), verdicts == ["good"]
+        return Schooled(before, after, updates, spent, arrays, counters, good)
 
 
 def asking(bundle: Bundle, q: I16) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -39,25 +40,31 @@ class Serial:
         self._waiting = b""
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="edgerun-qemu-")
-        control = Path(self._folder.name, "control")
-        command = [
-            require("qemu-system-arm"), "-M", self._board, *COUNTED, "-serial", "stdio", "-monitor", "none",
-            "-qmp", f"unix:{control},server=on,wait=off", "-kernel", str(self._firmware),
-        ]  # fmt: skip
-        self._machine = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
-        )
-        self._control = control
-        self.greeting = self._until((READY,), START_S)
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgerun-qemu-"))
+            self._control = Path(folder, "control")
+            self._machine = self._started()
+            stack.callback(self._stop)
+            self.greeting = self._until((READY,), START_S)
+            self._held = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._held.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        command = [
+            require("qemu-system-arm"), "-M", self._board, *COUNTED, "-serial", "stdio", "-monitor", "none",
+            "-qmp", f"unix:{self._control},server=on,wait=off", "-kernel", str(self._firmware),
+        ]  # fmt: skip
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
+
+    def _stop(self) -> None:
         self._machine.kill()
         self._machine.communicate()
-        self._folder.cleanup()
 
     def ask(self, frames: bytes) -> str:
         """The lines that frames cause, one frame at a time."""

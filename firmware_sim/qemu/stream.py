@@ -23,6 +23,7 @@ LEVELS: Final[Mapping[Level, int]] = MappingProxyType({"full": 0, "light": 1, "s
 """`enum er_level`."""
 
 NEW_CLASS, SETTLE, BOUNDARY, FACTORY, SAVE, PRINT = b"N", b"T", b"B", b"F", b"C", b"D"
+GUARD, JUDGE = b"G", b"J"
 LAST: Final = ("answer ", "lesson ", "done ", "saved ", "refused ", "kept counters ")
 """How the last line begins that a frame causes."""
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "frames.h"
+#include "guard.h"
 #include "learned.h"
 #include "model.h"
 #include "port.h"
@@ -114,13 +115,13 @@ static void seal_stream(buffer *b) {
     }
 }
 
-/* Right sums of both slots, so that the loader looks at what they hold. */
+/* Right sums of every slot, so that the loader looks at what they hold. */
 static void seal_flash(buffer *b) {
-    for (uint32_t slot = 0; slot < 2; slot++) {
-        uint8_t *first = b->bytes + slot * (BOARD_PAGES / 2) * BOARD_PAGE;
+    for (uint32_t slot = 0; slot < BOARD_SLOTS; slot++) {
+        uint8_t *first = b->bytes + slot * (BOARD_PAGES / BOARD_SLOTS) * BOARD_PAGE;
         if (first + BOARD_PAGE + MODEL_KEPT_BYTES > b->bytes + b->count) return;
-        put(first + 20, crc32(0, first + BOARD_PAGE, MODEL_KEPT_BYTES), 4);
-        put(first + 24, crc32(0, first, 24), 4);
+        put(first + 32, crc32(0, first + BOARD_PAGE, MODEL_KEPT_BYTES), 4);
+        put(first + 36, crc32(0, first, 36), 4);
     }
 }
 
@@ -151,7 +152,7 @@ int main(int argc, char **argv) {
     for (uint64_t k = first; k < first + count; k++) {
         make_case(k);
         firmware_main();
-        if (!learned_sound()) {
+        if (!learned_sound() || !guard_sound()) {
             fprintf(stderr, "case %llu: the learned state cannot be\n", (unsigned long long)k);
             return 1;
         }

@@ -27,8 +27,11 @@ def harness(folder: Path) -> list[str]:
     lessons = [stream.sample(sample(k % 4, k).astype(np.uint8).tobytes(), k % 4) for k in range(4)]
     asked = stream.sample(sample(1, 9).astype(np.uint8).tobytes())
     commands = [
-        stream.frame(kind) for kind in (stream.NEW_CLASS, stream.SETTLE, stream.BOUNDARY, stream.SAVE, stream.PRINT)
-    ]
+        stream.frame(kind, 3)
+        for kind in (
+            stream.NEW_CLASS, stream.SETTLE, stream.BOUNDARY, stream.SAVE, stream.PRINT, stream.JUDGE, stream.GUARD,
+        )
+    ]  # fmt: skip
     device.run(folder, b"".join([*lessons, stream.frame(stream.SAVE), *lessons, stream.frame(stream.SAVE)]))
     seed = b"".join([asked, lessons[0], *commands, lessons[1], asked, lessons[2], stream.frame(stream.FACTORY), asked])
     (folder / "seed.bin").write_bytes(seed)

@@ -12,18 +12,17 @@ from pretend import sample, tiny_bundle
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
-from exporters.firmware.boards import BOARDS
 from exporters.firmware.project import project
 from firmware_sim.qemu import machine, stream
 from firmware_sim.qemu.runner import learned
 from firmware_sim.qemu.serial import Serial
 
-MISSING = [name for name in machine.PACKAGES if shutil.which(name) is None]
+MISSING = [name for name in ("arm-none-eabi-gcc", "qemu-system-arm", "make") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed here: {', '.join(MISSING)}")
 
 BUNDLE = tiny_bundle()
 LABELS = (0, 1, 2, 3, 1, 0)
-LESSONS = b"".join(
+LESSONS = stream.frame(stream.GUARD, 0) + b"".join(
     stream.sample(sample(label, k).astype("u1").tobytes(), label) for k, label in enumerate(LABELS)
 ) + stream.frame(stream.SETTLE)  # fmt: skip
 ASKED = b"".join(stream.sample(sample(k % 4, 50 + k).astype("u1").tobytes()) for k in range(6))
@@ -67,7 +66,7 @@ def digest(text: str) -> bytes:
     return taken.digest()
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", machine.BOARDS)
 def test_every_boards_serial_line_says_what_the_host_would_read(board: str, cache: Path) -> None:
     script = ASKED + LESSONS + ASKED + stream.frame(stream.PRINT)
     there = machine.run(machine.build(project(BUNDLE, board), cache), board, script).answers

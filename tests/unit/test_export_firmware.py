@@ -11,7 +11,6 @@ from pathlib import Path
 
 import host_firmware
 import learners
-import msgspec
 import numpy as np
 import pytest
 from fuzz import firmware as fuzz_firmware
@@ -26,8 +25,8 @@ from edgerun.image import image_of, learning_image
 from edgerun.learn import records
 from edgerun.learn.learner import Learner
 from edgerun.lifetime import new_learner
-from edgerun.spec import Doubt, Replay
 from exporters.firmware.boards import firmware_board
+from exporters.firmware.guard import guard_of
 from exporters.firmware.model import identifiers, kept_bytes, literal
 from exporters.firmware.project import SLOTS, check_room, project, room
 from firmware_sim.qemu import stream
@@ -50,8 +49,8 @@ def device(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Host:
 
 
 def frames(first: int, last: int) -> bytes:
-    """Lessons of these numbers, as the stream has them."""
-    found = []
+    """Lessons of these numbers, as the stream has them; no guard interferes."""
+    found = [stream.frame(stream.GUARD, 0)]
     for number in range(first, last):
         if LABELS[number] == 4 and 4 not in LABELS[:number]:
             found.append(stream.frame(b"N"))
@@ -153,7 +152,7 @@ def test_after_a_cut_the_next_checkpoint_is_whole(tiny: Bundle, device: Host, tm
 
 
 @needs_compiler
-@pytest.mark.parametrize("at", [0, 4, 12, 18, 21, 25, PAGE, PAGE + 700])
+@pytest.mark.parametrize("at", [0, 4, 12, 18, 20, 24, 29, 33, 37, PAGE, PAGE + 700])
 def test_a_damaged_checkpoint_is_as_none(tiny: Bundle, device: Host, tmp_path: Path, at: int) -> None:
     device.run(tmp_path, frames(0, 3) + SAVE)
     flash = bytearray((tmp_path / "flash.bin").read_bytes())
@@ -177,6 +176,18 @@ def test_counters_that_cannot_be_are_refused(
     (tmp_path / "flash.bin").write_bytes(host_firmware.sealed(bytes(flash)))
     _, lines = device.run(tmp_path, frames(0, 2))
     assert lines[1] == ["generation", "0"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("at", "value"), [(24, -1), (24, 0x7FFFFFFF), (28, -1), (28, (1 << 15) + 1), (28, 1 << 15)])
+def test_a_guard_that_cannot_be_is_refused(device: Host, tmp_path: Path, at: int, value: int) -> None:
+    """Lessons in the group, and the best share; the last of these can be."""
+    device.run(tmp_path, frames(0, 3) + SAVE)
+    flash = bytearray((tmp_path / "flash.bin").read_bytes())
+    struct.pack_into("<i", flash, at, value)
+    (tmp_path / "flash.bin").write_bytes(host_firmware.sealed(bytes(flash)))
+    _, lines = device.run(tmp_path, b"")
+    assert lines[1] == ["generation", str(int(value == 1 << 15))]
 
 
 @needs_compiler
@@ -294,13 +305,11 @@ def test_what_is_not_installed_is_named_with_its_package(
     assert "--board mps2-an386 computes elsewhere" in capsys.readouterr().err
 
 
-def test_a_plan_whose_lessons_have_no_c_form_makes_a_firmware_that_answers(digits_bundle: Path) -> None:
-    bundle = open_bundle(digits_bundle)
-    plan = msgspec.structs.replace(bundle.manifest.learning, doubt=Doubt(), replay=Replay(capacity=64))
-    doubting = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=plan))
-    assert "frozen.c" in project(doubting, "mps2-an386")
-    with pytest.raises(Refused, match=r"its firmware cannot learn.*; learning\.doubt sorts"):
-        runner("mps2-an386").teach(doubting, "mps2-an386", np.zeros((1, 64), np.int16), ())
+def test_a_plan_whose_lessons_have_no_c_form_makes_a_firmware_that_answers() -> None:
+    bundle = learners.bundle("predictive")
+    assert "frozen.c" in project(bundle, "mps2-an386")
+    with pytest.raises(Refused, match=r"its firmware cannot learn.*; learning\.rule predictive: settles"):
+        runner("mps2-an386").teach(bundle, "mps2-an386", np.zeros((1, 64), np.int16), ())
 
 
 def test_what_does_not_fit_and_what_is_no_board_is_refused(
@@ -316,17 +325,17 @@ def test_what_does_not_fit_and_what_is_no_board_is_refused(
 
 
 def test_checkpoints_are_counted_in_whole_sectors(tiny: Bundle) -> None:
-    image = learning_image(tiny)
+    image, guard = learning_image(tiny), guard_of(tiny)
     for name in ("mps2-an386", "netduinoplus2"):
         board = firmware_board(name)
         slot = PAGE + kept_bytes(image)
         region = SLOTS * -(-slot // board.sector) * board.sector
-        assert room(image, board)["flash"]["checkpoints"] == region
+        assert room(image, guard, board)["flash"]["checkpoints"] == region
         small = replace(board, flash=(board.flash[0], region))
         with pytest.raises(SpecError, match=rf"tiny needs [\d,]+ bytes of flash, {name} has {region:,}(; it fits|$)"):
-            check_room(tiny, image, small)
+            check_room(tiny, image, guard, small)
         assert f"CHECKPOINTS (r) : ORIGIN = {sum(board.flash) - region:#010x}" in project(tiny, name)["board.ld"]
-    assert "checkpoints" not in room(image_of(tiny.manifest, tiny.tensors), board)["flash"]
+    assert "checkpoints" not in room(image_of(tiny.manifest, tiny.tensors), None, board)["flash"]
 
 
 def test_a_rule_that_no_firmware_learns_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

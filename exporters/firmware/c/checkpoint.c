@@ -3,35 +3,38 @@
 #include <string.h>
 
 #include "frames.h"
+#include "guard.h"
 #include "model.h"
 #include "port.h"
 
 typedef struct {
     uint8_t magic[4], model[8];
-    uint32_t generation, bytes, crc, header_crc;
+    uint32_t generation, bytes, good;
+    guard_state guard;
+    uint32_t crc, header_crc;
 } header;
 
 #define SLOT_PAGES (BOARD_PAGES / BOARD_SLOTS)
 
 static uint8_t page[BOARD_PAGE];
 
-static header header_of(uint32_t generation, uint32_t crc) {
-    header made = {.magic = {'E', 'R', 'C', 'K'}, .generation = generation, .bytes = MODEL_KEPT_BYTES, .crc = crc};
+static header header_of(uint32_t generation, uint32_t good, guard_state state, uint32_t crc) {
+    header made = {.magic = {'E', 'R', 'C', 'K'}, .generation = generation, .bytes = MODEL_KEPT_BYTES, .good = good,
+                   .guard = state, .crc = crc};
     memcpy(made.model, MODEL_ID, sizeof made.model);
     made.header_crc = crc32(0, &made, offsetof(header, header_crc));
     return made;
 }
 
-/* The generation that a slot's first page tells, 0 where it is no header of this model's. */
-static uint32_t generation_of(uint32_t slot, uint32_t *crc) {
+/* What a slot's first page tells; generation 0 where it is no header of this model's. */
+static header header_in(uint32_t slot) {
     header found;
     port_flash_read(slot * SLOT_PAGES, page);
     memcpy(&found, page, sizeof found);
-    const header sound = header_of(found.generation, found.crc);
-    *crc = found.crc;
+    const header sound = header_of(found.generation, found.good, found.guard, found.crc);
     for (uint32_t k = 0; k < sizeof sound; k++)
-        if (((const uint8_t *)&sound)[k] != page[k]) return 0;
-    return found.generation;
+        if (((const uint8_t *)&sound)[k] != page[k]) found.generation = 0;
+    return found;
 }
 
 /* The arrays' bytes in their order, a page at a time: from them to the slot's pages, from these to them, or neither;
@@ -61,34 +64,41 @@ static uint32_t pass(uint32_t slot, enum way way) {
     return crc;
 }
 
-/* Of both slots that of the newest whole checkpoint, or -1. */
-static int32_t newest(uint32_t *generation) {
-    int32_t found = -1;
-    *generation = 0;
-    for (uint32_t slot = 0; slot < 2; slot++) {
-        uint32_t crc;
-        const uint32_t mine = generation_of(slot, &crc);
-        if (mine <= *generation || pass(slot, LOOK) != crc) continue;
-        *generation = mine;
-        found = (int32_t)slot;
+#define NONE BOARD_SLOTS
+
+/* The slot of the newest whole checkpoint, of the newest good one where only such count, or NONE. */
+static uint32_t newest(uint32_t only_good, header *found) {
+    uint32_t where = NONE;
+    *found = (header){.generation = 0};
+    for (uint32_t slot = 0; slot < BOARD_SLOTS; slot++) {
+        const header mine = header_in(slot);
+        if (mine.generation <= found->generation || mine.good < only_good || pass(slot, LOOK) != mine.crc) continue;
+        *found = mine;
+        where = slot;
     }
-    return found;
+    return where;
 }
 
-uint32_t checkpoint_save(void) {
-    uint32_t generation;
-    const uint32_t slot = newest(&generation) == 0 ? 1 : 0;
-    const header made = header_of(generation + 1, pass(slot, TO_FLASH));
+uint32_t checkpoint_save(uint32_t good) {
+    header last, kept;
+    const uint32_t last_in = newest(0, &last), kept_in = newest(1, &kept);
+    uint32_t slot = 0;
+    while (slot == last_in || slot == kept_in) slot++;
+    const header made = header_of(last.generation + 1, good, guard, pass(slot, TO_FLASH));
     memset(page, 0xff, sizeof page);
     memcpy(page, &made, sizeof made);
     port_flash_write(slot * SLOT_PAGES, page);
-    uint32_t crc;
-    return generation_of(slot, &crc) == generation + 1 && pass(slot, LOOK) == made.crc ? generation + 1 : 0;
+    return header_in(slot).generation == made.generation && pass(slot, LOOK) == made.crc ? made.generation : 0;
 }
 
-uint32_t checkpoint_load(void) {
-    uint32_t generation;
-    const int32_t slot = newest(&generation);
-    if (slot >= 0) pass((uint32_t)slot, FROM_FLASH);
-    return generation;
+static uint32_t take_over(uint32_t only_good) {
+    header found;
+    const uint32_t slot = newest(only_good, &found);
+    if (slot == NONE) return 0;
+    pass(slot, FROM_FLASH);
+    guard = found.guard;
+    return found.generation;
 }
+
+uint32_t checkpoint_load(void) { return take_over(0); }
+uint32_t checkpoint_recall(void) { return take_over(1); }

@@ -9,6 +9,7 @@
  *     'V'  a sample and, behind it, the values to learn (int16)
  *     'N'  one more class     'T'  settle prototypes     'B'  a boundary: credit becomes importance
  *     'C'  save a checkpoint  'D'  print learned state   'F'  back to the factory
+ *     'J'  judge the lessons  'G'  from now on after so many as its value says, 0 for never
  */
 #ifndef FRAMES_H
 #define FRAMES_H

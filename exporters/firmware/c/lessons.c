@@ -2,6 +2,7 @@
 #include "lessons.h"
 
 #include "checkpoint.h"
+#include "guard.h"
 #include "learned.h"
 #include "lines.h"
 #include "model.h"
@@ -13,14 +14,20 @@ static void tell(const char *event, int64_t number) {
     end_line();
 }
 
+static void factory(void) {
+    learned_reset();
+    guard_reset();
+}
+
 /* generation NUMBER: that of the checkpoint, or 0 for the factory's state */
 void begin(void) {
+    guard_every(MODEL_GUARD_EVERY);
     uint32_t generation = checkpoint_load();
-    if (generation && !learned_sound()) generation = 0;
+    if (!learned_sound() || !guard_sound()) generation = 0;
     if (generation)
         learned_publish();
     else
-        learned_reset();
+        factory();
     tell("generation", generation);
 }
 
@@ -33,8 +40,10 @@ static void lesson(const frame *next, int32_t label) {
     const er_report report = next->kind == 'L' ? er_feedback(&pupil, model_sample, label, level)
                                                : er_lesson(&pupil, model_sample, label, level);
     const uint64_t ticks = port_ticks() - began;
+    const int64_t number = model_counters.lessons;
+    guard_lesson();
     say("lesson");
-    say_number(model_counters.lessons);
+    say_number(number);
     say_number(report.label);
     say_number(report.p);
     say_number(report.updates);
@@ -61,12 +70,14 @@ static void dump(void) {
     }
 }
 
+#define UNKEPT "flash-does-not-keep"
+
 static void save(void) {
-    const uint32_t generation = checkpoint_save();
+    const uint32_t generation = checkpoint_save(0);
     if (generation)
         tell("saved", generation);
     else
-        refuse("flash-does-not-keep");
+        refuse(UNKEPT);
 }
 
 /* done KIND */
@@ -108,7 +119,18 @@ void command(const frame *next) {
         done(next);
         break;
     case 'F':
-        learned_reset();
+        factory();
+        if (checkpoint_save(1))
+            done(next);
+        else
+            refuse(UNKEPT);
+        break;
+    case 'G':
+        guard_every(next->value > 0 ? next->value : 0);
+        done(next);
+        break;
+    case 'J':
+        guard_judge();
         done(next);
         break;
     case 'C': save(); break;

@@ -6,6 +6,8 @@
 
 /* Learned state as the checkpoint has it, or as it leaves the factory. */
 void begin(void);
+/* The class that the network names for a sample, -1 where there is none; its scores are in model_scores. */
+int32_t decide(const int16_t *q);
 /* How many classes there are. */
 int32_t known_classes(void);
 /* A sample with a label, in model_sample. */

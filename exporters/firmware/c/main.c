@@ -11,20 +11,26 @@ void refuse(const char *why) {
     end_line();
 }
 
+int32_t decide(const int16_t *q) {
+    const int32_t classes = known_classes();
+    int32_t best = classes ? 0 : -1;
+    er_net_run(&model, q);
+    er_net_decide(&model, classes, model_scores);
+    for (int32_t k = 1; k < classes; k++)
+        if (model_scores[k] > model_scores[best]) best = k;
+    return best;
+}
+
 /* answer NUMBER LABEL TICKS SCORE... */
 static void answer(const int16_t *q) {
     static uint32_t number;
-    const int32_t classes = known_classes(), scores = model.plan.capacity ? classes : MODEL_SCORES;
+    const int32_t scores = model.plan.capacity ? known_classes() : MODEL_SCORES;
     const uint64_t began = port_ticks();
-    er_net_run(&model, q);
-    er_net_decide(&model, classes, model_scores);
+    const int32_t label = decide(q);
     const uint64_t ticks = port_ticks() - began;
-    int32_t best = classes ? 0 : -1;
-    for (int32_t k = 1; k < classes; k++)
-        if (model_scores[k] > model_scores[best]) best = k;
     say("answer");
     say_number(number++);
-    say_number(best);
+    say_number(label);
     say_number((int64_t)ticks);
     for (int32_t k = 0; k < scores; k++) say_number(model_scores[k]);
     end_line();
