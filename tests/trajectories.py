@@ -27,7 +27,7 @@ from edgerun.layers import DenseSum
 from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
-from edgerun.rules import Backprop, EProp, EPropOnline, SuperSpike
+from edgerun.rules import Backprop, EProp, EPropOnline, InnerStep, SuperSpike
 from edgerun.rules.superspike import Population
 from edgerun.spec import Doubt, Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay, Rewiring
 
@@ -163,6 +163,19 @@ def populations() -> Net:
     return msgspec.structs.replace(manifest, layers=chain, learning=learning), tensors | {"across.weight": weights}
 
 
+def inner() -> Net:
+    """The inner step at its ends: columns that join, few of them in play, synapses that move."""
+    rule = InnerStep(
+        readout="out", gate=900, recent_labels=4, gradient_shift=8,
+        rates=learners.rates(32767, 16, "out.input", max_step=32512, decay_shift=7),
+    )  # fmt: skip
+    manifest, tensors = learners.spiking(rule, intelligence=HOT, rewiring=Rewiring(share=6554, every=9, growth_shift=1))
+    tensors["out.kappa"][...] = 27000
+    weights = tensors["out.input"]
+    tensors["out.input"] = weights * (np.random.default_rng(8).random(weights.shape) < 0.7).astype(np.int8)
+    return manifest, tensors
+
+
 KINDS: Mapping[str, Callable[[], Net]] = {
     "eprop": learners.eprop, "eprop-small": learners.eprop_small, "eprop-values": learners.eprop_values,
     "backprop": learners.backprop, "online": online, "layers": layers, "fixed-feedback": fixed_feedback,
@@ -171,6 +184,7 @@ KINDS: Mapping[str, Callable[[], Net]] = {
     "behind-sums": behind_sums("standard", 127 * 12), "behind-wide-sums": behind_sums("small", 1 << 16),
     "rewiring": rewiring("standard", 7), "rewiring-small": rewiring("small", 0), "doubt": doubt,
     "superspike": learners.superspike, "superspike-symmetric": populations,
+    "inner": learners.inner_step, "inner-hot": inner,
 }  # fmt: skip
 
 

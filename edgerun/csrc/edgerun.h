@@ -595,6 +595,8 @@ void er_consolidate(const er_plastic *p, uint64_t seed, uint64_t number);
  * order; growth begins again. Returns how many.
  */
 int64_t er_rewire(const er_plastic *p);
+/* The weight at a place becomes 0, with all that synaptic intelligence noted of it. */
+void er_clear_weight(const er_plastic *p, size_t at);
 /* The fewest halvings e >= 0 with |G| * eta <= max_norm * 2**(shift + e), shift + e <= 30; 0 where max_norm is 0. */
 int32_t er_limit_shift(const er_plastic *p);
 
@@ -700,17 +702,19 @@ ER_RECORD(er_population, ER_POPULATION)
 
 /* ---------------------------------------------------------------- one labelled window */
 
-enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP, ER_EPROP_ONLINE, ER_SUPERSPIKE };
+enum er_rule_kind { ER_EPROP, ER_EPROP_VALUES, ER_BACKPROP, ER_EPROP_ONLINE, ER_SUPERSPIKE, ER_INNER };
 
-/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`, `EPropOnline`, `SuperSpike`. error, logits, clipped
+/* What a rule needs as a whole: `edgerun.rules.EProp`, `EPropValues`, `Backprop`, `EPropOnline`, `SuperSpike`,
+ * `InnerStep`. error, logits, clipped
  * and target are of the last `last` steps. Online there is no tape, taught layers have the states of their traces and
  * psi, and each of the last `targets` steps may be an update; else targets is 1. seed: low word, high word. state is the
  * scratch of traces, 4 rows of the widest. SuperSpike's surrogate is 2**width_shift wide, 4 to 12, and silence (classes,)
- * is each pattern's distance from no spike at all.
+ * is each pattern's distance from no spike at all. The inner step has one taught layer, the readout itself, of which
+ * input, input_state and post are there; errors of at most gate teach nothing.
  */
 #define ER_RULE(I, IN, OPT, OUT, MAY) \
     I(kind) I(plastic) I(taught) I(links) I(populations) I(classes) I(last) I(targets) I(temperature_shift) I(error_shift) \
-    I(kappa) I(signal_shift) I(post_shift) I(gamma) I(spikes_target) I(spikes_cost) I(widest) I(width_shift) \
+    I(kappa) I(signal_shift) I(post_shift) I(gamma) I(spikes_target) I(spikes_cost) I(widest) I(width_shift) I(gate) \
     IN(uint32_t, seed, 2) OUT(int32_t, error, (int64_t)r->last * r->classes) \
     MAY(int16_t, clipped, (int64_t)r->last * r->classes) MAY(int32_t, logits, (int64_t)r->last * r->classes) \
     MAY(int16_t, target, (int64_t)r->last * r->classes) MAY(int32_t, state, 4 * (int64_t)r->widest) \
@@ -817,7 +821,7 @@ er_report er_lesson(const er_pupil *pupil, const int16_t *q, int32_t label, enum
 er_report er_feedback(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level);
 /* Prototypes from the reservoir, then biases of classes that joined: `Learner.refresh`. */
 void er_settle(const er_pupil *pupil);
-/* One class, without a trace: its prototypes, samples and place among recent labels. */
+/* One class, without a trace: its prototypes, samples, votes, place among recent labels and, of the inner step, weights. */
 void er_forget(const er_pupil *pupil, int32_t label);
 
 #endif

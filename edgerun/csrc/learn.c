@@ -220,6 +220,34 @@ static void backprop_factors(const er_learner *l) {
     }
 }
 
+/* ---------------------------------------------------------------- the inner step */
+
+/* Run one window with the readout's traces beside it, and take its error, small ones left out; returns p(label). */
+static int32_t inner_error(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play) {
+    const er_rule *r = &l->rule;
+    const er_plan *plan = &l->net->plan;
+    const er_taught *each = &l->taught[0];
+    const er_readout *readout = &l->net->layers[each->layer].as.readout;
+    er_net_reset(l->net);
+    memset(each->input_state, 0, 3 * (size_t)each->inputs * sizeof *each->input_state);
+    for (int32_t t = 0; t < plan->steps; t++) {
+        const int32_t running = t + 1 < plan->steps ? plan->each_step : plan->layers;
+        er_net_encode(l->net, q, t);
+        for (int32_t k = 0; k < running; k++) er_layer_step(&l->net->layers[k]);
+        er_trace_step(each->input, each->input_state, readout->x, readout->wide, NULL, each->decay, each->reach,
+                      each->inputs);
+    }
+    er_layer_reading(&l->net->layers[plan->layers - 1], r->error);
+    const int32_t p = er_softmax_error(r->error, r->error, r->temperature_shift, in_play, label, r->classes);
+    for (int32_t k = 0; k < r->classes; k++)
+        if (r->error[k] <= r->gate && r->error[k] >= -r->gate) r->error[k] = 0;
+    return p;
+}
+
+static void inner_factors(const er_learner *l) {
+    for (int32_t k = 0; k < l->rule.classes; k++) l->taught[0].post[k] = er_sat16(l->rule.error[k]);
+}
+
 /* ---------------------------------------------------------------- a window */
 
 static void eprop_factors(const er_learner *l) {
@@ -233,6 +261,7 @@ static void eprop_factors(const er_learner *l) {
 void er_learn_factors(const er_learner *l) {
     switch (l->rule.kind) {
     case ER_BACKPROP: backprop_factors(l); break;
+    case ER_INNER: inner_factors(l); break;
 #ifdef ER_POPULATIONS
     case ER_SUPERSPIKE: er_superspike_factors(l); break;
 #endif
@@ -244,6 +273,7 @@ static uint64_t seed_of(const er_learner *l) { return l->rule.seed[0] | (uint64_
 
 int32_t er_learn_record(const er_learner *l, const int16_t *q, int32_t label, const uint8_t *in_play) {
     if (l->rule.kind == ER_BACKPROP) return backprop_error(l, q, label, in_play);
+    if (l->rule.kind == ER_INNER) return inner_error(l, q, label, in_play);
 #ifdef ER_POPULATIONS
     if (l->rule.kind == ER_SUPERSPIKE) return er_superspike_record(l, q, label);
 #endif

@@ -351,6 +351,15 @@ static void forget_votes(const er_lessons *r, int32_t label) {
         }
 }
 
+/* What the weights of one class have learned. */
+static void forget_column(const er_plastic *p, int32_t label) {
+    for (int32_t row = 0; row < p->rows; row++) {
+        const size_t at = (size_t)row * (size_t)p->columns + (size_t)label;
+        er_clear_weight(p, at);
+        if (p->growth) p->growth[at] = 0;
+    }
+}
+
 void er_forget(const er_pupil *pupil, int32_t label) {
     const er_plan *plan = &pupil->net->plan;
     const er_lessons *r = &pupil->plan;
@@ -365,4 +374,5 @@ void er_forget(const er_pupil *pupil, int32_t label) {
     for (int32_t i = 0; i < r->recents; i++)
         if (r->recent[i] == label) r->recent[i] = EMPTY;
     if (r->margins) forget_votes(r, label);
+    if (pupil->learner && pupil->learner->rule.kind == ER_INNER) forget_column(&pupil->learner->plastic[0], label);
 }

@@ -316,6 +316,21 @@ static int check_populations(const er_learner *l) {
     return 0;
 }
 
+static int check_inner(const er_learner *l) {
+    const er_rule *r = &l->rule;
+    if (r->taught != 1 || r->plastic != 1 || r->last != 1 || r->targets != 1 || r->gate < 0) return refuse("rule");
+    const er_taught *each = &l->taught[0];
+    if (each->layer < 0 || each->layer >= l->net->plan.each_step ||
+        l->net->layers[each->layer].kind != ER_KIND_readout)
+        return refuse("taught");
+    const er_readout *readout = &l->net->layers[each->layer].as.readout;
+    if (each->inputs != readout->inputs || each->outputs != readout->outputs || each->outputs != r->classes ||
+        each->chunk != 1 || each->decay < 0 || each->decay > 1 << 15 || each->reach < 1 || !each->input ||
+        !each->input_state || l->plastic[0].columns != r->classes)
+        return refuse("taught");
+    return 0;
+}
+
 static int check_learner(const er_learner *l) {
     const er_rule *r = &l->rule;
     if (r->last < 1 || r->last > l->net->plan.steps || r->classes != l->net->plan.outputs || r->temperature_shift < 0 ||
@@ -323,6 +338,7 @@ static int check_learner(const er_learner *l) {
         return refuse("rule");
     if (r->kind == ER_BACKPROP) return check_links(l);
     if (r->kind == ER_SUPERSPIKE) return check_populations(l);
+    if (r->kind == ER_INNER) return check_inner(l);
     if (r->kind < ER_EPROP || r->kind > ER_EPROP_ONLINE) return refuse("rule");
     return (r->kind != ER_EPROP_ONLINE && check_tapes(l->net, l->tapes, r->taught)) || check_taught(l) ? -1 : 0;
 }
@@ -332,7 +348,8 @@ static int fill_learner(LearnerObject *self, PyObject *rule, PyObject *plastic, 
     er_learner *l = &self->learner;
     source from = {"rule", rule, 0, &self->open};
     if (fill_er_rule(&from, &l->rule) || all_taken(&from)) return -1;
-    const Py_ssize_t taped = l->rule.kind == ER_EPROP_ONLINE ? 0 : l->rule.taught;
+    const int untaped = l->rule.kind == ER_EPROP_ONLINE || l->rule.kind == ER_INNER;
+    const Py_ssize_t taped = untaped ? 0 : l->rule.taught;
     if (l->rule.plastic != PyTuple_Size(plastic) || taped != PyTuple_Size(tapes) ||
         l->rule.taught != PyTuple_Size(taught) || l->rule.links != PyTuple_Size(links) ||
         l->rule.populations != PyTuple_Size(populations))

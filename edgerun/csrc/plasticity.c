@@ -397,3 +397,13 @@ void er_consolidate(const er_plastic *p, uint64_t seed, uint64_t number) {
             p->omega_narrow[at] = 0;
     }
 }
+
+void er_clear_weight(const er_plastic *p, size_t at) {
+    p->shadow[at] = (int16_t)(128 * p->small);
+    if (p->weight) p->weight[at] = 0;
+    if (p->importance) p->importance[at] = 0;
+    if (p->ref) p->ref[at] = 0;
+    if (p->ref_high) p->ref_high[at] = 0;
+    if (p->omega) p->omega[at] = 0;
+    if (p->omega_narrow) p->omega_narrow[at] = 0;
+}

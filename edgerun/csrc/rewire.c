@@ -47,15 +47,8 @@ static void turn(const er_plastic *p, int32_t row, int32_t column) {
 
 /* A synapse goes, with all that was noted of it. */
 static void let_go(const er_plastic *p, int32_t row, int32_t column) {
-    const size_t at = (size_t)row * (size_t)p->columns + (size_t)column;
     turn(p, row, column);
-    p->shadow[at] = (int16_t)(128 * p->small);
-    if (p->weight) p->weight[at] = 0;
-    if (p->importance) p->importance[at] = 0;
-    if (p->ref) p->ref[at] = 0;
-    if (p->ref_high) p->ref_high[at] = 0;
-    if (p->omega) p->omega[at] = 0;
-    if (p->omega_narrow) p->omega_narrow[at] = 0;
+    er_clear_weight(p, (size_t)row * (size_t)p->columns + (size_t)column);
 }
 
 static void move_some(const er_plastic *p, int64_t count) {

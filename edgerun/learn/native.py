@@ -41,12 +41,11 @@ from edgerun.spec import (
 Fields = dict[str, Any]
 Pair = tuple[AnyArray, AnyArray]
 
-EPROP, EPROP_VALUES, BACKPROP, EPROP_ONLINE, SUPERSPIKE = range(5)
+EPROP, EPROP_VALUES, BACKPROP, EPROP_ONLINE, SUPERSPIKE, INNER = range(6)
 """`enum er_rule_kind`."""
 
 NUMPY_ONLY_RULES: Final[Mapping[type[RuleRecord], str]] = MappingProxyType(
     {
-        InnerStep: "one row of traces and one update: the window and the update are in C already",
         IlProx: "settles in 64-bit activities for many rounds a lesson: a yardstick of benchmarks, not of devices",
         SequentialIl: "settles, as il-prox does",
         PredictiveCoding: "settles, as il-prox does",
@@ -167,6 +166,8 @@ def learner_records(manifest: Manifest, tensors: Mapping[str, AnyArray], state: 
             own, factors, lists = _eprop(manifest, rule, tensors, state)
         case SuperSpike():
             own, factors, lists = _superspike(manifest, rule, tensors, state)
+        case InnerStep():
+            own, factors, lists = _inner(manifest, rule, tensors, state)
         case _:
             raise SpecError("the bundle's rule has no C form")
     plastic = tuple(
@@ -184,7 +185,7 @@ EPROP_KINDS: Final = ((EPropValues, EPROP_VALUES), (EPropOnline, EPROP_ONLINE))
 RULE_LISTS: Final = ("taught", "links", "populations")
 RULE_NUMBERS: Final = (
     "error_shift", "kappa", "signal_shift", "post_shift", "gamma", "spikes_target", "spikes_cost", "widest",
-    "width_shift",
+    "width_shift", "gate",
 )  # fmt: skip
 RULE_ARRAYS: Final = ("clipped", "logits", "target", "state", "silence")
 """Of `er_rule`, what one rule or the other does without."""
@@ -277,6 +278,25 @@ def _superspike(manifest: Manifest, rule: SuperSpike, tensors: Mapping[str, AnyA
         "silence": np.array(bound.silence, np.int64),
     }  # fmt: skip
     return fields, factors, {"populations": tuple(populations)}
+
+
+def _inner(manifest: Manifest, rule: InnerStep, tensors: Mapping[str, AnyArray], state: Tensors) -> Parts:
+    readout, trace, post = manifest.layer(rule.readout), state["trace.readout"], state["trace.clipped"]
+    taught = dict.fromkeys(TAUGHT_ARRAYS) | {
+        "layer": places(manifest)[rule.readout], "inputs": readout.widths[0], "outputs": readout.outputs, "chunk": 1,
+        "last": 1, "classes": readout.outputs, "decay": int(tensors[f"{rule.readout}.kappa"][0]),
+        "reach": layer_reaches(manifest)[rule.readout][0][0], "input": trace,
+        "input_state": state["trace.readout_state"], "post": post,
+    }  # fmt: skip
+    fields: Fields = {"kind": INNER, "error": state["lesson.error"], "gate": rule.gate}
+    return fields, {rule.tensor: (trace, post)}, {"taught": (taught,)}
+
+
+TAUGHT_ARRAYS: Final = (
+    "input", "input_high", "input_state", "recurrent", "recurrent_high", "recurrent_state", "readout", "readout_high",
+    "readout_state", "post", "adjoint", "feedback", "feedback_shadow", "psi",
+)  # fmt: skip
+"""Of `er_taught`; a rule has those that it needs."""
 
 
 class Windows:
