@@ -98,6 +98,9 @@ static void requant_row(int16_t *restrict y, const int32_t *restrict sums, const
 
 void er_requant_row(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
                     int64_t zero_point, int64_t low, int64_t high, int32_t n) {
+#ifdef ER_VNNI
+    if (er_vnni_requant(y, sums, multiplier, shift, (int32_t)zero_point, (int32_t)low, (int32_t)high, n)) return;
+#endif
     requant_row(y, sums, multiplier, shift, zero_point, low, high, n);
 }
 

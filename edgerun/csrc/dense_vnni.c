@@ -13,7 +13,7 @@
 #include "kinds.h"
 
 enum {
-    CHUNK = 2048, /* values of x that are narrowed at once: |sum (w + 128) x| < 2**27 */
+    CHUNK = 8192, /* values of x that are narrowed at once, on the stack */
     LANES = 16,   /* rows of a panel */
     WIDE = 4      /* panels side by side */
 };
@@ -99,41 +99,83 @@ int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const in
     return 1;
 }
 
+/* ---------------------------------------------------------------- from sums to outputs */
+
+/* The first n of 16 lanes. */
+static __mmask16 first_of(int32_t n) { return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1u); }
+
+/* clip((sum * m + 2**(s-1)) >> s, low, high) of every other lane, as 64 bits. The sum with its half, shifted, is half of
+ * the sum shifted by one less, rounded up: no power of two has to be made.
+ */
+ER_LEVEL static __m512i quotient(__m512i sums, __m512i m, __m512i less, __m512i low, __m512i high) {
+    const __m512i twice = _mm512_srav_epi64(_mm512_mul_epi32(sums, m), less);
+    const __m512i found = _mm512_srai_epi64(_mm512_add_epi64(twice, _mm512_set1_epi64(1)), 1);
+    return _mm512_min_epi64(_mm512_max_epi64(found, low), high);
+}
+
+/* y <- requantised sums, n of 16. Bounds are less zero_point, which is added to what they leave. */
+ER_LEVEL static void requant_lanes(int16_t *y, __m512i sums, const int32_t *multiplier, const uint8_t *shift,
+                                   int32_t zero_point, __m512i low, __m512i high, int32_t n) {
+    const __mmask16 some = first_of(n);
+    const __m512i m = _mm512_maskz_loadu_epi32(some, multiplier);
+    const __m512i s = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, shift));
+    const __m512i less = _mm512_maskz_sub_epi32(some, s, _mm512_set1_epi32(1));
+    const __m512i even = quotient(sums, m, _mm512_and_si512(less, _mm512_set1_epi64(0xffffffff)), low, high);
+    const __m512i odd = quotient(_mm512_srli_epi64(sums, 32), _mm512_srli_epi64(m, 32), _mm512_srli_epi64(less, 32), low, high);
+    const __m512i all = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+    const __m512i found = _mm512_add_epi32(all, _mm512_set1_epi32(zero_point));
+    _mm256_mask_storeu_epi16(y, some, _mm512_cvtepi32_epi16(found));
+}
+
+ER_LEVEL int er_vnni_requant(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
+                             int32_t zero_point, int32_t low, int32_t high, int32_t n) {
+    if (!__builtin_cpu_supports("avx512vnni")) return 0;
+    const __m512i least = _mm512_set1_epi64((int64_t)low - zero_point), most = _mm512_set1_epi64((int64_t)high - zero_point);
+    for (int32_t k = 0; k < n; k += LANES) {
+        const __m512i some = _mm512_maskz_loadu_epi32(first_of(n - k), sums + k);
+        requant_lanes(y + k, some, multiplier + k, shift + k, zero_point, least, most, n - k);
+    }
+    return 1;
+}
+
 /* ---------------------------------------------------------------- packed rows
  *
  * 16 rows are a panel: their starts, bias - 128 sum w, so that x + 128 may be the unsigned factor; then 4 weights of
- * each row in turn, 64 bytes for one instruction. Four panels lie side by side where there are so many, so that all is
- * read once, from the first byte to the last. Missing rows and weights are 0.
+ * each row in turn, 64 bytes for one instruction. Four panels lie side by side and two such fours are read at once, two
+ * streams from the first byte to the last, where eight panels are left; else one panel after the other. Missing rows and
+ * weights are 0.
  */
 static int32_t panels_of(int32_t n) { return n / LANES + (n % LANES != 0); }
 static int32_t fours_of(int32_t m) { return m / 4 + (m % 4 != 0); }
-static int32_t side_by_side(int32_t panels) { return panels >= WIDE ? WIDE : 1; }
+static int32_t together(int32_t panels) { return panels >= 2 * WIDE ? 2 * WIDE : 1; }
 
 int64_t er_vnni_packed(int32_t n, int32_t m) {
     if (!__builtin_cpu_supports("avx512vnni") || n < 1 || m < 1 || m > CHUNK) return 0;
     return (int64_t)panels_of(n) * LANES * 4 * (1 + fours_of(m));
 }
 
+/* Weights of rows k .. k + LANES * panels - 1, side by side; returns the place behind. */
+static int8_t *lay_rows(int8_t *packed, const int8_t *weight, int32_t k, int32_t panels, int32_t n, int32_t m) {
+    for (int32_t i = 0; i < m; i += 4)
+        for (int32_t row = k; row < k + LANES * panels; row++)
+            for (int32_t t = i; t < i + 4; t++)
+                *packed++ = (int8_t)(row < n && t < m ? weight[(size_t)row * (size_t)m + (size_t)t] : 0);
+    return packed;
+}
+
 void er_vnni_pack(int8_t *packed, const int8_t *weight, const int32_t *bias, int32_t n, int32_t m) {
-    const int32_t panels = panels_of(n), fours = fours_of(m);
+    const int32_t panels = panels_of(n);
+    if (!er_vnni_packed(n, m)) return;
     for (int32_t k = 0; k < panels * LANES; k++, packed += 4) {
         uint32_t start = k < n ? (uint32_t)bias[k] : 0;
         for (int32_t i = 0; k < n && i < m; i++) start -= 128u * (uint32_t)weight[(size_t)k * (size_t)m + (size_t)i];
         memcpy(packed, &start, sizeof start);
     }
-    for (int32_t p = 0, wide; p < panels; p += wide) {
-        wide = side_by_side(panels - p);
-        for (int32_t g = 0; g < fours; g++)
-            for (int32_t k = p * LANES; k < (p + wide) * LANES; k++)
-                for (int32_t i = 4 * g; i < 4 * g + 4; i++)
-                    *packed++ = (int8_t)(k < n && i < m ? weight[(size_t)k * (size_t)m + (size_t)i] : 0);
+    for (int32_t p = 0, some; p < panels; p += some) {
+        some = together(panels - p);
+        for (int32_t k = 0, wide = some == 1 ? 1 : WIDE; k < some; k += wide)
+            packed = lay_rows(packed, weight, (p + k) * LANES, wide, n, m);
     }
-}
-
-static int32_t sum_of(const int16_t *x, int32_t m) {
-    int32_t sum = 0;
-    for (int32_t i = 0; i < m; i++) sum += x[i];
-    return sum;
 }
 
 ER_LEVEL static __m512i four_values(const uint8_t *x8, int32_t g) {
@@ -142,17 +184,23 @@ ER_LEVEL static __m512i four_values(const uint8_t *x8, int32_t g) {
     return _mm512_set1_epi32(four);
 }
 
-/* sums += four panels' products */
-ER_LEVEL static void wide_panels(__m512i sums[WIDE], const int8_t *w, const uint8_t *x8, int32_t fours) {
-    __m512i s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    for (int32_t g = 0; g < fours; g++, w += 256) {
+/* sums (8,) += the products of eight panels */
+ER_LEVEL static void eight_panels(__m512i *sums, const int8_t *w, const uint8_t *x8, int32_t fours) {
+#define EIGHT(DO) DO(0, w) DO(1, w) DO(2, w) DO(3, w) DO(4, v) DO(5, v) DO(6, v) DO(7, v)
+#define TAKE(k, from) __m512i s##k = sums[k];
+#define ADD(k, from) s##k = _mm512_dpbusd_epi32(s##k, x, _mm512_loadu_si512(from + k % WIDE * LANES * 4));
+#define GIVE(k, from) sums[k] = s##k;
+    const int8_t *v = w + (size_t)fours * WIDE * LANES * 4;
+    EIGHT(TAKE)
+    for (int32_t g = 0; g < fours; g++, w += WIDE * LANES * 4, v += WIDE * LANES * 4) {
         const __m512i x = four_values(x8, g);
-        s0 = _mm512_dpbusd_epi32(s0, x, _mm512_loadu_si512(w));
-        s1 = _mm512_dpbusd_epi32(s1, x, _mm512_loadu_si512(w + 64));
-        s2 = _mm512_dpbusd_epi32(s2, x, _mm512_loadu_si512(w + 128));
-        s3 = _mm512_dpbusd_epi32(s3, x, _mm512_loadu_si512(w + 192));
+        EIGHT(ADD)
     }
-    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+    EIGHT(GIVE)
+#undef GIVE
+#undef ADD
+#undef TAKE
+#undef EIGHT
 }
 
 /* The same of one: four sums hide the time that each takes. */
@@ -183,32 +231,34 @@ ER_LEVEL static int raise(uint8_t *bytes, const int16_t *x, int32_t m) {
     return !wrong;
 }
 
-/* found (wide, 16) <- the sums of panels p .. p + wide - 1; returns where the weights of those behind lie. */
-ER_LEVEL static const int8_t *panel_sums(int32_t *found, const int8_t *start, const int8_t *w, const uint8_t *x8,
-                                         int32_t fours, int32_t wide) {
-    __m512i sums[WIDE];
-    for (int32_t k = 0; k < wide; k++) sums[k] = _mm512_loadu_si512(start + (size_t)k * LANES * 4);
-    if (wide == WIDE)
-        wide_panels(sums, w, x8, fours);
-    else
-        sums[0] = one_panel(sums[0], w, x8, fours);
-    for (int32_t k = 0; k < wide; k++) _mm512_storeu_si512(found + k * LANES, sums[k]);
-    return w + (size_t)fours * (size_t)wide * LANES * 4;
+/* zero * sum x of 16 rows, first of them row k. */
+ER_LEVEL static __m512i zeros_part(const er_dense *r, int32_t k) {
+    uint32_t total = 0;
+    for (int32_t i = 0; i < r->inputs; i++) total += (uint32_t)r->x[i];
+    const __m128i zero = _mm_maskz_loadu_epi8(first_of(r->outputs - k), r->weight_zero + k);
+    return _mm512_mullo_epi32(_mm512_cvtepi8_epi32(zero), _mm512_set1_epi32((int32_t)total));
 }
 
-int er_vnni_dense(const er_dense *r) {
+ER_LEVEL int er_vnni_dense(const er_dense *r) {
     uint8_t x8[CHUNK];
     if (!er_vnni_packed(r->outputs, r->inputs) || !raise(x8, r->x, r->inputs)) return 0;
-    const int32_t panels = panels_of(r->outputs), total = r->weight_zero ? sum_of(r->x, r->inputs) : 0;
+    const __m512i low = _mm512_set1_epi64((int64_t)r->qmin - r->zero_point);
+    const __m512i high = _mm512_set1_epi64((int64_t)r->qmax - r->zero_point);
+    const int32_t panels = panels_of(r->outputs), fours = fours_of(r->inputs);
     const int8_t *w = r->packed + (size_t)panels * LANES * 4;
-    for (int32_t p = 0, wide; p < panels; p += wide) {
-        int32_t sums[WIDE * LANES];
-        const int32_t first = p * LANES;
-        wide = side_by_side(panels - p);
-        const int32_t n = r->outputs - first < wide * LANES ? r->outputs - first : wide * LANES;
-        w = panel_sums(sums, r->packed + (size_t)first * 4, w, x8, fours_of(r->inputs), wide);
-        for (int32_t k = 0; r->weight_zero && k < n; k++) sums[k] -= r->weight_zero[first + k] * total;
-        er_requant_row(r->y + first, sums, r->multiplier + first, r->shift + first, r->zero_point, r->qmin, r->qmax, n);
+    for (int32_t p = 0, some; p < panels; p += some) {
+        __m512i sums[2 * WIDE];
+        some = together(panels - p);
+        for (int32_t k = 0; k < some; k++) sums[k] = _mm512_loadu_si512(r->packed + (size_t)(p + k) * LANES * 4);
+        if (some > 1)
+            eight_panels(sums, w, x8, fours);
+        else
+            sums[0] = one_panel(sums[0], w, x8, fours);
+        w += (size_t)some * (size_t)fours * LANES * 4;
+        for (int32_t k = 0, row = p * LANES; k < some; k++, row += LANES) {
+            if (r->weight_zero) sums[k] = _mm512_sub_epi32(sums[k], zeros_part(r, row));
+            requant_lanes(r->y + row, sums[k], r->multiplier + row, r->shift + row, r->zero_point, low, high, r->outputs - row);
+        }
     }
     return 1;
 }

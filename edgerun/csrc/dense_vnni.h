@@ -16,10 +16,14 @@ typedef struct er_rows {
 
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__) && !defined(ER_PORTABLE)
 #define ER_VNNI 1
-/* `er_layer_sums` where the processor has the instruction, m <= 2048 and x fits int8; 0, and nothing done, otherwise. */
+/* `er_layer_sums` where the processor has the instruction, m <= 8192 and x fits int8; 0, and nothing done, otherwise. */
 int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int32_t *bias, int32_t n, int32_t m);
+/* `er_requant_row` where the processor has the instructions; 0, and nothing done, otherwise. */
+int er_vnni_requant(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
+                    int32_t zero_point, int32_t low, int32_t high, int32_t n);
 /* Bytes of n rows of m weights and their bias as `er_vnni_pack` lays them; 0 where no processor reads them so. */
 int64_t er_vnni_packed(int32_t n, int32_t m);
+/* Nothing where that is 0. */
 void er_vnni_pack(int8_t *packed, const int8_t *weight, const int32_t *bias, int32_t n, int32_t m);
 /* The step of a layer that has them; 0, and nothing done, where x does not fit int8. */
 int er_vnni_dense(const er_dense *r);

@@ -479,7 +479,7 @@ int er_layer_fits(const er_layer *layer);
  * record's `packed`, NULL for the others. So many bytes, 0 where processor or kind read weights as they lie:
  */
 int64_t er_layer_packed(const er_layer *layer);
-/* packed <- weights and bias so. */
+/* packed <- weights and bias so; nothing where that is 0. */
 void er_layer_pack(const er_layer *layer, int8_t *packed);
 
 enum er_encoder { ER_PHASE_RATE, ER_FRAMES, ER_CONSTANT };
