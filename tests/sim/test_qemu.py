@@ -7,11 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import board_lives
 import msgspec
 import numpy as np
 import pytest
-import trajectories
 
 from edgerun import cli
 from edgerun.bundle import Bundle, open_bundle, pack, read_bundle
@@ -163,20 +161,6 @@ def test_a_net_with_all_that_protects_it_learns_in_256_kilobytes(digits_bundle: 
     assert bundle.manifest.learning.intelligence
     assert bundle.manifest.learning.replay.capacity
     assert machine.sizes(machine.build(project(bundle, "mps2-an386"), built)).ram <= 256 << 10
-
-
-@pytest.mark.parametrize(
-    ("kind", "board"),
-    [
-        ("hot", "mps2-an385"), ("hot", "mps2-an386"), ("hot", "mps2-an500"), ("hot", "mps3-an547"),
-        ("hot-backprop", "mps2-an386"), ("layers", "mps2-an386"), ("behind-wide-sums", "netduinoplus2"),
-    ],
-)  # fmt: skip
-def test_a_life_of_hostile_lessons_is_numpys(kind: str, board: str, built: Path) -> None:
-    """`python tests/board_lives.py` lives longer, of every kind on every board."""
-    bundle = board_lives.bundle_of(trajectories.learner_of(kind, "numpy"))
-    learner, frames = board_lives.life(kind, 70)
-    assert board_lives.digest_on(board, bundle, frames, learner.classes, built) == learner.digest()
 
 
 def test_what_was_learned_is_there_after_the_power_was_gone(mlp_bundle: Path, built: Path) -> None:
