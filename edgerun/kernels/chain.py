@@ -15,6 +15,8 @@ import numpy as np
 from edgerun.arrays import F64, I16, I32, I64
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 
+_LEAST, _MOST, _ZERO = np.array(I16_MIN, np.int64), np.array(I16_MAX, np.int64), np.array(0, np.int16)
+
 
 def layer_sums(sums: I64, weights: F64, x: I16, bias: I32 | I64) -> None:
     """sums <- W x + b.    sums (n,)  weights (n, m)  x (m,)  bias (n,)"""
@@ -28,9 +30,12 @@ def error_below(below: I16, weights: F64, error: I16, shift: int, active: I16) -
     below, active  (m,)  written, read     weights  (n, m)  read     error  (n,)  read
     """
     wide = (error.astype(np.float64) @ weights).astype(np.int64)
-    wide += 1 << shift >> 1
-    wide >>= shift
-    np.copyto(below, np.where(active > 0, np.clip(wide, I16_MIN, I16_MAX), 0), casting="unsafe")
+    wide += np.array(1 << shift >> 1, np.int64)
+    wide >>= np.array(shift, np.int64)
+    np.maximum(wide, _LEAST, out=wide)
+    np.minimum(wide, _MOST, out=wide)
+    wide *= np.greater(active, _ZERO)
+    np.copyto(below, wide, casting="unsafe")
 
 
 # ------------------------------------------------------------------ activities that settle

@@ -226,7 +226,11 @@ def largest(history: I8 | I16) -> int:
 
 def peaks(history: I8 | I16) -> I32:
     """(m,)  max_t|trace| of each row of a gradient: where it is 0, nothing came in."""
-    found: I32 = np.maximum(history.max(axis=0, initial=0), np.negative(history.min(axis=0, initial=0), dtype=np.int32))
+    found: I32
+    if len(history) == 1:
+        found = np.abs(history[0].astype(np.int32))
+    else:
+        found = np.maximum(history.max(axis=0, initial=0), np.negative(history.min(axis=0, initial=0), dtype=np.int32))
     return found
 
 

@@ -90,17 +90,21 @@ def fill_words(words: U32, keys: tuple[int, int], start: int = 0) -> None:
         _scramble(part, keys[1])
 
 
-def fill_rows(words: U32, keys: tuple[int, int], rows: Places) -> None:
+def row_starts(rows: Places, n: int) -> U32:
+    """Where the words of each row of n begin, before a key.    (r, 1)"""
+    starts = rows.astype(np.uint32)
+    starts *= np.array(n * _STRIDE & _MASK, np.uint32)
+    return starts[:, None]
+
+
+def fill_rows(words: U32, keys: tuple[int, int], starts: U32) -> None:
     """The words of some rows of a tensor: words[r, j] = word(rows[r] * n + j).
 
-    words  (r, n)  written, uint32, in one piece     rows  (r,)  read
+    words  (r, n)  written, uint32, in one piece     starts  (r, 1)  read, see `row_starts`
     """
     n = words.shape[1]
     ramp = _RAMP[:n] if n <= LANES else _ramp(n)
-    first = rows.astype(np.uint32)
-    first *= np.array(n * _STRIDE & _MASK, np.uint32)
-    first += np.array(keys[0], np.uint32)
-    np.add(first[:, None], ramp, out=words)
+    np.add(starts + np.array(keys[0], np.uint32), ramp, out=words)
     _scramble(words, keys[1])
 
 

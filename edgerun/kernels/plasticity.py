@@ -29,18 +29,34 @@ _ONE, _THREE = np.array(1, np.uint8), np.array(3, np.uint8)
 
 def weights_from_shadow(weights: I8, shadow: I16) -> None:
     """w <- clip((shadow + 128) >> 8, +-127).    weights, shadow  (rows, n)"""
-    wide = shadow >> _SEVEN
-    wide += _ONE16
-    wide >>= _ONE16
+    wide = _rounded(shadow)
     clamp(wide, -127, 127)
     np.copyto(weights, wide, casting="unsafe")
 
 
-def small_gradient(small: I16 | I32, gradient: Whole, shift: int) -> None:
-    """g <- sat16(half_up(G / 2**sg)): the task gradient as synaptic intelligence sees it.    sg = shift in [0, 30]"""
-    wide = gradient + np.array(1 << shift >> 1, gradient.dtype)
+def weights_within(weights: I8, shadow: I16) -> None:
+    """The same of shadows that `write` has left within +-32512, where no weight needs the clip."""
+    np.copyto(weights, _rounded(shadow), casting="unsafe")
+
+
+def _rounded(shadow: I16) -> I16:
+    """(shadow + 128) >> 8, without a sum beyond 16 bits."""
+    wide: I16 = np.right_shift(shadow, _SEVEN)
+    wide += _ONE16
+    wide >>= _ONE16
+    return wide
+
+
+def small_gradient(small: I16 | I32, gradient: Whole, shift: int, reach: int | None = None) -> None:
+    """g <- sat16(half_up(G / 2**sg)): the task gradient as synaptic intelligence sees it.    sg = shift in [0, 30]
+
+    reach  what no |G| is above, where that is known
+    """
+    half = 1 << shift >> 1
+    wide = gradient + np.array(half, gradient.dtype)
     wide >>= np.array(shift, gradient.dtype)
-    clamp(wide, I16_MIN, I16_MAX)
+    if reach is None or reach + half >> shift > I16_MAX:
+        clamp(wide, I16_MIN, I16_MAX)
     np.copyto(small, wide, casting="unsafe")
 
 
@@ -69,8 +85,16 @@ def wanted_step(wanted: Whole, gradient: Whole, eta: int, shift: int, words: U32
         stochastic_round(wanted, shift, words)
         return
     wide = np.multiply(gradient, -eta, dtype=np.int64)
+    descend(wanted, wide, shift, words, None if reach is None else reach * eta)
+
+
+def descend(wanted: Whole, wide: I64, shift: int, words: U32, reach: int | None = None) -> None:
+    """d <- SR(-G * eta, shift) of products that are already there, cut in the same way.
+
+    wanted  (rows, n)  written     wide  (rows, n)  updated  -G * eta     reach  what none of them is above
+    """
     stochastic_round(wide, shift, words)
-    if reach is None or reach * eta >> shift >= LARGEST_STEP:
+    if reach is None or reach >> shift >= LARGEST_STEP:
         clamp(wide, -LARGEST_STEP, LARGEST_STEP)
     np.copyto(wanted, wide, casting="unsafe")
 
@@ -119,6 +143,18 @@ def write(made: I16 | I32, shadow: I16, wanted: Whole, max_step: int, middle: in
     np.copyto(shadow, after, casting="unsafe")
 
 
+def write_freely(made: I16 | I32, shadow: I16, wanted: Whole) -> None:
+    """The same of steps within their limit that lead no shadow to an end.    All (rows, n)."""
+    np.copyto(made, wanted, casting="unsafe")
+    np.add(shadow, made, out=shadow, casting="unsafe")
+
+
+def room_of(shadow: I16, middle: int = 0) -> int:
+    """How far the shadows are from where `write` stops them; negative for factory weights of -128, which it moves."""
+    least, most = int(shadow.min(initial=middle)), int(shadow.max(initial=middle))
+    return SHADOW_MAX - max(middle - least, most - middle)
+
+
 def squared(made: I16 | I32) -> int:
     """sum made**2 of at most 2**15 changes: a float64 holds it."""
     wide = made.reshape(-1).astype(np.float64)
@@ -127,17 +163,20 @@ def squared(made: I16 | I32) -> int:
 
 def credit(omega: I16 | I32, small: I16 | I32, made: I16 | I32, words: U32, drop: int = 8) -> None:
     """omega <- sat(omega + SR(-(g * d), drop)), at the ends of omega's own type.    All (rows, n)."""
-    term = np.multiply(small, made, dtype=np.int32)  # under 2**31: |g| <= 2**15 and |d| < 2**16
-    np.negative(term, out=term)
-    stochastic_round(term, drop, words)
+    product = small.astype(np.int32)  # under 2**31: |g| <= 2**15 and |d| < 2**16
+    np.multiply(product, made, out=product)
+    term = np.bitwise_and(words, np.array((1 << drop) - 1, np.uint32)).view(np.int32)
+    term -= product
+    term >>= np.array(drop, np.int32)
     least, most, room = *ENDS[omega.itemsize], (1 << 31 - drop) + 1
     roomy = omega.itemsize == 4 and least + room <= int(omega.min()) and int(omega.max()) <= most - room
-    if omega.itemsize == 4 and not roomy:
-        term = term.astype(np.int64)
-    term += omega
-    if not roomy:
-        clamp(term, least, most)
-    np.copyto(omega, term, casting="unsafe")
+    if roomy:
+        np.add(omega, term, out=omega, casting="unsafe")
+        return
+    total = omega.astype(np.int64)
+    total += term
+    clamp(total, least, most)
+    np.copyto(omega, total, casting="unsafe")
 
 
 def decode_importance(code: U8) -> I64:

@@ -17,6 +17,9 @@ TABLE: Final[I64] = np.array([round(ONE * math.exp(-i / STEPS_PER_UNIT)) for i i
 """TABLE[i] = round(2**15 * exp(-i / 32)): 256 entries reach down to exp(-8)."""
 
 
+_LAST: Final = np.array(255, np.int64)
+
+
 def softmax_error(error: I32, logits: I64, shift: int, known: Bool, label: int) -> int:
     """error <- softmax(logits) - onehot(label) in Q0.15 over the known classes; returns p(label).
 
@@ -29,11 +32,15 @@ def softmax_error(error: I32, logits: I64, shift: int, known: Bool, label: int) 
     known   (k,)  read      must contain `label`
     """
     top = int(logits[known].max())
-    index = np.minimum((top - logits) >> shift, 255)
-    index[~known] = 0
-    weight = np.where(known, TABLE[index], 0)
-    total = int(weight.sum())
-    probability = (2 * ONE * weight + total) // (2 * total)
+    index = np.array(top, np.int64) - logits
+    index >>= np.array(shift, np.int64)
+    np.minimum(index, _LAST, out=index)
+    probability = TABLE.take(places(index, 256), mode="clip")  # of what is not known, anything
+    probability *= known
+    total = int(probability.sum())
+    probability *= np.array(2 * ONE, np.int64)
+    probability += np.array(total, np.int64)
+    probability //= np.array(2 * total, np.int64)
     probability[label] += ONE - int(probability.sum())
     np.copyto(error, probability, casting="unsafe")
     error[label] -= ONE

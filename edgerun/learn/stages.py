@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from msgspec import UnsetType
 
 from edgerun.arrays import I8, I16, I32, U32, AnyArray, Bool, Places, Tensors
 from edgerun.kernels import eprop, mq, plasticity, rmaxprop
-from edgerun.kernels.noise import Use, fill_rows, fill_words, key, stream
+from edgerun.kernels.noise import Use, fill_rows, fill_words, key, row_starts, stream
 from edgerun.learn.profiles import PROFILES, Profile
 from edgerun.plan import Slot
 from edgerun.spec import Intelligence, MeanQuotient, PlasticRate, RMaxProp
+
+NARROW: Final = 1 << 30
+"""Under it no sum or rounding leads out of 32 bits."""
+SCRATCH: Final = ("block.gradient", "block.small", "block.wanted", "block.made", "block.words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Step:
 
     gradient  (rows, n)  int64 or int32  G / 2**drop, task only     wanted  (rows, n)  int32  what the stages agree on
     small     (rows, n)  int16  sat16(G >> sg)                      made    (rows, n)  int16  the change really made
-    rows      a span of the tensor, or places     places  (rows,)  the same as places
+    rows      a span of the tensor, or places     places  (rows,)  the same as places     starts  (rows, 1)  of words
 
     Arrays of a span are views; of places they are copies, which whoever writes has to put back.
     """
@@ -48,6 +52,7 @@ class Step:
     index: int  # position in the learning plan: names the noise streams
     rows: slice | Places
     places: Places
+    starts: U32
     shadow: I16
     gradient: AnyArray
     small: I16
@@ -59,7 +64,7 @@ class Step:
 
     def noise(self, use: Use) -> U32:
         """This block's words for one use; overwritten by the next call."""
-        fill_rows(self.words, key(self.seed, self.update, stream(self.index, use)), self.places)
+        fill_rows(self.words, key(self.seed, self.update, stream(self.index, use)), self.starts)
         return self.words
 
 
@@ -96,8 +101,6 @@ class Consolidation:
 
     def apply(self, step: Step, state: Mapping[str, AnyArray]) -> None:
         code, ref = state[f"importance.{step.tensor}"][step.rows], state[f"ref.{step.tensor}"][step.rows]
-        if not code.any():
-            return
         strength = self.spec.strength_of(step.index)
         plasticity.pull(step.wanted, code, ref, step.shadow, strength, step.noise(Use.PULL))
 
@@ -109,8 +112,8 @@ class Consolidation:
 
     def stirs(self, tensor: str, state: Mapping[str, AnyArray]) -> Bool:
         """Rows with a weight that mattered."""
-        moved: Bool = state[f"importance.{tensor}"].max(axis=1, initial=0) != 0
-        return moved
+        code = state[f"importance.{tensor}"]
+        return np.not_equal(code.max(axis=1, initial=0), 0) if code.any() else np.zeros(len(code), np.bool_)
 
     def consolidate(self, tensor: str, index: int, state: Mapping[str, AnyArray], seed: int, update: int) -> None:
         """Turn credit into importance, block by block, and move the anchor here."""
@@ -221,32 +224,34 @@ def update(
 
     weights  the int8 copy that follows the shadow; None where the network reads the shadow itself
     """
-    history, post, drop, middle = factors.history, factors.post, factors.drop, profile.middle
-    norm = eprop.squared_norm(history, post, drop) if rate.max_norm else 0
+    drop, middle, bounds = factors.drop, profile.middle, Bounds.of(factors)
+    norm = eprop.squared_norm(factors.history, factors.post, drop) if rate.max_norm else 0
     shift = rate.shift + plasticity.limit_shift(norm, rate.eta, rate.shift, rate.max_norm) - drop
+    stirred = [(stage, stage.stirs(rate.tensor, state)) for stage in stages]
+    acting = [stage for stage, rows in stirred if rows.any()]
+    elsewhere = normaliser is not None or rate.decay_shift > 0  # whether rows without a gradient change as well
+    far = rate.max_step if elsewhere or acting else (bounds.reach * rate.eta >> shift) + 1
     whole, changed = state[f"shadow.{rate.tensor}"], 0
-    peaks, loads = eprop.peaks(history), eprop.tile_loads(post)
-    reach = int(peaks.max(initial=0)) * sum(loads)
-    narrow = normaliser is None and reach * max(1, rate.eta) < 1 << 30  # and no rounding leads out of 32 bits
-    moving = None if normaliser or rate.decay_shift else _moving(rate.tensor, peaks, stages, state)
+    room = plasticity.room_of(whole, middle)
+    moving = None if elsewhere or room < 0 else _moving(bounds.peaks, [rows for _, rows in stirred])
     for rows, places in _parts(moving, len(whole), state["block.words"].size // whole.shape[1]):
-        step = _new_step(rate.tensor, index, rows, places, whole[rows], state, seed, number, narrow=narrow)
-        eprop.gradient(step.gradient, history[:, rows], post, int(peaks[rows].max(initial=0)), loads)
-        if stages:
-            plasticity.small_gradient(step.small, step.gradient, gradient_shift - drop)
-        if normaliser is not None:
-            normaliser.apply(step, state)
-        words, known = step.noise(Use.UPDATE), reach if normaliser is None else None
-        plasticity.wanted_step(step.wanted, step.gradient, rate.eta, shift, words, known)
+        step = _new_step(rate.tensor, index, rows, places, whole, state, seed, number)
+        if normaliser is None:
+            _descend(step, factors, bounds, rate.eta, shift, gradient_shift - drop if stages else None)
+        else:
+            _descend_normalised(step, factors, bounds, rate.eta, shift, gradient_shift - drop, normaliser, state)
         if rate.decay_shift:
             plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY), middle)
-        for stage in stages:
+        for stage in acting:
             stage.apply(step, state)
-        plasticity.write(step.made, step.shadow, step.wanted, rate.max_step, middle)
+        if far <= min(rate.max_step, room) and not acting and not elsewhere:
+            plasticity.write_freely(step.made, step.shadow, step.wanted)
+        else:
+            plasticity.write(step.made, step.shadow, step.wanted, rate.max_step, middle)
         put(whole, rows, step.shadow)
         if weights is not None:
-            copy = weights[rows]
-            plasticity.weights_from_shadow(copy, step.shadow)
+            copy = weights[rows] if isinstance(rows, slice) else np.empty(step.shadow.shape, np.int8)
+            plasticity.weights_within(copy, step.shadow)
             put(weights, rows, copy)
         if normaliser is not None:
             normaliser.settle(step, state)
@@ -256,17 +261,72 @@ def update(
     return changed
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What no element of a gradient is above, each row's by `peaks`.
+
+    peaks  (m,)  max_t|trace|     loads  a tile of steps  max_j sum_t|post_j|     reach  of all
+    """
+
+    peaks: I32
+    loads: tuple[int, ...]
+    reach: int
+
+    @classmethod
+    def of(cls, factors: Factors) -> Bounds:
+        peaks, loads = eprop.peaks(factors.history), eprop.tile_loads(factors.post)
+        return cls(peaks, loads, int(peaks.max(initial=0)) * sum(loads))
+
+
+def _descend(step: Step, factors: Factors, bounds: Bounds, eta: int, shift: int, small_shift: int | None) -> None:
+    """wanted <- SR(-G * eta, shift), small <- sat16(G >> small_shift) where that is asked for.
+
+    Numbers that fit 32 bits stay there, in the memory of what is wanted.
+    """
+    history, reach = factors.history[:, step.rows], bounds.reach
+    once = len(history) == 1 and reach * max(1, eta) >= NARROW and step.gradient.itemsize == 8
+    gradient = step.wanted if once or reach * max(1, eta) < NARROW else step.gradient
+    if small_shift is not None or not once:
+        eprop.gradient(gradient, history, factors.post, int(bounds.peaks[step.rows].max(initial=0)), bounds.loads)
+    if small_shift is not None:
+        plasticity.small_gradient(step.small, gradient, small_shift, reach)
+    words = step.noise(Use.UPDATE)
+    if once:
+        eprop.gradient(step.gradient, history * np.int64(-eta), factors.post)
+        plasticity.descend(step.wanted, step.gradient, shift, words, reach * eta)
+    else:
+        plasticity.wanted_step(step.wanted, gradient, eta, shift, words, reach)
+
+
+def _descend_normalised(
+    step: Step,
+    factors: Factors,
+    bounds: Bounds,
+    eta: int,
+    shift: int,
+    small_shift: int,
+    normaliser: Before,
+    state: Tensors,
+) -> None:
+    """The same of a gradient that is normalised first; `small` keeps it as it came."""
+    top = int(bounds.peaks[step.rows].max(initial=0))
+    eprop.gradient(step.gradient, factors.history[:, step.rows], factors.post, top, bounds.loads)
+    plasticity.small_gradient(step.small, step.gradient, small_shift)
+    normaliser.apply(step, state)
+    plasticity.wanted_step(step.wanted, step.gradient, eta, shift, step.noise(Use.UPDATE))
+
+
 def put(whole: AnyArray, rows: slice | Places, values: AnyArray) -> None:
     """whole[rows] <- values, where they are a copy and no view."""
     if not isinstance(rows, slice):
         whole[rows] = values
 
 
-def _moving(tensor: str, peaks: I32, stages: tuple[Stage, ...], state: Tensors) -> Places:
-    """Rows that an update can change: SR(0) is 0 under any word, so where nothing comes in all stays."""
+def _moving(peaks: I32, stirred: list[Bool]) -> Places:
+    """Rows that an update can change: SR(0) is 0 under any word, so a row that nothing came in by stays as it is."""
     moving: Bool = peaks != 0
-    for stage in stages:
-        moving |= stage.stirs(tensor, state)
+    for rows in stirred:
+        moving |= rows
     return np.flatnonzero(moving)
 
 
@@ -281,23 +341,15 @@ def _parts(moving: Places | None, rows: int, count: int) -> Iterator[tuple[slice
 
 
 def _new_step(
-    tensor: str,
-    index: int,
-    rows: slice | Places,
-    places: Places,
-    shadow: I16,
-    state: Tensors,
-    seed: int,
-    number: int,
-    *,
-    narrow: bool,
+    tensor: str, index: int, rows: slice | Places, places: Places, whole: I16, state: Tensors, seed: int, number: int
 ) -> Step:
     """A step over the shared working memory, cut to this block's shape."""
-    count, width = shadow.shape
-    gradient, small, wanted, made, words = (
-        state[f"block.{name}"].reshape(-1)[: count * width].reshape(count, width)
-        for name in ("gradient", "small", "wanted", "made", "words")
-    )
-    if narrow:
-        gradient = wanted
-    return Step(tensor, index, rows, places, shadow, gradient, small, wanted, made, words, seed, number)
+    shadow = whole[rows] if isinstance(rows, slice) else whole.take(rows, axis=0)
+    gradient, small, wanted, made, words = (_cut(state[name], shadow) for name in SCRATCH)
+    starts = row_starts(places, shadow.shape[1])
+    return Step(tensor, index, rows, places, starts, shadow, gradient, small, wanted, made, words, seed, number)
+
+
+def _cut(scratch: AnyArray, like: AnyArray) -> AnyArray:
+    """As much of it as `like` needs, in its shape."""
+    return scratch.reshape(-1)[: like.size].reshape(like.shape)

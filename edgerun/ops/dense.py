@@ -11,7 +11,7 @@ from edgerun.arrays import F32, F64, AnyArray
 from edgerun.kernels.sparse import rows_of, sum_rows
 from edgerun.layers import Dense
 from edgerun.ops.base import LayerRun
-from edgerun.ops.requant import by_filter, carried
+from edgerun.ops.requant import by_filter, load_rows
 
 SKIP_SIZE: Final = 1 << 17
 SKIP_SHARE: Final = 1 / 32
@@ -36,7 +36,10 @@ class DenseRun(LayerRun):
         name = f"{self.spec.name}.weight"
         reach = (self.spec.input_bound,)
         any_weights = self.spec.certify(self._tensors, reach, frozenset([name])).carrier if self._learned else None
+        self._weights: F32 | F64
         self._end, self._weights = by_filter(self.spec, self._tensors, self.out, carrier=any_weights)
+        if self._learned:
+            self._weights = self._weights.copy(order="F")  # a filter that is written lies in one piece
         skip = self._batch == () and not self._learned
         self._sum = _product(self._weights, self._end.sums, may_skip=skip)
         wide = self._weights.dtype == np.float64
@@ -58,7 +61,7 @@ class DenseRun(LayerRun):
             self._learned = True
             self._build()
         else:
-            self._weights[:, rows] = carried(self.spec, self._tensors, self._end, rows)
+            load_rows(self._weights.T[rows], self.spec, self._tensors, self._end, rows)
 
 
 def _product(weights: F32 | F64, sums: F32 | F64, *, may_skip: bool) -> Callable[[AnyArray], object]:

@@ -74,14 +74,20 @@ def by_filter(
     return end, carried(spec, tensors, end)
 
 
-def carried(
-    spec: Dense | Conv | Depthwise, tensors: Tensors, end: Requantiser, filters: slice = slice(None)
-) -> F32 | F64:
+def carried(spec: Dense | Conv | Depthwise, tensors: Tensors, end: Requantiser) -> F32 | F64:
     """Weights (..., filters) as the sums of `end` take them."""
-    parts: Any = (spec.tensor(tensors, field.part)[filters] for field in spec.fields())
-    weight, _, _, shift, *zero = parts
+    weight, _, _, shift, *zero = (spec.tensor(tensors, field.part) for field in spec.fields())
     weights: Any = np.moveaxis(effective(weight, *zero), 0, -1)
     if end.folded:
         weights = weights * np.exp2(-shift.astype(np.float64))
     found: F32 | F64 = weights.astype(end.sums.dtype, order="C")
     return found
+
+
+def load_rows(out: F32 | F64, spec: Dense, tensors: Tensors, end: Requantiser, rows: slice) -> None:
+    """The same of some filters that were written.    out  (filters, inputs)  written"""
+    np.copyto(out, spec.tensor(tensors, "weight")[rows])
+    if spec.asymmetric:
+        out -= spec.tensor(tensors, "weight_zero")[rows, None]
+    if end.folded:
+        out *= np.exp2(-spec.tensor(tensors, "shift")[rows, None].astype(np.float64)).astype(out.dtype)

@@ -27,6 +27,7 @@ class LifRun(LayerRun):
         self.spec = spec
         self._tensors = tensors
         self._weights: F32 = np.zeros((m + n * spec.recurrent, n), np.float32)
+        self._few = spiking.few_of(self._weights, batch)
         self._drive: F32 = np.zeros((*batch, m + n * spec.recurrent), np.float32)
         self._echo = self._drive[..., m:]
         self.out: F32 = self._echo if spec.recurrent and not spec.recurrent_shift else np.zeros((*batch, n), np.float32)
@@ -53,7 +54,8 @@ class LifRun(LayerRun):
     def step(self, *sources: F32) -> None:
         spec = self.spec
         self._drive[..., : spec.inputs] = sources[0]
-        spiking.synaptic_current(self._current, self._drive, self._weights, self._product, self._shift, self._bias)
+        shift, bias = self._shift, self._bias
+        spiking.synaptic_current(self._current, self._drive, self._weights, self._product, shift, bias, self._few)
         if spec.reset_delay and spec.reset != "hold":
             self._reset(self._current)
         if spec.adaptive:
@@ -139,7 +141,7 @@ class ReadoutRun(LayerRun):
         self._shift = FINE - spec.weight_exponent
 
     def step(self, *sources: F32) -> None:
-        spiking.weighted(self.out, sources[0], self._weights)
+        np.dot(sources[0], self._weights, out=self.out)
         spiking.scale_sums(self._sum, self.out, self._shift)
         self._sum += self._bias
         spiking.integrate(self.y, self.carry, self._kappa, self._sum)
@@ -214,11 +216,12 @@ class DenseSumRun(LayerRun):
         self.spec = spec
         self._tensors = tensors
         self._weights: F32 = np.zeros((spec.inputs, spec.outputs), np.float32)
+        self._few = spiking.few_of(self._weights, batch)
         self.load_weights("weight", slice(None))
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
 
     def step(self, *sources: F32) -> None:
-        spiking.weighted(self.out, sources[0], self._weights)
+        spiking.weighted(self.out, sources[0], self._weights, self._few)
         self.out -= self._offset
 
     def load_weights(self, part: str, rows: slice) -> None:
