@@ -217,6 +217,16 @@ ER_LEVEL static __m512i one_panel(__m512i s0, const int8_t *w, const uint8_t *x8
     return _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
 }
 
+/* sums (panels,) <- those of 8 panels, or of one, whose starts and weights begin there. */
+ER_LEVEL static void panel_sums(__m512i *sums, const int8_t *starts, const int8_t *w, const uint8_t *x8, int32_t fours,
+                                int32_t panels) {
+    for (int32_t k = 0; k < panels; k++) sums[k] = _mm512_loadu_si512(starts + (size_t)k * LANES * 4);
+    if (panels > 1)
+        eight_panels(sums, w, x8, fours);
+    else
+        sums[0] = one_panel(sums[0], w, x8, fours);
+}
+
 /* bytes <- x + 128, filled up to a multiple of 32. 0 where a value does not fit int8. */
 ER_LEVEL static int raise(uint8_t *bytes, const int16_t *x, int32_t m) {
     const __m256i top = _mm256_set1_epi8((char)0x80);
@@ -249,11 +259,7 @@ ER_LEVEL int er_vnni_dense(const er_dense *r) {
     for (int32_t p = 0, some; p < panels; p += some) {
         __m512i sums[2 * WIDE];
         some = together(panels - p);
-        for (int32_t k = 0; k < some; k++) sums[k] = _mm512_loadu_si512(r->packed + (size_t)(p + k) * LANES * 4);
-        if (some > 1)
-            eight_panels(sums, w, x8, fours);
-        else
-            sums[0] = one_panel(sums[0], w, x8, fours);
+        panel_sums(sums, r->packed + (size_t)p * LANES * 4, w, x8, fours, some);
         w += (size_t)some * (size_t)fours * LANES * 4;
         for (int32_t k = 0, row = p * LANES; k < some; k++, row += LANES) {
             if (r->weight_zero) sums[k] = _mm512_sub_epi32(sums[k], zeros_part(r, row));
@@ -290,14 +296,10 @@ ER_LEVEL int er_vnni_rows(const er_rows *r, const int16_t *x, int32_t m) {
     const int32_t panels = panels_of(r->rows), fours = fours_of(m);
     const int8_t *w = r->packed + (size_t)panels * LANES * 4;
     for (int32_t p = 0, wide; p * LANES < r->last; p += wide, w += (size_t)fours * (size_t)wide * LANES * 4) {
-        wide = side_by_side(panels - p);
+        wide = together(panels - p);
         if ((p + wide) * LANES <= r->first) continue;
-        __m512i sums[WIDE];
-        for (int32_t k = 0; k < wide; k++) sums[k] = _mm512_loadu_si512(r->packed + (size_t)(p + k) * LANES * 4);
-        if (wide == WIDE)
-            wide_panels(sums, w, x8, fours);
-        else
-            sums[0] = one_panel(sums[0], w, x8, fours);
+        __m512i sums[2 * WIDE];
+        panel_sums(sums, r->packed + (size_t)p * LANES * 4, w, x8, fours, wide);
         for (int32_t k = 0; k < wide; k++) finish(r, (p + k) * LANES, sums[k]);
     }
     return 1;
