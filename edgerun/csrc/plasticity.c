@@ -85,10 +85,14 @@ SMALL_GRADIENT(small_gradient_wide, int64_t)
 
 /* ---------------------------------------------------------------- normalisers */
 
-static int32_t bit_length(int64_t x) { /* x >= 0 */
+static inline int32_t bit_length(int64_t x) { /* x >= 0 */
     int32_t bits = 0;
-    while (bits < 63 && x >> bits) bits++;
-    return bits;
+    for (int32_t step = 32; step; step >>= 1) {
+        const int32_t more = x >> step ? step : 0;
+        x >>= more;
+        bits += more;
+    }
+    return bits + (x > 0);
 }
 
 /* RMaxProp's code of a size: the least whose value is at least that much. */
@@ -367,9 +371,9 @@ static int64_t decode(int32_t code) {
 /* The code of a value >= 0, its low bits dropped stochastically. */
 static uint8_t encode(int64_t value, uint32_t word) {
     const int64_t top = decode(TOP_CODE);
-    int32_t drop = 0;
     if (value > top) value = top;
-    while (value >> drop > 15) drop++;
+    const int32_t bits = bit_length(value);
+    int32_t drop = bits > 4 ? bits - 4 : 0;
     int64_t rounded = (value + (int64_t)(word & (((uint32_t)1 << drop) - 1))) >> drop;
     if (rounded == 16) {
         rounded = 8;
@@ -378,24 +382,30 @@ static uint8_t encode(int64_t value, uint32_t word) {
     return (uint8_t)er_clip(rounded < 8 ? rounded : (drop + 1) * 8 + (rounded & 7), 0, TOP_CODE);
 }
 
+/* The importance of a weight that has moved by so much and earned so much credit. */
+static uint8_t gained(const er_plastic *p, int32_t code, int64_t moved, int64_t credit, uint32_t word) {
+    const uint64_t den = (uint64_t)(moved * moved >> 8) + (uint64_t)p->damping;
+    const uint64_t term = ((uint64_t)credit << (p->small ? 26 : 16)) / den, most = (uint64_t)1 << 40;
+    return encode(decode(code) + (int64_t)(term < most ? term : most), word);
+}
+
 void er_consolidate(const er_plastic *p, uint64_t seed, uint64_t number) {
     const er_key key = key_of(p, seed, number, ER_USE_IMPORTANCE);
     const size_t size = (size_t)p->rows * (size_t)p->columns;
     for (size_t at = 0; at < size; at++) {
-        const int64_t moved = p->shadow[at] - anchor(p, at), omega = p->omega ? p->omega[at] : p->omega_narrow[at];
-        const uint64_t den = (uint64_t)(moved * moved >> 8) + (uint64_t)p->damping;
-        uint64_t term = ((uint64_t)(omega > 0 ? omega : 0) << (p->small ? 26 : 16)) / den;
-        if (term > (uint64_t)1 << 40) term = (uint64_t)1 << 40;
-        p->importance[at] = encode(decode(p->importance[at]) + (int64_t)term, er_word(key, (uint32_t)at));
-        if (p->ref)
-            p->ref[at] = p->shadow[at];
-        else
-            p->ref_high[at] = (int8_t)(p->shadow[at] >> 8);
-        if (p->omega)
-            p->omega[at] = 0;
-        else
-            p->omega_narrow[at] = 0;
+        const int32_t moved = p->shadow[at] - anchor(p, at), omega = p->omega ? p->omega[at] : p->omega_narrow[at];
+        const uint8_t code = p->importance[at];
+        if (omega > 0 || code > TOP_CODE) /* else decoding and encoding give the code again */
+            p->importance[at] = gained(p, code, moved, omega > 0 ? omega : 0, er_word(key, (uint32_t)at));
     }
+    if (p->ref)
+        memcpy(p->ref, p->shadow, size * sizeof *p->ref);
+    else
+        for (size_t at = 0; at < size; at++) p->ref_high[at] = (int8_t)(p->shadow[at] >> 8);
+    if (p->omega)
+        memset(p->omega, 0, size * sizeof *p->omega);
+    else
+        memset(p->omega_narrow, 0, size * sizeof *p->omega_narrow);
 }
 
 void er_clear_weight(const er_plastic *p, size_t at) {
