@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -20,20 +18,9 @@ from hypothesis import settings
 
 sys.path.append(str(Path(__file__).parent))
 
-from modules import load
+from modules import load, load_native
 
-
-def load_native(path: str) -> None:
-    """Let the tests have these kernels instead of the package's own: `tests/variants.py` builds them."""
-    loader = importlib.machinery.ExtensionFileLoader("edgerun._native", path)
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    sys.modules[loader.name] = importlib.util.module_from_spec(spec)
-    loader.exec_module(sys.modules[loader.name])
-
-
-if "EDGERUN_TEST_NATIVE" in os.environ:
-    load_native(os.environ["EDGERUN_TEST_NATIVE"])
+load_native()
 
 settings.register_profile("everyday", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=100_000)

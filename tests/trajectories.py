@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import learners
 import msgspec
 import numpy as np
+from modules import load_native
 
 from edgerun.arrays import I16, Tensors
 from edgerun.graph import grows
@@ -314,6 +315,7 @@ def main() -> int:
     parser.add_argument("--lessons", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", default=[*KINDS], choices=[*KINDS])
     given: Any = parser.parse_args()
+    load_native()
     for kind in given.only:
         began, digests = time.perf_counter(), (b"",)
         for number, digests in lived(kind, given.lessons, 100):

@@ -4,6 +4,8 @@
     python tests/variants.py --all      every variant that this machine can run
     python tests/variants.py asan -- -k lif -x
 
+Behind them come 300 lessons of each hostile life, unless arguments for pytest are given.
+
 One function for several x86-64 levels (`csrc/clones.h`) is as many functions: each level is built alone here and held
 to the same tests. `asan` stops at the first access out of bounds and the first undefined operation.
 """
@@ -24,6 +26,7 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).parents[1]
 SOURCES: Final = ROOT / "edgerun/csrc"
 TESTS: Final = "tests/unit/test_native_*.py"
+LIVES: Final = ("tests/trajectories.py", "--lessons", "300")
 SANITISED: Final = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
@@ -94,14 +97,13 @@ def run(name: str, more: list[str]) -> Iterator[str]:
         return
     library = build(variant, ROOT / "build/variants" / name)
     files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(TESTS))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, *more],
-        cwd=ROOT,
-        env=environment(variant, library),
-        check=False,
+    commands = [["-m", "pytest", "-q", "-p", "no:cacheprovider", *files, *more], *([] if more else [LIVES])]
+    env = environment(variant, library)
+    failed = any(
+        subprocess.run([sys.executable, *each], cwd=ROOT, env=env, check=False).returncode for each in commands
     )
-    print(f"{name}: {'passed' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
-    if done.returncode:
+    print(f"{name}: {'FAILED' if failed else 'passed'} in {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
         yield name
 
 
