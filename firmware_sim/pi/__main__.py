@@ -34,12 +34,14 @@ GOLDEN: Final = tuple(
 )
 STORED: Final = "stored_bits or stored_factors"
 """The tests of the golden vectors, by numpy and by C, among those of their files."""
+CACHE: Final = "EDGERUN_PI_CACHE"
+"""The environment variable that names the folder of root file systems."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m firmware_sim.pi", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--machine", action="append", choices=tuple(MACHINES), help="default: all of them")
-    parser.add_argument("--cache", type=Path, default=Path("build/pi"), metavar="DIR", help="default: build/pi")
+    parser.add_argument("--cache", type=Path, default=cache(), metavar="DIR", help=f"default: {CACHE}, or build/pi")
     args = parser.parse_args(argv)
     table, began = Table(), time.monotonic()
     try:
@@ -51,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong = sum(row.wrong != "" for row in table.rows)
     print(f"{f'{wrong} of {len(table.rows)} differ' if wrong else 'all equal'}, {time.monotonic() - began:.0f} s")
     return EdgeRunError.exit_code if wrong else 0
+
+
+def cache() -> Path:
+    """Where root file systems are kept."""
+    return Path(os.environ.get(CACHE) or HOUSE / "build/pi")
 
 
 # ------------------------------------------------------------------ the table

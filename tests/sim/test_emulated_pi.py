@@ -18,7 +18,6 @@ from firmware_sim.pi.machines import MACHINES, MIRROR, check_tools, mirror, pinn
 from firmware_sim.pi.roots import HOUSE, Pi, cached, digest
 
 PINS = {"msgspec": "0.20", "paho-mqtt": "2.1"}
-CACHE = HOUSE / "build/pi"
 
 # ------------------------------------------------------------------ the whole
 
@@ -29,8 +28,12 @@ def possible() -> str:
         check_tools(tuple(MACHINES.values()))
     except Refused as err:
         return str(err)
-    made = all(any(CACHE.glob(f"{name}-*")) for name in MACHINES)
-    return "" if made or os.environ.get("EDGERUN_EMULATE_PI") == "1" else "make emulate-pi, or EDGERUN_EMULATE_PI=1"
+    cache = pi_main.cache()
+    if pi_main.CACHE in os.environ or all(any(cache.glob(f"{name}-*")) for name in MACHINES):
+        return ""
+    return (
+        f"no root file systems in {cache}: `make emulate-pi` makes them; {pi_main.CACHE} names another folder for them"
+    )
 
 
 @pytest.mark.broker
@@ -38,7 +41,7 @@ def possible() -> str:
 def test_both_machines_do_to_the_bit_what_this_one_does(capfd: pytest.CaptureFixture[str]) -> None:
     if reason := possible():
         pytest.skip(reason)
-    code = pi_main.main(["--cache", str(CACHE)])
+    code = pi_main.main([])
     told = capfd.readouterr()
     assert code == 0, told.out + told.err
     assert told.out.splitlines()[-1].startswith("all equal, ")
