@@ -31,9 +31,7 @@ def possible() -> str:
     cache = pi_main.cache()
     if pi_main.CACHE in os.environ or all(any(cache.glob(f"{name}-*")) for name in MACHINES):
         return ""
-    return (
-        f"no root file systems in {cache}: `make emulate-pi` makes them; {pi_main.CACHE} names another folder for them"
-    )
+    return f"no root file systems in {cache}: `make emulate-pi` makes them, {pi_main.CACHE} names another folder"
 
 
 @pytest.mark.broker
