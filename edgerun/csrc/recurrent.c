@@ -328,56 +328,115 @@ void er_slstm_reading(const er_slstm *r, int32_t *out) {
 /* ---------------------------------------------------------------- lstm-q12: LiteRT's arithmetic */
 
 /* (a * b + 2**14) >> 15, at most 2**15 - 1 */
-static int32_t high(int32_t a, int32_t b) {
+static inline int32_t high(int32_t a, int32_t b) {
     const int32_t found = (a * b + HALF) >> 15;
     return found < ONE ? found : ONE - 1;
 }
 
-/* x / 2**shift, half away from zero; shift from 1 */
-static int64_t away(int64_t x, int32_t shift) { return (x + ((int64_t)1 << (shift - 1)) + (x < 0 ? -1 : 0)) >> shift; }
-
-/* (x * m * 2**max(31 - s, 0) + 2**30 >> 31) / 2**max(s - 31, 0), half away from zero */
-static int64_t rescale_twice(int64_t x, int32_t m, int32_t s) {
-    const int64_t up = ((s < 31 ? x * ((int64_t)1 << (31 - s)) : x) * m + ((int64_t)1 << 30)) >> 31;
-    return s > 31 ? away(up, s - 31) : up;
+/* x / 2**shift, half away from zero; |x| < 2**31 */
+static inline int32_t away(int32_t x, int32_t shift) {
+    const int32_t before = shift > 1 ? shift - 1 : 0, size = x < 0 ? -x : x;
+    const int32_t found = shift ? ((size >> before) + 1) >> 1 : size;
+    return x < 0 ? -found : found;
 }
 
+/* (x * m * 2**left + 2**30) >> 31 */
+static inline int32_t upper(int32_t x, int32_t m, int64_t left) {
+    return (int32_t)((int64_t)(((uint64_t)((int64_t)x * m) << left) + ((uint64_t)1 << 30)) >> 31);
+}
+
+/* What a scale of m / 2**shift shifts to the left before the product, and to the right behind it. */
+static inline int32_t left_of(int32_t shift) { return shift < 31 ? 31 - shift : 0; }
+static inline int32_t right_of(int32_t shift) { return shift > 31 ? shift - 31 : 0; }
+
+/* One bit of what p lies under: its factor. */
+static inline int32_t factor(int32_t y, int32_t is_set, int32_t power) { return is_set ? high(y, power) : y; }
+
 /* exp(p / 2**fraction) in Q0.15, p < 0: a polynomial about -1/8 under a multiple of 1/4, then a factor a bit of it. */
-static int32_t exp_negative(int32_t p, int32_t fraction) {
-    static const int32_t powers[7] = {25520, 19875, 12055, 4435, 600, 11, 0};
-    const int32_t quarter = 1 << (fraction - 2), under = (p & (quarter - 1)) - quarter;
+static inline int32_t exp_negative(int32_t p, int32_t fraction) {
+    const int32_t quarter = 1 << (fraction - 2), under = (p & (quarter - 1)) - quarter, bits = under - p;
     const int32_t x = under * (1 << (15 - fraction)) + (1 << 12), square = high(x, x);
     const int32_t cube = high(square, x), fourth = high(square, square);
-    const int32_t third = high((int32_t)away(fourth, 2) + cube, 10923);
-    int32_t y = er_sat16(28918 + high(x + (int32_t)away(third + square, 1), 28918));
-    for (int32_t k = 0; k < 7; k++)
-        if ((under - p) & (1 << (fraction + k - 2))) y = high(y, powers[k]);
-    return p < -32 * (1 << fraction) ? 0 : y;
+    const int32_t third = high(away(fourth, 2) + cube, 10923);
+    int32_t y = saturate(28918 + high(x + away(third + square, 1), 28918));
+    y = factor(y, bits & quarter, 25520);
+    y = factor(y, bits & 2 * quarter, 19875);
+    y = factor(y, bits & 4 * quarter, 12055);
+    y = factor(y, bits & 8 * quarter, 4435);
+    y = factor(y, bits & 16 * quarter, 600);
+    y = factor(y, bits & 32 * quarter, 11);
+    y = factor(y, bits & 64 * quarter, 0);
+    return p < -128 * quarter ? 0 : y;
 }
 
 /* 2 / (1 + e / 2**15) in Q2.13: three of Newton's steps */
-static int32_t inverse_half(int32_t e) {
+static inline int32_t inverse_half(int32_t e) {
     const int32_t half = (e + ONE) >> 1;
     int32_t x = 23130 + high(half, -15420);
-    for (int32_t k = 0; k < 3; k++) x += er_sat16(4 * (int64_t)high(x, (1 << 13) - high(half, x)));
-    return x;
+    x += saturate(4 * high(x, (1 << 13) - high(half, x)));
+    x += saturate(4 * high(x, (1 << 13) - high(half, x)));
+    return x + saturate(4 * high(x, (1 << 13) - high(half, x)));
 }
 
-static int32_t sigmoid_q12(int32_t p) {
-    if (!p) return HALF;
-    const int32_t y = er_sat16(2 * (int64_t)inverse_half(exp_negative(p < 0 ? p : -p, 12)));
-    return p > 0 ? y : ONE - 1 - y;
+/* p (n,) <- sigmoid(p / 2**12) in Q0.15 */
+ER_CLONES
+static void sigmoid_by_exp(int32_t *p, int32_t n) {
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t at = p[k], y = saturate(2 * inverse_half(exp_negative(at < 0 ? at : -at, 12)));
+        p[k] = at > 0 ? y : at < 0 ? ONE - 1 - y : HALF;
+    }
 }
 
-static int32_t tanh_by_exp(int32_t p, int32_t fraction) {
-    if (!p) return 0;
-    const int32_t y = er_sat16(4 * (int64_t)(inverse_half(exp_negative(p < 0 ? p : -p, fraction - 1)) - (1 << 13)));
-    return p > 0 ? y : -y;
+/* p (n,) <- tanh(p / 2**fraction) in Q0.15 */
+ER_CLONES
+static void tanh_by_exp(int32_t *p, int32_t fraction, int32_t n) {
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t at = p[k];
+        const int32_t y = saturate(4 * (inverse_half(exp_negative(at < 0 ? at : -at, fraction - 1)) - (1 << 13)));
+        p[k] = at > 0 ? y : at < 0 ? -y : 0;
+    }
 }
 
-/* sums <- both roundings of sums * m */
-static void round_twice(int32_t *sums, const int32_t *multiplier, const uint8_t *shift, int32_t n) {
-    for (int32_t k = 0; k < n; k++) sums[k] = (int32_t)rescale_twice(sums[k], multiplier[k], shift[k]);
+/* sums (n,) <- both roundings of sums * m */
+ER_CLONES
+static void round_twice(int32_t *restrict sums, const int32_t *restrict multiplier, const uint8_t *restrict shift,
+                        int32_t n) {
+    for (int32_t first = 0; first < n; first += CHUNK) {
+        int64_t left[CHUNK];
+        const int32_t count = n - first < CHUNK ? n - first : CHUNK, *m = multiplier + first;
+        int32_t *s = sums + first;
+        for (int32_t k = 0; k < count; k++) left[k] = left_of(shift[first + k]);
+        for (int32_t k = 0; k < count; k++) s[k] = upper(s[k], m[k], left[k]);
+        for (int32_t k = 0; k < count; k++) s[k] = away(s[k], right_of(shift[first + k]));
+    }
+}
+
+/* gates (n,) <- what goes into them: in int16, as both parts were cut off */
+ER_CLONES
+static void join(int32_t *restrict gates, const int32_t *restrict back, int32_t n) {
+    for (int32_t k = 0; k < n; k++) gates[k] = saturate(saturate(gates[k]) + back[k]);
+}
+
+/* The cells of one step from the gates i, f and g (n,) each. i <- the new cell. */
+ER_CLONES
+static void remember_rounded(int32_t *restrict i, const int32_t *restrict f, const int32_t *restrict g,
+                             int16_t *restrict cell, int32_t shift, int32_t limit, int32_t n) {
+    for (int32_t j = 0; j < n; j++) {
+        const int32_t found = saturate(away(f[j] * cell[j], 15) + away(i[j] * g[j], shift));
+        i[j] = limit ? narrow(found, limit) : found;
+        cell[j] = (int16_t)i[j];
+    }
+}
+
+/* view (n,) <- h * o, in Q0.30, as the int8 that goes out and back. */
+ER_CLONES
+static void map_twice(int16_t *restrict view, const int32_t *restrict h, const int32_t *restrict o, int32_t m,
+                      int32_t shift, int32_t zero, int32_t n) {
+    const int32_t left = left_of(shift), right = right_of(shift);
+    for (int32_t j = 0; j < n; j++) {
+        const int32_t q = away(upper(h[j] * o[j], m, left), right) + zero, floor = q > -128 ? q : -128;
+        view[j] = (int16_t)(floor < 127 ? floor : 127);
+    }
 }
 
 static void q12_silence(const er_lstm_q12 *r) {
@@ -387,25 +446,20 @@ static void q12_silence(const er_lstm_q12 *r) {
 
 static void q12_see(const er_lstm_q12 *r) { er_copy8(r->view, r->hidden, r->units); }
 
-static void q12_remember(const er_lstm_q12 *r, int32_t j) {
-    const int32_t n = r->units, e = r->cell_exponent, *p = r->gates + j;
-    const int32_t i = sigmoid_q12(p[0]), f = sigmoid_q12(p[n]), g = tanh_by_exp(p[2 * n], 12);
-    const int32_t o = sigmoid_q12(p[3 * n]);
-    int32_t cell = er_sat16(away((int64_t)f * r->cell[j], 15) + away((int64_t)i * g, 30 - e));
-    if (r->cell_limit) cell = er_clip(cell, -r->cell_limit, r->cell_limit);
-    r->cell[j] = (int16_t)cell;
-    const int64_t h = rescale_twice((int64_t)tanh_by_exp(cell, e) * o, r->map_multiplier, r->map_shift);
-    r->view[j] = (int16_t)er_clip(h + r->map_zero, -128, 127);
-}
-
 static void q12_advance(const er_lstm_q12 *r, int32_t t) {
-    const int32_t n = 4 * r->units;
-    INPUT_PART(r, t, NULL, n);
-    BACK_PART(r, NULL, 0, n, n);
-    round_twice(r->gates, r->multiplier, r->shift, n);
-    round_twice(r->back, r->recurrent_multiplier, r->recurrent_shift, n);
-    for (int32_t k = 0; k < n; k++) r->gates[k] = er_sat16((int64_t)er_sat16(r->gates[k]) + r->back[k]);
-    for (int32_t j = 0; j < r->units; j++) q12_remember(r, j);
+    const int32_t n = r->units, rows = 4 * n;
+    int32_t *i = r->gates, *f = i + n, *g = f + n, *o = g + n;
+    INPUT_PART(r, t, NULL, rows);
+    BACK_PART(r, NULL, 0, rows, rows);
+    round_twice(r->gates, r->multiplier, r->shift, rows);
+    round_twice(r->back, r->recurrent_multiplier, r->recurrent_shift, rows);
+    join(r->gates, r->back, rows);
+    sigmoid_by_exp(i, 2 * n);
+    tanh_by_exp(g, 12, n);
+    sigmoid_by_exp(o, n);
+    remember_rounded(i, f, g, r->cell, 30 - r->cell_exponent, r->cell_limit, n);
+    tanh_by_exp(i, r->cell_exponent, n);
+    map_twice(r->view, i, o, r->map_multiplier, r->map_shift, r->map_zero, n);
 }
 
 void er_lstm_q12_step(const er_lstm_q12 *r) {

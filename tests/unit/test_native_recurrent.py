@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from alone import Alone, same
@@ -25,7 +26,7 @@ KINDS: dict[str, tuple[type[Layer], dict[str, Any]]] = {
     "gru": (Gru, MAP),
     "gru-before": (Gru, MAP | {"reset_after": False}),
     "lstm": (Lstm, MAP),
-    "lstm-wide": (Lstm, {"hidden_map": Requant(multiplier=1, shift=8), "cell_exponent": 15}),
+    "lstm-wide": (Lstm, {"hidden_map": Requant(multiplier=1, shift=8), "cell_exponent": 15, "cell_limit": 900}),
     "lstm-q12": (LstmQ12, {"hidden_map": Twice(multiplier=1 << 30, shift=53), "start": 2}),
     "lstm-q12-clipped": (
         LstmQ12,
@@ -122,3 +123,29 @@ def test_packed_weights_of_another_size_are_refused() -> None:
     spec, tensors = made("gru", 5, 17, 1)
     with pytest.raises(ValueError, match="gru: packed has 1 items, not "):
         Alone(spec, tensors, (128,), changes={"packed": np.zeros(1, np.int8)})
+
+
+@pytest.mark.parametrize("exponent", range(9, 16))
+@pytest.mark.parametrize("kind", ["gru", "gru-before", "lstm", "lstm-wide", "lstm-q12", "slstm"])
+def test_states_at_their_ends_go_on_as_numpys(kind: str, exponent: int) -> None:
+    """Ends and whatever lies between them, in every array of the state at once."""
+    spec, tensors = made(kind, 5, 70, exponent)
+    if "gru" not in kind:
+        spec = msgspec.structs.replace(spec, cell_exponent=exponent)
+    ours, theirs = Alone(spec, tensors, (128,)), OPS[type(spec)](spec, tensors, ())
+    rng = np.random.default_rng(exponent)
+    for name, array in ours.run.state().items():
+        low, high = (0, 1) if name == "fired" else (0, 32767) if name in ("carry", "counts") else ends(array)
+        array[:] = np.concatenate([[low] * 20, rng.integers(low, high + 1, 30), [high] * 20])
+        rng.shuffle(array)
+        np.copyto(theirs.state()[name], array, casting="unsafe")
+    ours.run.resume()
+    theirs.resume()
+    for x in windows(spec, exponent):
+        ours.step(x)
+        theirs.step(x.astype(np.float32))
+        same(ours.run, theirs)
+
+
+def ends(array: AnyArray) -> tuple[int, int]:
+    return int(np.iinfo(array.dtype).min), int(np.iinfo(array.dtype).max)
