@@ -25,7 +25,6 @@ from edgerun.graph import plastic_tensors
 from edgerun.kernels.native import Backend, chosen
 from edgerun.learn import guard, records
 from edgerun.learn.learner import Learner, Taught
-from edgerun.learn.native import network_for
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.watch import Watch
 from edgerun.native import network_of
@@ -65,7 +64,7 @@ def new_learner(bundle: Bundle, keeper: Any = None, backend: Backend | None = No
     plastic = plastic_tensors(bundle.manifest) if profile_of(bundle.manifest.learning).copies else frozenset()
     tensors: Tensors = {name: array.copy() if name in plastic else array for name, array in bundle.tensors.items()}
     exemplars = None if bundle.exemplars is None else (_rows(bundle.exemplars.x), bundle.exemplars.label)
-    network = network_for(bundle.manifest, tensors, asked)
+    network = network_of(bundle.manifest, tensors, asked)
     return Learner(network, priors=bundle.priors, exemplars=exemplars, keeper=keeper, backend=asked)
 
 

@@ -29,6 +29,7 @@ from edgerun.bundle import Bundle, Probe, no_probe
 from edgerun.kernels.native import Backend
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import NewClass
+from edgerun.native import network_of
 from edgerun.spec import Manifest
 from exporters.firmware.project import project
 from firmware_sim.qemu import machine, stream
@@ -90,7 +91,7 @@ class Life:
         """The digest of what a firmware has learned."""
         arrays, counters = learned(self.bundle, machine.run(firmware, target, self.frames).answers)
         tensors = {name: array.copy() for name, array in self.bundle.tensors.items()}
-        network = trajectories.native.network_for(self.bundle.manifest, tensors, "numpy")
+        network = network_of(self.bundle.manifest, tensors, "numpy")
         taken = Learner(network, priors={}, backend="numpy")
         taken.load(arrays, {**counters, "classes": self.classes})
         return taken.digest()

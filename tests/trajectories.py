@@ -28,6 +28,7 @@ from edgerun.layers import DenseSum
 from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, NewClass, Settle
+from edgerun.native import network_of
 from edgerun.rules import Backprop, EProp, EPropOnline, InnerStep, SuperSpike
 from edgerun.rules.superspike import Population
 from edgerun.spec import Doubt, Head, Intelligence, Level, Manifest, PhaseRate, ProfileName, Replay, Rewiring
@@ -236,7 +237,7 @@ def learner_of(kind: str, backend: Backend) -> Learner:
     manifest = msgspec.structs.replace(manifest, seed=(1 << 64) - 59)
     rng, count = np.random.default_rng(3), min(8, manifest.learning.replay.capacity)
     x, labels = np.stack([sample(manifest, rng) for _ in range(8)])[:count], np.arange(count) % len(learners.NAMES)
-    network = native.network_for(manifest, tensors, backend)
+    network = network_of(manifest, tensors, backend)
     return Learner(network, priors={}, exemplars=(x, labels) if count else None, backend=backend)
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from edgerun.arrays import I16, I64, AnyArray, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.graph import layer_reaches
-from edgerun.kernels.native import Backend, required
+from edgerun.kernels.native import required
 from edgerun.learn.profiles import profile_of
 from edgerun.learn.stages import Factors
 from edgerun.learn.superspike import SuperSpikeRule
-from edgerun.native import LONG, NativeNetwork, Records, network_of, places, tape_fields
-from edgerun.network import Network, Tape
+from edgerun.native import LONG, NativeNetwork, Records, places, tape_fields
+from edgerun.network import Tape
 from edgerun.rules import ALL, RuleRecord
 from edgerun.rules.dense import IlProx, PredictiveCoding, SequentialIl
 from edgerun.rules.eprop import EPropOnline, EPropValues
@@ -419,8 +419,3 @@ class Pupil:
     def forget(self, label: int) -> None:
         """One class, without a trace."""
         self._held.forget(label)
-
-
-def network_for(manifest: Manifest, tensors: Tensors, asked: Backend) -> Network:
-    """The network of a learner."""
-    return network_of(manifest, tensors, asked)

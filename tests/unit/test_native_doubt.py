@@ -12,6 +12,7 @@ from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Forget, NewClass, Settle
 from edgerun.lifetime import new_learner
+from edgerun.native import network_of
 from edgerun.spec import Doubt
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
@@ -27,7 +28,7 @@ def pair(plan: Doubt) -> tuple[Learner, Learner, native.Pupil]:
     manifest = msgspec.structs.replace(manifest, learning=learning)
     theirs, ours = (
         Learner(
-            native.network_for(manifest, {name: array.copy() for name, array in tensors.items()}, backend),
+            network_of(manifest, {name: array.copy() for name, array in tensors.items()}, backend),
             priors={}, backend=backend,
         )
         for backend in ("numpy", "native")

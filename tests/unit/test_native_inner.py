@@ -13,6 +13,7 @@ from edgerun.learn import native
 from edgerun.learn.learner import Learner
 from edgerun.learn.records import Forget, NewClass
 from edgerun.lifetime import new_learner
+from edgerun.native import network_of
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
 
@@ -61,7 +62,7 @@ def test_an_error_at_the_gate_itself_teaches_nothing() -> None:
         rule = msgspec.structs.replace(manifest.learning.rule, gate=gate)
         plan = msgspec.structs.replace(manifest.learning, rule=rule)
         own = tensors | {"out.input": weights.copy()}
-        network = native.network_for(msgspec.structs.replace(manifest, learning=plan), own, backend)
+        network = network_of(msgspec.structs.replace(manifest, learning=plan), own, backend)
         learner = Learner(network, priors={}, backend=backend)
         learner.apply(learner.plan_lesson(q, 2, "full"))
         found: list[int] = learner._state["lesson.error"].tolist()

@@ -21,12 +21,12 @@ from edgerun.kernels.native import Backend, library
 from edgerun.learn import native, stages
 from edgerun.learn.eprop import Window
 from edgerun.learn.learner import Learner
-from edgerun.learn.native import network_for
 from edgerun.learn.profiles import PROFILES
 from edgerun.learn.records import Boundary, Forget, NewClass, Settle
 from edgerun.learn.rules import rule_of
 from edgerun.learn.stages import Consolidation, Factors
 from edgerun.lifetime import new_learner
+from edgerun.native import network_of
 from edgerun.network import Recording
 from edgerun.rules import MeanQuotient, Normaliser, RMaxProp
 from edgerun.spec import EProp, Intelligence, LearningPlan, PlasticRate, ProfileName
@@ -301,7 +301,7 @@ def test_errors_over_any_logits_are_numpys(seed: int) -> None:
     manifest, tensors = trajectories.KINDS["unconsolidated"]()
     tensors["out.bias"][...], tensors["out.kappa"][...], tensors["out.input"][...] = bias, 0, 0
     pair = [
-        Learner(network_for(manifest, {k: v.copy() for k, v in tensors.items()}, backend), priors={}, backend=backend)
+        Learner(network_of(manifest, {k: v.copy() for k, v in tensors.items()}, backend), priors={}, backend=backend)
         for backend in BACKENDS
     ]
     for number in range(12):

@@ -14,6 +14,7 @@ from edgerun.kernels import superspike as kernel
 from edgerun.kernels.native import library
 from edgerun.learn import native
 from edgerun.learn.learner import Learner
+from edgerun.native import network_of
 from edgerun.rules import SuperSpike
 from edgerun.spec import Manifest
 
@@ -43,7 +44,7 @@ def pair(seed: int, feedback: Literal["symmetric", "random", "uniform"]) -> tupl
     found = []
     for backend in ("numpy", "native"):
         own = {name: array.copy() for name, array in tensors.items()}
-        found.append(Learner(native.network_for(manifest, own, backend), priors={}, backend=backend))
+        found.append(Learner(network_of(manifest, own, backend), priors={}, backend=backend))
     return found[0], found[1]
 
 
@@ -77,7 +78,7 @@ def test_the_surrogate_is_its_table() -> None:
 
 def test_targets_other_than_the_window_are_refused() -> None:
     manifest, tensors = learners.superspike()
-    learner = Learner(native.network_for(manifest, tensors, "native"), priors={}, backend="native")
+    learner = Learner(network_of(manifest, tensors, "native"), priors={}, backend="native")
     records = learner.records()
     held, rule = native.required(), records.learner
     assert rule is not None
