@@ -23,12 +23,12 @@ import msgspec
 import numpy as np
 
 from edgerun.arrays import I32, I64, AnyArray, Bool
-from edgerun.boards import BOARDS, Board, get_board, price
+from edgerun.boards import BOARDS, Board, price
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands import adapt_values, counts
 from edgerun.commands.backend import backend_option
 from edgerun.commands.infer import progress
-from edgerun.commands.neighbours import Schooled, Told, runner, runs
+from edgerun.commands.neighbours import Schooled, Told, runnable, runner, runs
 from edgerun.commands.text import columns
 from edgerun.encode.files import sensed
 from edgerun.encode.targets import learns_values
@@ -113,8 +113,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--board",
         default="pico2",
         metavar="NAME",
-        help=f"whose energy is reckoned with: {', '.join(BOARDS)}; mps2-an386 and its like run the "
-        "bundle's C firmware in QEMU",
+        help=f"whose energy is reckoned with: {', '.join(BOARDS)}; some run the bundle's C firmware in QEMU: "
+        f"{', '.join(runnable()) or 'none here'}",
     )
     backend_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -134,7 +134,10 @@ def run(args: argparse.Namespace) -> int:
         raise Refused(
             f"--backend {args.backend} says how this machine computes, --board {args.board} computes elsewhere"
         )
-    board = BOARDS[PRICED] if emulated and args.board not in BOARDS else get_board(args.board)
+    if not emulated and args.board not in BOARDS:
+        known = ", ".join(dict.fromkeys((*BOARDS, *runnable())))
+        raise Refused(f"board {args.board!r} is unknown: expected one of {known}")
+    board = BOARDS[PRICED if args.board not in BOARDS else args.board]
     bundle = without_intelligence(open_bundle(args.bundle), kept=args.consolidate == "si")
     if not learns(bundle.manifest):
         raise Refused(f"{args.bundle} can learn nothing: it was exported with --learn none")

@@ -26,7 +26,7 @@ from edgerun.arrays import F32, I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle, open_bundle
 from edgerun.commands.backend import backend_option
 from edgerun.commands.files import check_output, writing
-from edgerun.commands.neighbours import runner
+from edgerun.commands.neighbours import runnable, runner
 from edgerun.commands.text import columns
 from edgerun.encode.files import heard
 from edgerun.encode.targets import real_answers, wanted_answers
@@ -92,7 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--board",
         metavar="NAME",
-        help="run the bundle's C firmware on an emulated board, mps2-an386 for one: the same bits",
+        help=f"run the bundle's C firmware on an emulated board, the same bits: {', '.join(runnable()) or 'none here'}",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     parser.epilog = "example:\n  edgerun infer digits.edgb field.npz -o answers.npz"

@@ -80,7 +80,12 @@ class Runner(Protocol):
 
 def runs(board: str) -> bool:
     """Whether there is a runner for a board."""
-    return any(board in each.boards for each in runners())
+    return board in runnable()
+
+
+def runnable() -> list[str]:
+    """Every board that there is a runner for."""
+    return [board for each in runners() for board in each.boards]
 
 
 def runners() -> Iterator[Runner]:
@@ -91,12 +96,10 @@ def runners() -> Iterator[Runner]:
 
 def runner(board: str) -> Runner:
     """Who runs a board. Raises Refused, naming the boards that can be run."""
-    boards: list[str] = []
     for each in runners():
         if board in each.boards:
             return each
-        boards += each.boards
-    raise Refused(f"board {board!r} cannot be run here: expected one of {', '.join(boards) or 'none'}")
+    raise Refused(f"board {board!r} cannot be run here: expected one of {', '.join(runnable()) or 'none'}")
 
 
 def tool(name: str) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ import msgspec
 
 from edgerun.boards import BOARDS, KINDS, Board, Ops, get_board, price, uncertainty
 from edgerun.bundle import Bundle, open_bundle
+from edgerun.commands.neighbours import runs
 from edgerun.commands.text import columns
 from edgerun.errors import BudgetError, Refused, SpecError
 from edgerun.governor import Demand, check_budget, floor_mw
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if not (math.isfinite(args.period) and args.period > 0):
         raise Refused(f"--period {args.period} is not a positive number of seconds")
     names = [args.board] if args.board else list(BOARDS)
-    boards = [get_board(name) for name in names]
+    boards = [board_of(name) for name in names]
     bundle = open_bundle(args.bundle)
     counted = work(bundle)
     plans = [plan(bundle, counted, board, args.period) for board in boards]
@@ -85,6 +86,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(page(plans[0]) if args.board else overview(plans)))
     return 0 if any(not priced.problems for priced in plans) else 1
+
+
+def board_of(name: str) -> Board:
+    """Raises Refused for a board whose energy is not known, with the commands that take it where there are some."""
+    if name not in BOARDS and runs(name):
+        raise Refused(
+            f"board {name!r} has no price, its energy is not known: export-firmware --board {name} tells its memory, "
+            f"infer and adapt --board {name} count its instructions"
+        )
+    return get_board(name)
 
 
 # ------------------------------------------------------------------ the plan

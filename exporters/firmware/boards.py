@@ -15,6 +15,15 @@ PORTS: Final = ("semihosting", "uart")
 """How frames come to a firmware and lines from it: files of a host at the debugger, or the board's serial line; a
 process under Linux has its standard input and output for either."""
 BARE: Final = "arm-none-eabi-"
+PACKAGES: Final = MappingProxyType(
+    {
+        BARE: "gcc-arm-none-eabi",
+        "": "gcc libc6-dev",
+        "aarch64-linux-gnu-": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+        "arm-linux-gnueabihf-": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
+    }
+)
+"""Debian's packages of compilers, by how their names begin."""
 LARGE: Final = (0, 512 << 20)
 """As much memory, and as much place for a program, as the smallest Raspberry Pi has."""
 NANOSECONDS: Final = 1_000_000_000
@@ -44,6 +53,11 @@ class FirmwareBoard:
         if name not in PORTS:
             raise Refused(f"port {name!r} is unknown: expected one of {', '.join(PORTS)}")
         return f"{self.uart[0] if name == 'uart' or self.process else name}.c"
+
+    @property
+    def package(self) -> str:
+        """Debian's package of its compiler."""
+        return PACKAGES[self.cross]
 
     @property
     def bytes(self) -> dict[str, int]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
+from edgerun.arrays import AnyArray
 from edgerun.bundle import Bundle
 from edgerun.errors import Refused, SpecError
 from edgerun.image import Image, image_of, learning_image
@@ -61,7 +65,7 @@ SECTIONS {{
 """
 
 MAKEFILE: Final = """\
-# {name}: `make` builds firmware.elf and firmware.map. Written by `edgerun export-firmware`.
+# {name}: `make` builds firmware.elf and firmware.map, `make run` runs it here. Written by `edgerun export-firmware`.
 CROSS ?= {cross}
 OPT ?= {opt}
 FLAGS = -std=gnu99 {machine} $(OPT) -fno-strict-aliasing \\
@@ -70,11 +74,22 @@ LINK = {link} -Wl,--gc-sections -Wl,-Map=firmware.map
 LIBRARIES = {libraries}
 SOURCES = {sources}
 
-firmware.elf: $(SOURCES) $(wildcard *.h edgerun/*.h *.ld) Makefile
+firmware.elf: $(SOURCES) $(wildcard *.h edgerun/*.h *.ld) Makefile flags.txt
+\t@command -v $(CROSS)gcc >/dev/null \\
+\t    || {{ echo "$(CROSS)gcc is not installed: apt-get install {package}" >&2; exit 1; }}
 \t$(CROSS)gcc $(FLAGS) $(LINK) $(SOURCES) $(LIBRARIES) -o $@
 
+# Rewritten, and firmware.elf with it, where what is said to the compiler changes: make OPT=-Os
+flags.txt: always
+\t@echo '$(CROSS)gcc $(FLAGS) $(LINK)' | cmp -s - $@ || echo '$(CROSS)gcc $(FLAGS) $(LINK)' > $@
+
+run: firmware.elf
+\t{run}
+
 clean:
-\trm -f firmware.elf firmware.map
+\trm -f firmware.elf firmware.map flags.txt
+
+.PHONY: always run clean
 """
 
 BARE: Final = {
@@ -85,6 +100,46 @@ BARE: Final = {
 }
 PROCESS: Final = {"machine": "-D_GNU_SOURCE", "opt": "-O3", "link": "-static", "libraries": ""}
 """Of the Makefile, what a processor without an operating system needs, and a program."""
+
+
+RUN: Final = MappingProxyType(
+    {
+        "semihosting": "qemu-system-arm -M {board} -icount shift=0 -display none -monitor none -serial none "
+        "-semihosting-config enable=on,target=native -kernel firmware.elf",
+        "uart": "qemu-system-arm -M {board} -icount shift=0 -display none -monitor none -serial stdio "
+        "-kernel firmware.elf",
+        "process": "./firmware.elf < samples.bin > answers.txt",
+    }
+)
+"""What `make run` does, by port."""
+
+README: Final = """\
+# {name} for {board}
+
+{written}. A small C project: `make` builds it (Debian: {package}), `make OPT=-Os` smaller, to the same bits.
+
+{running}
+
+`samples.bin` holds {samples} samples of the bundle's self-test, as frames; `frames.h` says what a frame is, and
+
+    python -c "from firmware_sim.qemu import stream; import sys; sys.stdout.buffer.write(stream.sample(bytes({size})))"
+
+writes one with a sample of {size} zeros. docs/firmware.md of edgerun says what the lines mean and how to write `port.c`
+for another board.
+"""
+
+RUNNING: Final = MappingProxyType(
+    {
+        "semihosting": "`make run` runs it in QEMU (Debian: qemu-system-arm): it reads `samples.bin`, writes "
+        "`answers.txt` and keeps\ncheckpoints in `flash.bin`, all in this folder. By hand:\n\n    {run}",
+        "uart": "`make run` runs it in QEMU (Debian: qemu-system-arm) with its serial line at your terminal, until "
+        "Ctrl-C: frames in,\nlines out. By hand:\n\n    {run}\n\nOn a board a host sends a frame, waits for the line "
+        "that answers it, and sends the next.",
+        "process": "`make run` runs it: it reads frames from its standard input, writes lines to its standard output "
+        "and keeps\ncheckpoints in `flash.bin` of the folder where it runs. By hand:\n\n    {run}",
+    }
+)
+"""How it is run, by port."""
 
 
 def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = PORTS[0]) -> dict[str, str]:
@@ -114,7 +169,9 @@ def project(bundle: Bundle, board: str, *, frozen: bool = False, port: str = POR
         files |= {f"libc/{name}": text for name, text in _folder("exporters.firmware", "c/libc").items()}
         files["board.ld"] = _linker(where, pages(image, where) * where.page)
     files |= {f"{KERNELS}/{name}": text for name, text in needed(_folder("edgerun", "csrc"), files).items()}
-    files["Makefile"] = _makefile(bundle.manifest.name, where, files)
+    way = "process" if where.process else port
+    files["Makefile"] = _makefile(bundle.manifest.name, where, way, files)
+    files["README.md"] = _readme(bundle, where, way)
     return files
 
 
@@ -178,7 +235,15 @@ def write_project(bundle: Bundle, board: str, folder: Path, *, frozen: bool = Fa
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (kept and name == PORT):
             path.write_text(text, encoding="utf-8")
+    (folder / "samples.bin").write_bytes(b"".join(map(asking, bundle.selftest.x)))
     return kept
+
+
+def asking(sample: AnyArray) -> bytes:
+    """The frame that asks for the answer to a sample in the bundle's input type; `frames.h` has its form."""
+    payload = sample.tobytes()
+    covered = struct.pack("<cBiI", b"S", 0, -1, len(payload)) + payload
+    return b"ER" + covered + struct.pack("<I", zlib.crc32(covered))
 
 
 def check_folder(folder: Path) -> None:
@@ -231,10 +296,19 @@ def _board(board: FirmwareBoard, count: int) -> str:
 """
 
 
-def _makefile(name: str, board: FirmwareBoard, files: Iterable[str]) -> str:
+def _makefile(name: str, board: FirmwareBoard, way: str, files: Iterable[str]) -> str:
     parts = PROCESS if board.process else BARE | {"machine": BARE["machine"].format(cpu=board.cpu)}
     sources = " ".join(sorted(file for file in files if file.endswith(".c")))
-    return MAKEFILE.format(name=name, cross=board.cross, sources=sources, **parts)
+    run = RUN[way].format(board=board.name)
+    return MAKEFILE.format(name=name, cross=board.cross, sources=sources, package=board.package, run=run, **parts)
+
+
+def _readme(bundle: Bundle, board: FirmwareBoard, way: str) -> str:
+    return README.format(
+        name=bundle.manifest.name, board=board.name, written=WRITTEN, package=f"{board.package} make",
+        running=RUNNING[way].format(run=RUN[way].format(board=board.name)), samples=len(bundle.selftest.x),
+        size=bundle.manifest.input.size,
+    )  # fmt: skip
 
 
 def _linker(board: FirmwareBoard, checkpoints: int) -> str:

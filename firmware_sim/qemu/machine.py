@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from edgerun.errors import EdgeRunError, Refused
+from firmware_sim.qemu.child import finished
 
 BOARDS: Final = MappingProxyType(
     {
@@ -48,6 +49,7 @@ PACKAGES: Final = MappingProxyType(
 
 CACHE: Final = Path("~/.cache/edgerun/firmware")
 FAULT: Final = 99
+LAST_LINES: Final = 3
 LIMIT_S: Final = 900.0
 COUNTED: Final = ("-icount", "shift=0", "-display", "none")
 """Options of QEMU: an instruction a nanosecond, no window."""
@@ -102,7 +104,7 @@ CROSS: Final = re.compile(r"^CROSS \?= ?(.*)$", re.MULTILINE)
 def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
     """The firmware of a project's files, by path. The same files are built once.
 
-    Raises EdgeRunError with the compiler's first error.
+    Raises EdgeRunError with what the compiler said.
     """
     compiler, make = require(f"{CROSS.findall(files['Makefile'])[0]}gcc"), require("make")
     sha = hashlib.sha256(compiler.encode())
@@ -116,14 +118,21 @@ def build(files: Mapping[str, str], cache: Path = CACHE) -> Path:
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-            done = subprocess.run([make, "-C", folder, "-s"], capture_output=True, text=True, check=False)
+            done = finished([make, "-s"], folder)
             if done.returncode:
-                said = (line for line in done.stderr.splitlines() if "error" in line.lower())
-                raise EdgeRunError(f"the firmware does not build: {next(said, 'make failed')}")
+                raise EdgeRunError(f"the firmware does not build: {complaint(done.stderr)}")
             beside = kept.with_suffix(f".{Path(folder).name}")
             shutil.copy(Path(folder, "firmware.elf"), beside)
             beside.replace(kept)
     return kept
+
+
+def complaint(said: str) -> str:
+    """What a failed make has said, in one line: its first error, or its last lines where none of them is called one."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower() and not line.startswith(("make", "collect2"))]
+    rest = [line for line in lines if not line.startswith("make")] or lines
+    return errors[0] if errors else "; ".join(rest[-LAST_LINES:]) or "make failed"
 
 
 def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"", limit_s: float = LIMIT_S) -> Run:
@@ -138,10 +147,7 @@ def run(firmware: Path, board: str, stream: bytes, flash: bytes = b"", limit_s: 
             kept.write_bytes(flash)
         try:
             with samples.open("rb") as into:
-                done = subprocess.run(
-                    command(firmware, board), cwd=folder, stdin=into, capture_output=True, text=True, timeout=limit_s,
-                    check=False,
-                )  # fmt: skip
+                done = finished(command(firmware, board), folder, into, limit_s)
         except subprocess.TimeoutExpired:
             raise EdgeRunError(f"the firmware on {board} did not end within {limit_s:g} s") from None
         if done.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import struct
 import subprocess
 from dataclasses import replace
@@ -28,8 +29,8 @@ from edgerun.lifetime import new_learner
 from exporters.firmware.boards import firmware_board
 from exporters.firmware.guard import guard_of
 from exporters.firmware.model import identifiers, kept_bytes, literal
-from exporters.firmware.project import SLOTS, check_room, project, room
-from firmware_sim.qemu import stream
+from exporters.firmware.project import SLOTS, check_room, project, room, write_project
+from firmware_sim.qemu import machine, stream
 from firmware_sim.qemu.runner import answers, learned
 
 needs_compiler = pytest.mark.skipif(host_firmware.COMPILER is None, reason="no C compiler here")
@@ -289,8 +290,62 @@ def test_the_command_writes_the_project(mlp_bundle: Path, tmp_path: Path, capsys
     assert cli.main(command) == 0
     assert "make -C" in capsys.readouterr().out
     written = {str(path.relative_to(tmp_path / "fw")) for path in (tmp_path / "fw").rglob("*") if path.is_file()}
-    assert written == project(open_bundle(mlp_bundle), "mps2-an386").keys()
+    bundle = open_bundle(mlp_bundle)
+    assert written == {*project(bundle, "mps2-an386"), "samples.bin"}
+    frames = [stream.sample(x.tobytes()) for x in bundle.selftest.x]
+    assert (tmp_path / "fw" / "samples.bin").read_bytes() == b"".join(frames)
     assert not any("module" in name for name in written)
+
+
+def test_a_command_that_prices_names_those_that_run(
+    mlp_bundle: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", str(mlp_bundle), "--board", "mps2-an500"]) == 2
+    assert "its energy is not known: export-firmware --board mps2-an500 tells its memory" in capsys.readouterr().err
+    adapting = ["adapt", str(mlp_bundle), "--data", str(digits / "factory.npz"), "--board", "z80"]
+    assert cli.main(adapting) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("edgerun: board 'z80' is unknown: expected one of rpi-zero-2w, ")
+    assert all(name in said for name in (*machine.BOARDS, "pico2"))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
+def test_make_says_which_package_brings_its_compiler(tiny: Bundle, tmp_path: Path) -> None:
+    write_project(tiny, "mps2-an386", tmp_path)
+    said = subprocess.run(["make", "CROSS=absent-"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert said.returncode != 0
+    assert "absent-gcc is not installed: apt-get install gcc-arm-none-eabi" in said.stderr
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
+def test_other_flags_build_anew_and_the_same_do_not(tiny: Bundle, tmp_path: Path) -> None:
+    """A project for this machine, whose own `make run` answers the self-test."""
+    write_project(tiny, "linux", tmp_path, frozen=True)
+
+    def built(*options: str) -> int:
+        subprocess.run(["make", "-s", *options], cwd=tmp_path, check=True, capture_output=True)
+        return (tmp_path / "firmware.elf").stat().st_mtime_ns
+
+    first = built("OPT=-O0")
+    assert built("OPT=-O0") == first
+    assert built("OPT=-O1") > first
+    built("OPT=-O1", "run")
+    lines = stream.lines((tmp_path / "answers.txt").read_text())
+    said = [[int(word) for word in words[3:]] for event, words in lines if event == "answer"]
+    assert said == tiny.selftest.y[:, : len(said[0])].tolist()
+
+
+def test_what_a_failed_build_has_said_is_told_in_one_line() -> None:
+    said = (
+        "make: Entering directory\n\nmain.c:1: warning: odd\nmain.c:2: error: wrong\nmake: *** [firmware.elf] Error 1\n"
+    )
+    assert machine.complaint(said) == "main.c:2: error: wrong"
+    said = "ld: main.o: in function `main':\nmain.c:4: undefined reference to `x'\ncollect2: error: ld returned 1"
+    assert "undefined reference to `x'" in machine.complaint(said)
+    assert machine.complaint("cc1: fatal: killed\nmake: *** [x] Error 1") == "cc1: fatal: killed"
+    assert machine.complaint("make: *** No rule to make target\n") == "make: *** No rule to make target"
+    assert machine.complaint("") == "make failed"
 
 
 def test_what_is_not_installed_is_named_with_its_package(
