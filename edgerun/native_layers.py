@@ -167,7 +167,8 @@ def filters(p: Packing) -> Fields:
     numbers = p.numbers("outputs", "filters", "zero_point", "qmin", "qmax") | {"fill": p.spec.input_zero_point}
     tensors = p.parts("weight", "bias", "multiplier", "shift", "weight_zero")
     sums = p.run.room("sums", p.spec.filters, np.int32)
-    return numbers | window(p.spec) | tensors | {"x": p.sources[0], "y": p.run.out, "sums": sums}
+    arrays = {"x": p.sources[0], "y": p.run.out, "sums": sums, "packed": None}
+    return numbers | window(p.spec) | tensors | arrays
 
 
 def conv(p: Packing) -> list[Record]:

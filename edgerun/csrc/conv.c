@@ -43,9 +43,26 @@ static void take_zeros(int32_t *sums, const int8_t *zero, const int16_t *window,
     for (int32_t f = 0; f < filters; f++) sums[f] -= zero[f] * total;
 }
 
+int64_t er_conv_packed(const er_conv *r) {
+#ifdef ER_VNNI
+    return er_vnni_conv_packed(r);
+#else
+    (void)r;
+    return 0;
+#endif
+}
+
+void er_conv_pack(const er_conv *r, int8_t *packed) {
+#ifdef ER_VNNI
+    er_vnni_conv_pack(r, packed);
+#else
+    (void)r, (void)packed;
+#endif
+}
+
 void er_conv_step(const er_conv *r) {
 #ifdef ER_VNNI
-    if (er_vnni_conv(r)) return;
+    if (r->packed && er_vnni_conv(r)) return;
 #endif
     const er_window g = ER_WINDOW_OF;
     const int32_t taps = g.kernel_h * g.kernel_w * g.channels;
@@ -104,13 +121,30 @@ static void depthwise_sums(const er_depthwise *r, const er_window *g, int32_t i,
     }
 }
 
+int64_t er_depthwise_packed(const er_depthwise *r) {
+#ifdef ER_VNNI
+    return er_vnni_depthwise_packed(r);
+#else
+    (void)r;
+    return 0;
+#endif
+}
+
+void er_depthwise_pack(const er_depthwise *r, int8_t *packed) {
+#ifdef ER_VNNI
+    er_vnni_depthwise_pack(r, packed);
+#else
+    (void)r, (void)packed;
+#endif
+}
+
 void er_depthwise_step(const er_depthwise *r) {
     const er_window g = ER_WINDOW_OF;
     int16_t *y = r->y;
-    lay_taps(r, g.kernel_h * g.kernel_w);
 #ifdef ER_VNNI
-    if (er_vnni_depthwise(r)) return;
+    if (r->packed && er_vnni_depthwise(r)) return;
 #endif
+    lay_taps(r, g.kernel_h * g.kernel_w);
     for (int32_t i = 0; i < g.out_h; i++)
         for (int32_t j = 0; j < g.out_w; j++, y += r->filters) {
             depthwise_sums(r, &g, i, j);

@@ -82,16 +82,18 @@ static inline int16_t er_requant(int32_t sum, int32_t m, int32_t s, int32_t zero
 typedef struct er_window { ER_WINDOW(ER_NUMBER) } er_window;
 
 /* y[i, j, f] = requant(b[f] + sum of w[f, r, t, c] * x[...]), |x| <= 128; padding holds `fill`.
- * y (out_h, out_w, filters). Scratch: sums, and window, what one place sees.
+ * y (out_h, out_w, filters). packed: see er_layer_pack. Scratch: sums, and window, what one place sees.
  */
 #define ER_CONV(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(fill) I(zero_point) I(qmin) I(qmax) \
     IN(int8_t, weight, r->filters * ER_TAPS * r->channels) IN(int32_t, bias, r->filters) \
     IN(int32_t, multiplier, r->filters) IN(uint8_t, shift, r->filters) OPT(int8_t, weight_zero, r->filters) \
     IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->filters) \
-    OUT(int16_t, window, ER_TAPS * r->channels)
+    OUT(int16_t, window, ER_TAPS * r->channels) OPT(int8_t, packed, er_conv_packed(r))
 ER_RECORD(er_conv, ER_CONV)
 void er_conv_step(const er_conv *r);
+int64_t er_conv_packed(const er_conv *r);
+void er_conv_pack(const er_conv *r, int8_t *packed);
 
 /* The same where filter f sees channel f / (filters / channels) alone: w (filters, kh, kw). |x| <= 128.
  * Scratch: sums, and taps (kh, kw, filters), the weights in the order that rows of filters multiply in.
@@ -101,9 +103,11 @@ void er_conv_step(const er_conv *r);
     IN(int8_t, weight, r->filters * ER_TAPS) IN(int32_t, bias, r->filters) \
     IN(int32_t, multiplier, r->filters) IN(uint8_t, shift, r->filters) OPT(int8_t, weight_zero, r->filters) \
     IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->filters) \
-    OUT(int16_t, taps, r->filters * ER_TAPS)
+    OUT(int16_t, taps, r->filters * ER_TAPS) OPT(int8_t, packed, er_depthwise_packed(r))
 ER_RECORD(er_depthwise, ER_DEPTHWISE)
 void er_depthwise_step(const er_depthwise *r);
+int64_t er_depthwise_packed(const er_depthwise *r);
+void er_depthwise_pack(const er_depthwise *r, int8_t *packed);
 
 /* Raw sums of a convolution of x - zero_point, event by event; padding is the zero point. No learning writes its
  * weights: they lie as (kernel_h, channels, kernel_w, filters), the last column first.

@@ -12,6 +12,8 @@ int64_t er_layer_packed(const er_layer *layer) {
     case ER_KIND_lstm: return GATES_PACKED(lstm, 4);
     case ER_KIND_lstm_q12: return GATES_PACKED(lstm_q12, 4);
     case ER_KIND_slstm: return GATES_PACKED(slstm, 4);
+    case ER_KIND_conv: return er_conv_packed(&layer->as.conv);
+    case ER_KIND_depthwise: return er_depthwise_packed(&layer->as.depthwise);
     default: return 0;
     }
 }
@@ -24,6 +26,8 @@ void er_layer_pack(const er_layer *layer, int8_t *packed) {
     case ER_KIND_lstm: er_lstm_pack(&layer->as.lstm, packed); break;
     case ER_KIND_lstm_q12: er_lstm_q12_pack(&layer->as.lstm_q12, packed); break;
     case ER_KIND_slstm: er_slstm_pack(&layer->as.slstm, packed); break;
+    case ER_KIND_conv: er_conv_pack(&layer->as.conv, packed); break;
+    case ER_KIND_depthwise: er_depthwise_pack(&layer->as.depthwise, packed); break;
     default: break;
     }
 }
