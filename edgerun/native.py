@@ -24,7 +24,7 @@ from edgerun.layers.base import INPUT
 from edgerun.native_layers import PACKERS, Packing, Record, records_of
 from edgerun.native_layers import Fields as Fields
 from edgerun.native_layers import NativeLayer as NativeLayer
-from edgerun.network import UNDECIDED, Network, Outcome, Prototypes, Recording, Tape, last_stateful
+from edgerun.network import Network, Outcome, Prototypes, Recording, Tape, last_stateful
 from edgerun.ops.base import LayerRun
 from edgerun.spec import Constant, Direct, Frames, Manifest, PhaseRate
 
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 PHASE_RATE, FRAMES, CONSTANT = 0, 1, 2
 """`enum er_encoder`."""
+INT32: Final = np.dtype(np.int32)
 LINE: Final = 64
 """Bytes of a line of the cache."""
 LONG: Final = 1 << 18
@@ -109,7 +110,7 @@ class NativeNetwork(Network):
             raise SpecError(f"{', '.join(lacking)}: no C form")
         self.manifest, self.tensors, self.batch = manifest, tensors, ()
         self.known = len(manifest.classes.names)
-        self._classifies, self._outputs = bool(manifest.classes.names), manifest.layers[-1].outputs
+        self._outputs = manifest.layers[-1].outputs
         self._plastic = {tensor.rpartition(".")[0] for tensor in plastic_tensors(manifest)}
         self._names = [layer.name for layer in manifest.layers for _ in range(records_of(layer))]
         self._coder, self._taken = encode.coder(manifest, ()), (manifest.input.size,)
@@ -208,19 +209,15 @@ class NativeNetwork(Network):
         return NativeBatch(self, n)
 
     def infer(self, q: I16) -> Outcome:
-        label, scores = self._answer(q)
-        return Outcome(label if self._classifies else UNDECIDED, scores)
+        scores = np.empty(self.known if self.prototypes is not None else self._outputs, INT32)
+        try:
+            label = self._net.infer(q, self.known, scores)
+        except (TypeError, ValueError):  # what C refuses is looked at again, for numpy takes more
+            label = self._net.infer(self._checked(q), self.known, scores)
+        return tuple.__new__(Outcome, (label, scores))  # Outcome(...) takes as long as a small net
 
     def scores(self, q: I16) -> I32:
-        return self._answer(q)[1]
-
-    def _answer(self, q: I16) -> tuple[int, I32]:
-        """The winner and the scores of one window. C looks at type and length; what it refuses is looked at again."""
-        scores = np.empty(self.known if self.prototypes is not None else self._outputs, np.int32)
-        try:
-            return self._net.infer(q, self.known, scores), scores
-        except (TypeError, ValueError):
-            return self._net.infer(self._checked(q), self.known, scores), scores
+        return self.infer(q).scores
 
     def decide(self) -> I32:
         scores = np.empty(self.known if self.prototypes is not None else self._outputs, np.int32)

@@ -229,16 +229,14 @@ ER_LEVEL static void panel_sums(__m512i *sums, const int8_t *starts, const int8_
 
 /* bytes <- x + 128, filled up to a multiple of 32. 0 where a value does not fit int8. */
 ER_LEVEL static int raise(uint8_t *bytes, const int16_t *x, int32_t m) {
-    const __m256i top = _mm256_set1_epi8((char)0x80);
-    __mmask32 wrong = 0;
+    __m512i all = _mm512_setzero_si512();
     for (int32_t i = 0; i < m; i += 32) {
         const __mmask32 some = m - i >= 32 ? 0xffffffffu : (1u << (m - i)) - 1u;
-        const __m512i wide = _mm512_maskz_loadu_epi16(some, x + i);
-        const __m256i slim = _mm512_cvtepi16_epi8(wide);
-        wrong |= _mm512_cmpneq_epi16_mask(_mm512_cvtepi8_epi16(slim), wide);
-        _mm256_storeu_si256((__m256i *)(void *)(bytes + i), _mm256_xor_si256(slim, top));
+        const __m512i raised = _mm512_add_epi16(_mm512_maskz_loadu_epi16(some, x + i), _mm512_set1_epi16(128));
+        all = _mm512_or_si512(all, raised);
+        _mm256_storeu_si256((__m256i *)(void *)(bytes + i), _mm512_cvtepi16_epi8(raised));
     }
-    return !wrong;
+    return !_mm512_test_epi16_mask(all, _mm512_set1_epi16((int16_t)0xff00));
 }
 
 /* zero * sum x of 16 rows, first of them row k. */
