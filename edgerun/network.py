@@ -21,6 +21,7 @@ from edgerun import encode
 from edgerun.arrays import F32, I8, I16, I32, I64, U8, AnyArray, Tensors
 from edgerun.errors import DataError
 from edgerun.kernels import head, spiking
+from edgerun.kernels.eprop import TILE
 from edgerun.layers.base import INPUT
 from edgerun.ops import OPS, DenseRun, LayerRun, LifRun
 from edgerun.spec import Manifest
@@ -271,14 +272,20 @@ class _Reel:
         if not isinstance(run, LifRun):
             raise DataError(f"layer {run.spec.name!r} has no spikes to record")
         self._run, self._tape, self._first = run, tape, len(tape.pre) - len(tape.psi)
+        self._margins: I32 = np.zeros((TILE, run.spec.outputs), np.int32)
 
     def step(self, t: int, source: F32) -> None:
         """Run step t and keep what came in and what came of it."""
-        np.copyto(self._tape.pre[t], source, casting="unsafe")
+        tape, at = self._tape, t - self._first
+        np.copyto(tape.pre[t], source, casting="unsafe")
         self._run.step(source)
-        np.copyto(self._tape.spikes[t], self._run.fired)
-        if t >= self._first:
-            spiking.surrogate(self._tape.psi[t - self._first], self._run.margin, self._run.spec.threshold)
+        np.copyto(tape.spikes[t], self._run.fired)
+        if at < 0:
+            return
+        np.copyto(self._margins[at % TILE], self._run.margin)
+        if (at + 1) % TILE == 0 or at + 1 == len(tape.psi):
+            done = slice(at - at % TILE, at + 1)
+            spiking.surrogate(tape.psi[done], self._margins[: at % TILE + 1], self._run.spec.threshold)
 
 
 class Wire(NamedTuple):

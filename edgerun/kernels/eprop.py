@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import I8, I16, I32, I64, U8, U16, AnyArray
-from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, Whole, leak, leak_freely
+from edgerun.arrays import F32, I8, I16, I32, I64, U8, U16, AnyArray
+from edgerun.kernels.spiking import I16_MAX, I16_MIN, I32_MAX, I32_MIN, Whole, leak
 
 TILE: Final = 32
 """Steps of a window, or units of a layer, that are worked on together."""
@@ -61,24 +61,41 @@ def traces(
     state    (4, m)  scratch   int32; its own where not given
     """
     (steps, m), first = pre.shape, len(pre) - len(history)
-    x, carry, _, rest = np.zeros((4, m), np.int32) if state is None else state
-    x[...], carry[...], rest[...] = 0, 0, 1 << drop >> 1
+    x, carry, total, rest = np.zeros((4, m), np.int32) if state is None else state
+    x[...], carry[...], total[...], rest[...] = 0, 0, 0, 1 << drop >> 1
     history[: max(0, late - first)] = 0  # nothing has arrived
-    rate, gain = np.array(decay, np.int32), np.array(trace_gain(decay, reach), np.int32)
-    step = leak_freely if cannot_saturate(decay, reach) else leak
+    rate, gain = np.array(decay, np.int32), trace_gain(decay, reach)
+    free = not drop and cannot_saturate(decay, reach)
     for rows in tiles(steps, late):
         arriving = pre[rows.start - late : rows.stop - late].astype(np.int32)
-        arriving <<= gain
+        arriving <<= np.array(gain + 15 * free, np.int32)
+        if free:
+            _leak_on(arriving, x, total, carry, rate)
+            at = max(rows.start, first)
+            np.copyto(history[at - first : max(0, rows.stop - first)], arriving[at - rows.start :], casting="unsafe")
+            continue
         for t, drive in enumerate(arriving, rows.start):
-            step(x, carry, rate, drive)
-            if t < first:
-                continue
-            if drop:
+            leak(x, carry, rate, drive)
+            if t >= first:
                 rest += x
                 np.minimum(rest >> drop, 32767 >> drop, out=history[t - first], casting="unsafe")
                 rest &= (1 << drop) - 1
-            else:
-                np.copyto(history[t - first], x, casting="unsafe")
+
+
+def _leak_on(drives: I32, x: I32, total: I32, carry: I32, rate: I32) -> None:
+    """drives[t] <- the leak's x after it, for drives in 2**-15 of x that cannot saturate it.
+
+    drives  (S, n)  updated     x, total  (n,)  updated     carry  (n,)  scratch
+    """
+    before = x
+    for drive in drives:
+        np.bitwise_and(total, _LOW, out=carry)
+        np.multiply(before, rate, out=total)
+        total += carry
+        total += drive
+        np.right_shift(total, _BITS, out=drive)
+        before = drive
+    np.copyto(x, before)
 
 
 def learning_signal(signal: I16 | I32, error: I16 | I32, feedback: I8, shift: int) -> None:
@@ -131,19 +148,14 @@ def filter_backwards(filtered: I16 | I32, signal: I16 | I32, kappa: int, state: 
     state     (3, n)  scratch   int32; its own where not given
     """
     steps, n = signal.shape
-    x, carry = np.zeros((2, n), np.int32) if state is None else state[:2]
-    x[...], carry[...] = 0, 0
+    x, carry, total = np.zeros((3, n), np.int32) if state is None else state[:3]
+    x[...], total[...] = 0, 0
     rate, share = np.array(kappa, np.int32), np.array((1 << 15) - kappa, np.int32)
     for rows in reversed(list(tiles(steps))):
         drives = signal[rows].astype(np.int32)  # |x| and |signal| <= 2**15: a convex sum of both fits 31 bits,
         drives *= share  # and what is left of it after the shift fits 16
-        for t in range(rows.stop - 1, rows.start - 1, -1):
-            x *= rate
-            x += drives[t - rows.start]
-            x += carry
-            np.bitwise_and(x, _LOW, out=carry)
-            x >>= _BITS
-            np.copyto(filtered[t], x, casting="unsafe")
+        _leak_on(drives[::-1], x, total, carry, rate)
+        np.copyto(filtered[rows], drives, casting="unsafe")
 
 
 def post_factor(post: I16, psi: U8 | U16, filtered: I16 | I32, shift: int) -> None:
@@ -219,6 +231,41 @@ def gradient(
         out[...] = 0
 
 
+def gradient_spans(out: Whole, history: I8 | I16, floats: F32, top: int, loads: tuple[int, ...], spare: F32) -> None:
+    """The same with `post` in float32 already, as many steps at a time as are exact there.
+
+    floats  (T, n)  read     spare  (k,)  scratch; where it is too short, or one tile alone is not exact, slower
+    """
+    m, n = out.shape
+    most, begun = max(0, spare.size - m * n) // max(1, m), False
+    product = spare[: m * n].reshape(m, n) if most else None
+    for rows, load in _spans(len(history), top, loads, most):
+        steps = rows.stop - rows.start
+        if product is None or top * load > _EXACT_F32 or steps > most:
+            part: AnyArray = history[rows].T.astype(np.float64) @ floats[rows]
+        else:
+            left = spare[m * n : m * n + steps * m].reshape(steps, m)
+            np.copyto(left, history[rows])
+            np.dot(left.T, floats[rows], out=product)
+            part = product
+        if begun:
+            out += part.astype(out.dtype)
+        else:
+            np.copyto(out, part, casting="unsafe")
+            begun = True
+
+
+def _spans(steps: int, top: int, loads: tuple[int, ...], most: int) -> Iterator[tuple[slice, int]]:
+    """Neighbouring tiles of `most` steps whose product float32 holds, and what they load; at least one tile a span."""
+    first, load = 0, 0
+    for rows, more in zip(tiles(steps), loads, strict=True):
+        if rows.start > first and (top * (load + more) > _EXACT_F32 or rows.stop - first > most):
+            yield slice(first, rows.start), load
+            first, load = rows.start, 0
+        load += more
+    yield slice(first, steps), load
+
+
 def largest(history: I8 | I16) -> int:
     """max|trace|, 0 of none."""
     return max(int(history.max(initial=0)), -int(history.min(initial=0)))
@@ -236,6 +283,8 @@ def peaks(history: I8 | I16) -> I32:
 
 def tile_loads(post: I16) -> tuple[int, ...]:
     """max_j sum_t |post_j| of each tile of steps."""
+    if len(post) == 1:
+        return (largest(post),)
     return tuple(int(np.abs(post[rows].astype(np.float32)).sum(axis=0).max(initial=0)) for rows in tiles(len(post)))
 
 

@@ -12,16 +12,16 @@ import numpy as np
 from edgerun.arrays import F32, F64, I64
 
 
-def limit(y: F32, low: np.float32, high: np.float32) -> None:
+def limit(y: F32, low: F32, high: F32) -> None:
     """y <- clip(y, low, high), in place: two calls that cost a third of `ndarray.clip` on a small layer.
 
-    Bounds of y's own type spare numpy the conversion, which takes longer than the work.
+    Bounds are arrays () of y's own type: they spare numpy a conversion that takes longer than the work.
     """
     np.maximum(y, low, out=y)
     np.minimum(y, high, out=y)
 
 
-def requant_folded(y: F32, offset: F32, low: np.float32, high: np.float32) -> None:
+def requant_folded(y: F32, offset: F32, low: F32, high: F32) -> None:
     """A power of two in float32: the sums arrive in `y` as sum * 2**-s.
 
     y <- clip(floor(y + o'))    o' = o * 2**-s + zero_point
@@ -36,9 +36,7 @@ def requant_folded(y: F32, offset: F32, low: np.float32, high: np.float32) -> No
     limit(y, low, high)
 
 
-def requant_scaled(
-    y: F32, sums: F32 | F64, scale: F64, offset: F64, low: np.float32, high: np.float32, wide: F64
-) -> None:
+def requant_scaled(y: F32, sums: F32 | F64, scale: F64, offset: F64, low: F32, high: F32, wide: F64) -> None:
     """The general path: 24-bit multipliers in float64.
 
     y <- clip(floor(sum * M + o'))    M = m * 2**-s    o' = o * 2**-s + zero_point
@@ -63,8 +61,8 @@ def requant_wide(
     offset: I64,
     shift: I64,
     zero_point: int,
-    low: np.float32,
-    high: np.float32,
+    low: F32,
+    high: F32,
     whole: I64,
 ) -> None:
     """The plain definition in int64, for layers that no float can hold to the end. |sum * m + o| < 2**56.

@@ -56,16 +56,6 @@ def leak(x: Whole, carry: Whole, decay: Whole, drive: Whole) -> None:
     np.minimum(x, most, out=x)
 
 
-def leak_freely(x: Whole, carry: Whole, decay: Whole, drive: Whole) -> None:
-    """The same of a state that its drive cannot saturate."""
-    low, bits, _, _ = _LEAK[x.itemsize]
-    x *= decay
-    x += carry
-    np.bitwise_and(x, low, out=carry)
-    x >>= bits
-    x += drive
-
-
 def synaptic_current(
     current: I32, spikes: F32, weights: F32, product: F32, shift: int, bias: I32, few: Few | None = None
 ) -> None:

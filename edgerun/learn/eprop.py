@@ -59,6 +59,9 @@ class TaughtLayer:
         self._decay = uniform(tensors[f"{name}.decay"], f"{name}.decay")
         source = f"{name}.feedback" if name in plan.fed else f"{plan.readout}.input"
         self._feedback = cast(I8, tensors[source])  # a view: what learning writes is what the next lesson reads
+        self._floats: F32 = np.zeros(
+            (plan.chunk_steps, layer.outputs), np.float32
+        )  # what numpy multiplies, no controller
         self._adaptive: tuple[I64, I64] | None = None
         if layer.adaptive:
             beta, rho = (tensors[f"{name}.{part}"].astype(np.int64) for part in ("beta", "rho"))
@@ -74,10 +77,12 @@ class TaughtLayer:
     def factors(self, tape: Tape, errors: I32, kappa: int) -> Iterator[tuple[str, Factors]]:
         """Of its input and recurrent weights, those that learn."""
         post = self._post(tape, errors, kappa)
+        floats = self._floats[: len(post)]
+        np.copyto(floats, post)
         for part, pre, reach, late in (("input", tape.pre, self._reach, 0), ("recurrent", tape.spikes, 1, 1)):
             if f"{self.name}.{part}" in self._plan.tensors:
                 history = self._traces(part, pre, self._decay, reach, late)
-                yield f"{self.name}.{part}", Factors(history, post, self._drop)
+                yield f"{self.name}.{part}", Factors(history, post, self._drop, floats)
 
     def bars(self, tape: Tape, clipped: I16, kappa: int) -> Iterator[tuple[str, Factors]]:
         """Of what learns as a readout of this layer does.    clipped  (S, k)  the errors in 16 bits"""

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 from msgspec import UnsetType
 
-from edgerun.arrays import I8, I16, I32, U32, AnyArray, Bool, Places, Tensors
+from edgerun.arrays import F32, I8, I16, I32, U32, AnyArray, Bool, Places, Tensors
 from edgerun.kernels import eprop, mq, plasticity, rmaxprop
 from edgerun.kernels.noise import Use, fill_rows, fill_words, key, row_starts, stream
 from edgerun.learn.profiles import PROFILES, Profile
@@ -29,12 +29,17 @@ SCRATCH: Final = ("block.gradient", "block.small", "block.wanted", "block.made",
 class Factors:
     """The gradient of one tensor as it is stored: G = 2**drop * history.T @ post.
 
-    history  (T, m)  int16, or int8 with a drop of 8     post  (T, n)  int16
+    history  (T, m)  int16, or int8 with a drop of 8     post, floats  (T, n)  int16, and the same where it is kept so
     """
 
     history: I8 | I16
     post: I16
     drop: int = 0
+    floats: F32 | None = None
+
+    def rows(self, rows: slice | Places) -> I8 | I16:
+        """The history of some rows."""
+        return self.history[:, rows] if isinstance(rows, slice) else self.history.take(rows, axis=1)
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class Step:
 
     gradient  (rows, n)  int64 or int32  G / 2**drop, task only     wanted  (rows, n)  int32  what the stages agree on
     small     (rows, n)  int16  sat16(G >> sg)                      made    (rows, n)  int16  the change really made
+    spare     the whole memory of the gradient, for products where it is not in use
     rows      a span of the tensor, or places     places  (rows,)  the same as places     starts  (rows, 1)  of words
 
     Arrays of a span are views; of places they are copies, which whoever writes has to put back.
@@ -54,6 +60,7 @@ class Step:
     places: Places
     starts: U32
     shadow: I16
+    spare: F32
     gradient: AnyArray
     small: I16
     wanted: I32
@@ -283,11 +290,16 @@ def _descend(step: Step, factors: Factors, bounds: Bounds, eta: int, shift: int,
 
     Numbers that fit 32 bits stay there, in the memory of what is wanted.
     """
-    history, reach = factors.history[:, step.rows], bounds.reach
+    history, reach = factors.rows(step.rows), bounds.reach
     once = len(history) == 1 and reach * max(1, eta) >= NARROW and step.gradient.itemsize == 8
     gradient = step.wanted if once or reach * max(1, eta) < NARROW else step.gradient
     if small_shift is not None or not once:
-        eprop.gradient(gradient, history, factors.post, int(bounds.peaks[step.rows].max(initial=0)), bounds.loads)
+        top = int(bounds.peaks[step.rows].max(initial=0))
+        spare = None if gradient is step.gradient else step.spare
+        if factors.floats is None or spare is None:
+            eprop.gradient(gradient, history, factors.post, top, bounds.loads)
+        else:
+            eprop.gradient_spans(gradient, history, factors.floats, top, bounds.loads, spare)
     if small_shift is not None:
         plasticity.small_gradient(step.small, gradient, small_shift, reach)
     words = step.noise(Use.UPDATE)
@@ -327,7 +339,7 @@ def _moving(peaks: I32, stirred: list[Bool]) -> Places:
     moving: Bool = peaks != 0
     for rows in stirred:
         moving |= rows
-    return np.flatnonzero(moving)
+    return moving.nonzero()[0]
 
 
 def _parts(moving: Places | None, rows: int, count: int) -> Iterator[tuple[slice | Places, Places]]:
@@ -346,8 +358,8 @@ def _new_step(
     """A step over the shared working memory, cut to this block's shape."""
     shadow = whole[rows] if isinstance(rows, slice) else whole.take(rows, axis=0)
     gradient, small, wanted, made, words = (_cut(state[name], shadow) for name in SCRATCH)
-    starts = row_starts(places, shadow.shape[1])
-    return Step(tensor, index, rows, places, starts, shadow, gradient, small, wanted, made, words, seed, number)
+    starts, spare = row_starts(places, shadow.shape[1]), state["block.gradient"].reshape(-1).view(np.float32)
+    return Step(tensor, index, rows, places, starts, shadow, spare, gradient, small, wanted, made, words, seed, number)
 
 
 def _cut(scratch: AnyArray, like: AnyArray) -> AnyArray:

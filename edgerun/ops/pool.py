@@ -25,7 +25,7 @@ class MaxPoolRun(LayerRun):
     def __init__(self, spec: MaxPool, tensors: Mapping[str, AnyArray], batch: tuple[int, ...]) -> None:
         self.spec = spec
         self.out: F32 = np.zeros((*batch, spec.outputs), np.float32)
-        self._ends = np.float32(spec.qmin), np.float32(spec.qmax)
+        self._ends = np.array(spec.qmin, np.float32), np.array(spec.qmax, np.float32)
         self._pooling = Pooling(spec, batch, -128, self.out, np.maximum)
 
     def step(self, *sources: F32) -> None:

@@ -42,7 +42,7 @@ class Requantiser:
     finish: Callable[[], None]
 
     def __init__(self, carrier: Carrier, spec: Clipped, out: F32, m: I64, o: I64, s: I64) -> None:
-        low, high, zero = np.float32(spec.qmin), np.float32(spec.qmax), spec.zero_point
+        low, high, zero = np.array(spec.qmin, np.float32), np.array(spec.qmax, np.float32), spec.zero_point
         step: F64 = np.exp2(-s.astype(np.float64))
         offset: F64 = o * step + zero
         self.folded = carrier == "float32-folded"
