@@ -107,6 +107,10 @@ static int check_layer(const er_layer *layer, const char *kind) {
 static int fill_layer(er_layer *layer, PyObject *kind_and_fields, views *open) {
     const char *kind;
     PyObject *fields, *name;
+    if (!PyTuple_Check(kind_and_fields)) {
+        PyErr_SetString(PyExc_TypeError, "a layer is no tuple of its kind and fields");
+        return -1;
+    }
     if (!PyArg_ParseTuple(kind_and_fields, "UO!", &name, &PyDict_Type, &fields)) return -1;
     kind = PyUnicode_AsUTF8AndSize(name, NULL);
     if (!kind) return -1;
@@ -209,6 +213,11 @@ void give_back(Py_buffer *view) {
     if (view->obj) PyBuffer_Release(view);
 }
 
+int at_work(const int *busy, const char *name) {
+    if (*busy) PyErr_Format(PyExc_RuntimeError, "the %s is at work in another thread", name);
+    return *busy ? -1 : 0;
+}
+
 /* infer(q, known, scores) -> label: one window from a clean state.
  * q (size,) int16; scores int32: (known,) where prototypes decide, else (outputs,). -1 where known is 0. */
 static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t count) {
@@ -216,6 +225,7 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
     const er_plan *plan = &self->net.plan;
     Py_buffer q = {0}, scores = {0};
     if (count != 3) return PyErr_Format(PyExc_TypeError, "infer takes q, known and scores, not %zd values", count);
+    if (at_work(&self->busy, "net")) return NULL;
     const long known = PyLong_AsLong(args[1]);
     if (known == -1 && PyErr_Occurred()) return NULL;
     if (known < 0 || known > (plan->capacity ? plan->capacity : plan->outputs))
@@ -226,10 +236,10 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
     int32_t *to = from ? borrow(&scores, args[2], "scores", "int32_t", plan->capacity ? known : plan->outputs, 1) : NULL;
     if (to) {
         if (self->long_call) {
-            Py_BEGIN_ALLOW_THREADS
+            BEGIN_WORK(self->busy)
             er_net_run(&self->net, from);
             er_net_decide(&self->net, (int32_t)known, to);
-            Py_END_ALLOW_THREADS
+            END_WORK(self->busy)
         } else {
             er_net_run(&self->net, from);
             er_net_decide(&self->net, (int32_t)known, to);
@@ -245,6 +255,7 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
 static PyObject *net_run(PyObject *object, PyObject *array) {
     NetObject *self = (NetObject *)object;
     Py_buffer q = {0};
+    if (at_work(&self->busy, "net")) return NULL;
     const int16_t *from = borrow(&q, array, "q", "int16_t", self->net.plan.size, 0);
     if (from) er_net_run(&self->net, from);
     give_back(&q);
@@ -253,12 +264,16 @@ static PyObject *net_run(PyObject *object, PyObject *array) {
 }
 
 static PyObject *net_step(PyObject *object, PyObject *Py_UNUSED(none)) {
-    er_net_step(&((NetObject *)object)->net);
+    NetObject *self = (NetObject *)object;
+    if (at_work(&self->busy, "net")) return NULL;
+    er_net_step(&self->net);
     Py_RETURN_NONE;
 }
 
 static PyObject *net_reset(PyObject *object, PyObject *Py_UNUSED(none)) {
-    er_net_reset(&((NetObject *)object)->net);
+    NetObject *self = (NetObject *)object;
+    if (at_work(&self->busy, "net")) return NULL;
+    er_net_reset(&self->net);
     Py_RETURN_NONE;
 }
 
@@ -266,6 +281,7 @@ static PyObject *net_reset(PyObject *object, PyObject *Py_UNUSED(none)) {
 static PyObject *net_features(PyObject *object, PyObject *Py_UNUSED(none)) {
     NetObject *self = (NetObject *)object;
     if (!self->net.plan.capacity) return PyErr_Format(PyExc_ValueError, "the net has no prototypes");
+    if (at_work(&self->busy, "net")) return NULL;
     er_net_features(&self->net);
     Py_RETURN_NONE;
 }
@@ -276,7 +292,7 @@ static PyObject *net_decide(PyObject *object, PyObject *args) {
     const er_plan *plan = &self->net.plan;
     PyObject *array;
     int known;
-    if (!PyArg_ParseTuple(args, "iO", &known, &array)) return NULL;
+    if (!PyArg_ParseTuple(args, "iO", &known, &array) || at_work(&self->busy, "net")) return NULL;
     if (known < 0 || known > (plan->capacity ? plan->capacity : plan->outputs))
         return PyErr_Format(PyExc_ValueError, "known %d is out of range", known);
     Py_buffer scores = {0};
@@ -292,7 +308,7 @@ static PyObject *net_reading(PyObject *object, PyObject *args) {
     NetObject *self = (NetObject *)object;
     PyObject *array;
     int layer;
-    if (!PyArg_ParseTuple(args, "iO", &layer, &array)) return NULL;
+    if (!PyArg_ParseTuple(args, "iO", &layer, &array) || at_work(&self->busy, "net")) return NULL;
     if (layer < 0 || layer >= self->net.plan.layers) return PyErr_Format(PyExc_ValueError, "no layer %d", layer);
     Py_buffer out = {0};
     int32_t *to = borrow(&out, array, "out", "int32_t", er_layer_outputs(&self->net.layers[layer]), 1);
@@ -329,7 +345,6 @@ static PyType_Spec net_spec = {"edgerun._native.Net", sizeof(NetObject), 0, Py_T
 static PyObject *packed_size(PyObject *Py_UNUSED(module), PyObject *kind_and_fields) {
     er_layer layer;
     views open = {0};
-    if (!PyTuple_Check(kind_and_fields)) return PyErr_Format(PyExc_TypeError, "a layer is no tuple");
     const int failed = fill_layer(&layer, kind_and_fields, &open);
     const int64_t size = failed ? 0 : er_layer_packed(&layer);
     close_views(&open);

@@ -49,6 +49,17 @@ void give_back(Py_buffer *view);
         return 0; \
     }
 
+/* An object serves one thread at a time. 0, or -1 and an exception where a call that let go of the interpreter's lock
+ * is still at work on it.
+ */
+int at_work(const int *busy, const char *name);
+#define BEGIN_WORK(busy) \
+    (busy) = 1; \
+    Py_BEGIN_ALLOW_THREADS
+#define END_WORK(busy) \
+    Py_END_ALLOW_THREADS \
+    (busy) = 0;
+
 /* A network and what holds its arrays. */
 typedef struct {
     PyObject_HEAD
@@ -57,6 +68,7 @@ typedef struct {
     er_dense whiten;
     views open;
     int long_call; /* whether a window is worth releasing the interpreter lock for */
+    int busy;      /* with a call of its own or of its learner */
 } NetObject;
 
 /* net.record(q, tapes, outputs): one window, written down.

@@ -74,6 +74,7 @@ typedef struct {
     PyObject_HEAD
     er_plastic plastic;
     views open;
+    int busy;
 } PlasticObject;
 
 static PyObject *plastic_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
@@ -99,11 +100,12 @@ static void plastic_dealloc(PyObject *object) {
 
 /* update(history, post, seed, number) -> squared norm of the change.   history (T, rows)   post (T, columns) */
 static PyObject *plastic_update(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    er_plastic p = ((PlasticObject *)object)->plastic;
+    PlasticObject *self = (PlasticObject *)object;
+    er_plastic p = self->plastic;
     Py_buffer history = {0}, post = {0};
     uint64_t seed, number;
     if (count != 4) return PyErr_Format(PyExc_TypeError, "update takes history, post, seed and number");
-    if (take_u64(args[2], &seed) || take_u64(args[3], &number)) return NULL;
+    if (take_u64(args[2], &seed) || take_u64(args[3], &number) || at_work(&self->busy, "plastic tensor")) return NULL;
     const Py_ssize_t items = PyObject_Length(args[0]);
     if (items < 0) return NULL;
     if (items > 128) return PyErr_Format(PyExc_ValueError, "update: %zd steps are more than 128", items);
@@ -115,9 +117,9 @@ static PyObject *plastic_update(PyObject *object, PyObject *const *args, Py_ssiz
     p.post = found ? borrow(&post, args[1], "post", "int16_t", columns, 0) : NULL;
     int64_t changed = 0;
     if (p.post) {
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_WORK(self->busy)
         changed = er_update(&p, seed, number);
-        Py_END_ALLOW_THREADS
+        END_WORK(self->busy)
     }
     const int failed = !p.post;
     give_back(&post);
@@ -127,26 +129,30 @@ static PyObject *plastic_update(PyObject *object, PyObject *const *args, Py_ssiz
 
 /* consolidate(seed, number): a boundary */
 static PyObject *plastic_consolidate(PyObject *object, PyObject *args) {
-    const er_plastic *p = &((PlasticObject *)object)->plastic;
+    PlasticObject *self = (PlasticObject *)object;
+    const er_plastic *p = &self->plastic;
     PyObject *seed_given, *number_given;
     uint64_t seed, number;
     if (!PyArg_ParseTuple(args, "OO", &seed_given, &number_given)) return NULL;
     if (take_u64(seed_given, &seed) || take_u64(number_given, &number)) return NULL;
+    if (at_work(&self->busy, "plastic tensor")) return NULL;
     if (!p->importance) return PyErr_Format(PyExc_ValueError, "the tensor has no importance to consolidate");
-    Py_BEGIN_ALLOW_THREADS
+    BEGIN_WORK(self->busy)
     er_consolidate(p, seed, number);
-    Py_END_ALLOW_THREADS
+    END_WORK(self->busy)
     Py_RETURN_NONE;
 }
 
 /* rewire() -> synapses that moved */
 static PyObject *plastic_rewire(PyObject *object, PyObject *Py_UNUSED(none)) {
-    const er_plastic *p = &((PlasticObject *)object)->plastic;
+    PlasticObject *self = (PlasticObject *)object;
+    const er_plastic *p = &self->plastic;
     int64_t moved = 0;
+    if (at_work(&self->busy, "plastic tensor")) return NULL;
     if (!p->mask) return PyErr_Format(PyExc_ValueError, "the tensor has no synapses that move");
-    Py_BEGIN_ALLOW_THREADS
+    BEGIN_WORK(self->busy)
     moved = er_rewire(p);
-    Py_END_ALLOW_THREADS
+    END_WORK(self->busy)
     return PyLong_FromLongLong(moved);
 }
 
@@ -187,6 +193,7 @@ PyObject *net_record(PyObject *net, PyObject *args) {
     const er_plan *plan = &self->net.plan;
     PyObject *sample, *given, *array;
     if (!PyArg_ParseTuple(args, "OO!O", &sample, &PyTuple_Type, &given, &array)) return NULL;
+    if (at_work(&self->busy, "net")) return NULL;
     const Py_ssize_t count = PyTuple_Size(given), items = PyObject_Length(array);
     const int32_t last = (int32_t)(items / plan->outputs);
     if (items < 0) return NULL;
@@ -414,6 +421,9 @@ static void learner_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
+/* Whether the learner's network is at work, and with it all that the learner writes. */
+static int *busy_of(const LearnerObject *self) { return &((NetObject *)self->net)->busy; }
+
 /* The arguments of a labelled window, with what they borrow. */
 typedef struct window {
     Py_buffer held[4]; /* q, in_play, p, changed */
@@ -453,14 +463,16 @@ static PyObject *learner_learn(PyObject *object, PyObject *const *args, Py_ssize
     const er_learner *l = &self->learner;
     if (count != 5 || l->rule.kind == ER_EPROP_ONLINE)
         return PyErr_Format(PyExc_TypeError, "learn takes 5 values and no rule of every step");
+    int *busy = busy_of(self);
+    if (at_work(busy, "net")) return NULL;
     window w;
     int32_t p = 0;
     int64_t changed = -1;
     const int failed = open_window(l, args, &w);
     if (!failed && self->long_call) {
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_WORK(*busy)
         p = er_learn_window(l, w.q, w.label, w.threshold, w.in_play, w.update, &changed);
-        Py_END_ALLOW_THREADS
+        END_WORK(*busy)
     } else if (!failed) {
         p = er_learn_window(l, w.q, w.label, w.threshold, w.in_play, w.update, &changed);
     }
@@ -471,9 +483,12 @@ static PyObject *learner_learn(PyObject *object, PyObject *const *args, Py_ssize
 /* learn_online(q, label, threshold, in_play, update, p, changed) -> updates: the same where steps are updates.
  * p int32 and changed int64 (targets,) are written. */
 static PyObject *learner_learn_online(PyObject *object, PyObject *const *args, Py_ssize_t count) {
-    const er_learner *l = &((const LearnerObject *)object)->learner;
+    const LearnerObject *self = (const LearnerObject *)object;
+    const er_learner *l = &self->learner;
     if (count != 7 || l->rule.kind != ER_EPROP_ONLINE)
         return PyErr_Format(PyExc_TypeError, "learn_online takes 7 values and a rule of every step");
+    int *busy = busy_of(self);
+    if (at_work(busy, "net")) return NULL;
     window w;
     int32_t updates = 0, *p = NULL;
     int64_t *changed = NULL;
@@ -482,9 +497,9 @@ static PyObject *learner_learn_online(PyObject *object, PyObject *const *args, P
     if (p) changed = borrow(&w.held[3], args[6], "changed", "int64_t", l->rule.targets, 1);
     failed = !changed;
     if (!failed) {
-        Py_BEGIN_ALLOW_THREADS
+        BEGIN_WORK(*busy)
         updates = er_learn_online(l, w.q, w.label, w.threshold, w.in_play, w.update, p, changed);
-        Py_END_ALLOW_THREADS
+        END_WORK(*busy)
     }
     close_window(&w);
     return failed ? NULL : PyLong_FromLong(updates);
@@ -494,6 +509,7 @@ static PyObject *learner_learn_online(PyObject *object, PyObject *const *args, P
 static PyObject *learner_factors(PyObject *object, PyObject *Py_UNUSED(none)) {
     const er_learner *l = &((const LearnerObject *)object)->learner;
     if (l->rule.kind == ER_EPROP_ONLINE) return PyErr_Format(PyExc_TypeError, "a rule of every step has no tape");
+    if (at_work(busy_of((const LearnerObject *)object), "net")) return NULL;
     er_learn_factors(l);
     Py_RETURN_NONE;
 }
@@ -584,6 +600,8 @@ static int check_label(const er_pupil *p, long label) {
     return -1;
 }
 
+static int pupil_at_work(PyObject *pupil) { return at_work(&((NetObject *)((PupilObject *)pupil)->net)->busy, "net"); }
+
 typedef er_report lesson_of(const er_pupil *pupil, const int16_t *q, int32_t label, enum er_level level);
 
 /* One lesson, into *report; 0, or -1 and an exception. */
@@ -592,7 +610,8 @@ static int give_lesson(PyObject *object, PyObject *args, lesson_of *lesson, er_r
     PyObject *array;
     long label;
     int level;
-    if (!PyArg_ParseTuple(args, "Oli", &array, &label, &level) || check_pupil(p) || check_label(p, label)) return -1;
+    if (!PyArg_ParseTuple(args, "Oli", &array, &label, &level) || pupil_at_work(object)) return -1;
+    if (check_pupil(p) || check_label(p, label)) return -1;
     if (level < ER_FULL || level > ER_HEAD) PyErr_Format(PyExc_ValueError, "no level %d", level);
     else if (p->plan.capacity && !p->at->known) PyErr_Format(PyExc_ValueError, "no class is known to replay");
     if (PyErr_Occurred()) return -1;
@@ -619,13 +638,14 @@ static PyObject *pupil_feedback(PyObject *object, PyObject *args) {
 
 static PyObject *pupil_settle(PyObject *object, PyObject *Py_UNUSED(none)) {
     const er_pupil *p = &((PupilObject *)object)->pupil;
-    if (check_pupil(p)) return NULL;
+    if (pupil_at_work(object) || check_pupil(p)) return NULL;
     er_settle(p);
     Py_RETURN_NONE;
 }
 
 static PyObject *pupil_boundary(PyObject *object, PyObject *Py_UNUSED(none)) {
     const er_pupil *p = &((PupilObject *)object)->pupil;
+    if (pupil_at_work(object)) return NULL;
     if (p->learner) er_boundary(p->learner, (uint64_t)p->at->updates);
     Py_RETURN_NONE;
 }
@@ -633,7 +653,8 @@ static PyObject *pupil_boundary(PyObject *object, PyObject *Py_UNUSED(none)) {
 static PyObject *pupil_forget(PyObject *object, PyObject *number) {
     const er_pupil *p = &((PupilObject *)object)->pupil;
     const long label = PyLong_AsLong(number);
-    if ((label == -1 && PyErr_Occurred()) || check_pupil(p) || check_label(p, label)) return NULL;
+    if ((label == -1 && PyErr_Occurred()) || pupil_at_work(object)) return NULL;
+    if (check_pupil(p) || check_label(p, label)) return NULL;
     er_forget(p, (int32_t)label);
     Py_RETURN_NONE;
 }

@@ -116,6 +116,14 @@ def test_a_variant_that_is_asked_for_is_what_runs() -> None:
     assert Path(library().__spec__.origin or "") == Path(os.environ["EDGERUN_TEST_NATIVE"])
 
 
+@pytest.mark.parametrize("layer", [["lif", {}], None, "lif"])
+def test_a_layer_that_is_no_tuple_is_refused(layer: object) -> None:
+    held = library()
+    for call in (lambda: held.Net({}, (layer,), None, False), lambda: held.packed_size(layer)):
+        with pytest.raises(TypeError, match="a layer is no tuple of its kind and fields"):
+            call()
+
+
 def test_arrays_off_their_places_are_refused(bundle: Bundle) -> None:
     name = next(name for name in bundle.tensors if name.endswith(".decay"))
     decay = bundle.tensors[name]
