@@ -1,4 +1,4 @@
-"""Sums of weights on every processor that has a way of its own, and on its neighbours that do without, emulated."""
+"""Sums of weights and recurrent layers on every processor with a way of its own, and on its neighbours, emulated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("dense.c", "dense_dot.c", "dense_vnni.c")
+SOURCES = ("dense.c", "dense_dot.c", "dense_vnni.c", "recurrent.c")
 ARM64, ARM32 = "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"
 PROCESSORS = {
     "this one": ("gcc", (), ()),
@@ -20,17 +20,27 @@ PROCESSORS = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
-def test_sums_are_those_of_their_definition(name: str, tmp_path: Path) -> None:
+def said(name: str, source: str, folder: Path) -> str:
+    """What a program of tests/kernels prints on a processor."""
     compiler, flags, machine = PROCESSORS[name]
     for needed in (compiler, *machine[:1]):
         if shutil.which(needed) is None:
             pytest.skip(f"{needed} is not installed: make system-deps")
-    folder, program = ROOT / "edgerun/csrc", tmp_path / "sums"
-    files = [*(str(folder / source) for source in SOURCES), str(ROOT / "tests/kernels/layer_sums.c")]
+    kernels, program = ROOT / "edgerun/csrc", folder / "program"
+    files = [*(str(kernels / kernel) for kernel in SOURCES), str(ROOT / "tests/kernels" / source)]
     warnings = ("-Wall", "-Wextra", "-Werror")
     subprocess.run(
-        [compiler, "-std=c99", "-O2", "-static", *warnings, *flags, f"-I{folder}", *files, "-o", program], check=True
+        [compiler, "-std=c99", "-O2", "-static", *warnings, *flags, f"-I{kernels}", *files, "-o", program], check=True
     )
-    done = subprocess.run([*machine, program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "0\n"
+    return subprocess.run([*machine, program], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_sums_are_those_of_their_definition(name: str, tmp_path: Path) -> None:
+    assert said(name, "layer_sums.c", tmp_path) == "0\n"
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_recurrent_layers_give_the_same_bits(name: str, tmp_path: Path) -> None:
+    """Those that the plain scalar C gave before any of it was made fast."""
+    assert said(name, "recurrent_layers.c", tmp_path) == "8e5b4b20f151102d\n"
