@@ -143,7 +143,10 @@ def source(array: AnyArray, narrow: str = "x", wide: str = "wide") -> Fields:
 
 
 def ints(values: Sequence[int]) -> I32:
-    return np.array(values, np.int32)
+    """Shapes and steps: C looks once whether they keep it inside its arrays, so nobody may write them afterwards."""
+    found: I32 = np.array(values, np.int32)
+    found.flags.writeable = False
+    return found
 
 
 # ------------------------------------------------------------------ weighted sums

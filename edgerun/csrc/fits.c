@@ -8,9 +8,10 @@ static int count_fits(int64_t count) { return count >= 1 && count <= MOST; }
 static int window_fits(const er_window *g, int32_t last, int32_t outputs) {
     return count_fits(g->height) && count_fits(g->width) && count_fits(g->channels) && count_fits(g->kernel_h) &&
            count_fits(g->kernel_w) && count_fits((int64_t)g->kernel_h * g->kernel_w) && count_fits(g->stride_h) &&
-           count_fits(g->stride_w) && count_fits(g->dilation_h) && count_fits(g->dilation_w) && g->top >= 0 &&
-           g->left >= 0 && count_fits(g->out_h) && count_fits(g->out_w) && count_fits(last) &&
-           count_fits((int64_t)g->height * g->width) && count_fits((int64_t)g->height * g->width * g->channels) &&
+           count_fits(g->stride_w) && count_fits(g->dilation_h) && count_fits(g->dilation_w) &&
+           count_fits((int64_t)g->top + 1) && count_fits((int64_t)g->left + 1) && count_fits(g->out_h) &&
+           count_fits(g->out_w) && count_fits(last) && count_fits((int64_t)g->height * g->width) &&
+           count_fits((int64_t)g->height * g->width * g->channels) &&
            count_fits((int64_t)g->kernel_h * g->kernel_w * g->channels) && count_fits((int64_t)g->out_h * g->out_w) &&
            count_fits((int64_t)(g->out_h - 1) * g->stride_h + 1) &&
            count_fits((int64_t)(g->out_w - 1) * g->stride_w + 1) &&
@@ -81,11 +82,16 @@ static int er_move_fits(const er_move *r) {
            view_fits(r->shape, r->step_from, r->rank, r->from, r->inputs) &&
            view_fits(r->shape, r->step_to, r->rank, r->to, r->outputs);
 }
+static int indices_fit(const int32_t *index, int32_t count, int32_t size) {
+    for (int32_t k = 0; k < count; k++)
+        if (index[k] < 0 || index[k] >= size) return 0;
+    return 1;
+}
 static int er_take_fits(const er_take *r) {
     return one_of(r->x, r->wide) && none_or_all(r->x, r->y) && none_or_all(r->wide, r->sums) && count_fits(r->outer) &&
            count_fits(r->size) && count_fits(r->count) && count_fits(r->inner) &&
            (int64_t)r->outer * r->inner <= MOST && (int64_t)r->outer * r->inner * r->size == r->inputs &&
-           (int64_t)r->outer * r->inner * r->count == r->outputs;
+           (int64_t)r->outer * r->inner * r->count == r->outputs && indices_fit(r->index, r->count, r->size);
 }
 
 static int rows_fit(int32_t outputs, int32_t row) { return row >= 1 && outputs >= 1 && outputs % row == 0; }

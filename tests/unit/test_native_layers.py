@@ -210,6 +210,7 @@ def test_every_input_of_a_gate_gives_numpys_cell(kind: type[Lstm] | type[LstmQ12
 
 WRONG: list[tuple[type[Layer], dict[str, Any]]] = [
     (Conv, {"out_w": 99}), (Conv, {"stride_h": 0}), (Conv, {"top": -1}), (Depthwise, {"out_h": 0}),
+    (MaxPool, {"left": (1 << 31) - 1}),
     (MaxPool, {"kernel_h": 1 << 25}), (SumPool, {"x": None, "wide": None}), (AveragePool, {"dilation_w": -1}),
     (Add, {"stride_a": np.array([9], np.int32), "shape": np.array([12], np.int32), "rank": 1}),
     (Mul, {"stride_b": np.array([1], np.int32), "shape": np.array([13], np.int32), "rank": 1}),
@@ -226,6 +227,14 @@ def test_a_record_whose_numbers_do_not_fit_is_refused(kind: type[Layer], changes
     Alone(*made)
     with pytest.raises((ValueError, TypeError)):
         Alone(*made, changes=changes)
+
+
+@pytest.mark.parametrize("place", [-1, 4])
+def test_positions_outside_of_their_axis_are_refused(place: int) -> None:
+    spec = Take(name="l", input_shape=(4, 3), axis=0, count=2)
+    Alone(spec, {"l.index": np.array([0, 3], np.int32)}, (128,))
+    with pytest.raises(ValueError, match="do not fit"):
+        Alone(spec, {"l.index": np.array([0, place], np.int32)}, (128,))
 
 
 # ------------------------------------------------------------------ random graphs
