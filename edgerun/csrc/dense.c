@@ -1,4 +1,6 @@
-/* Dense layers: int8 weights times int16 values, four rows at a time, so that each value is read once for four sums. */
+/* Dense layers: int8 weights times int16 values, four rows at a time, so that each value is read once for four sums.
+ * Sums are taken modulo 2**32: parts of them may leave int32 where the whole does not.
+ */
 #include "clones.h"
 #include "dense_dot.h"
 #include "dense_vnni.h"
@@ -12,23 +14,24 @@ static void portable_sums(int32_t *restrict sums, const int8_t *restrict weight,
     int32_t k = 0;
     for (; k + 4 <= n; k += 4) {
         const int8_t *w0 = weight + (size_t)k * (size_t)m, *w1 = w0 + m, *w2 = w1 + m, *w3 = w2 + m;
-        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        uint32_t s0 = (uint32_t)bias[k], s1 = (uint32_t)bias[k + 1], s2 = (uint32_t)bias[k + 2],
+                 s3 = (uint32_t)bias[k + 3];
         for (int32_t i = 0; i < m; i++) {
-            s0 += w0[i] * x[i];
-            s1 += w1[i] * x[i];
-            s2 += w2[i] * x[i];
-            s3 += w3[i] * x[i];
+            s0 += (uint32_t)(w0[i] * x[i]);
+            s1 += (uint32_t)(w1[i] * x[i]);
+            s2 += (uint32_t)(w2[i] * x[i]);
+            s3 += (uint32_t)(w3[i] * x[i]);
         }
-        sums[k] = s0 + bias[k];
-        sums[k + 1] = s1 + bias[k + 1];
-        sums[k + 2] = s2 + bias[k + 2];
-        sums[k + 3] = s3 + bias[k + 3];
+        sums[k] = (int32_t)s0;
+        sums[k + 1] = (int32_t)s1;
+        sums[k + 2] = (int32_t)s2;
+        sums[k + 3] = (int32_t)s3;
     }
     for (; k < n; k++) {
         const int8_t *w = weight + (size_t)k * (size_t)m;
-        int32_t sum = 0;
-        for (int32_t i = 0; i < m; i++) sum += w[i] * x[i];
-        sums[k] = sum + bias[k];
+        uint32_t sum = (uint32_t)bias[k];
+        for (int32_t i = 0; i < m; i++) sum += (uint32_t)(w[i] * x[i]);
+        sums[k] = (int32_t)sum;
     }
 }
 
@@ -67,7 +70,8 @@ static void few_sums(int32_t *sums, const int8_t *weight, const int16_t *x, cons
         int32_t s[4] = {bias[k], bias[k + 1], bias[k + 2], bias[k + 3]};
         const int8_t *rows = weight + (size_t)k * (size_t)m;
         for (int32_t i = dsp_sums(s, rows, x, m); i < m; i++)
-            for (int32_t j = 0; j < 4; j++) s[j] += rows[(size_t)j * (size_t)m + (size_t)i] * x[i];
+            for (int32_t j = 0; j < 4; j++)
+                s[j] = (int32_t)((uint32_t)s[j] + (uint32_t)(rows[(size_t)j * (size_t)m + (size_t)i] * x[i]));
         memcpy(sums + k, s, sizeof s);
     }
     if (k < n) portable_sums(sums + k, weight + (size_t)k * (size_t)m, x, bias + k, n - k, m);
@@ -125,13 +129,14 @@ void er_dense_step(const er_dense *r) {
 #ifdef ER_VNNI
     if (r->packed && er_vnni_dense(r)) return;
 #endif
-    int32_t total = 0;
+    uint32_t total = 0;
     if (r->weight_zero)
-        for (int32_t i = 0; i < r->inputs; i++) total += r->x[i];
+        for (int32_t i = 0; i < r->inputs; i++) total += (uint32_t)r->x[i];
     for (int32_t first = 0; first < r->outputs; first += ROWS) {
         int32_t sums[ROWS], n = r->outputs - first < ROWS ? r->outputs - first : ROWS;
         er_layer_sums(sums, r->weight + (size_t)first * (size_t)r->inputs, r->x, r->bias + first, n, r->inputs);
-        for (int32_t k = 0; r->weight_zero && k < n; k++) sums[k] -= r->weight_zero[first + k] * total;
+        for (int32_t k = 0; r->weight_zero && k < n; k++)
+            sums[k] = (int32_t)((uint32_t)sums[k] - (uint32_t)r->weight_zero[first + k] * total);
         er_requant_row(r->y + first, sums, r->multiplier + first, r->shift + first, r->zero_point, r->qmin, r->qmax, n);
     }
 }

@@ -22,8 +22,11 @@ static int narrow(int8_t *x8, const int16_t *x, int32_t m) {
     return !wrong;
 }
 
-/* sums (count,) += rows of weights (count, m) times x, count at most ROWS: x is read once for all of them. */
-ER_LEVEL static void add_rows(int32_t *sums, const int8_t *w, const int8_t *x, int32_t m, int32_t count) {
+/* sums (count,) <- bias + rows of weights (count, m) times x, modulo 2**32, count at most ROWS: x is read once for all of
+ * them.
+ */
+ER_LEVEL static void sum_rows(int32_t *sums, const int32_t *bias, const int8_t *w, const int8_t *x, int32_t m,
+                              int32_t count) {
     int32x4_t parts[ROWS] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
     const int8_t *rows[ROWS];
     int32_t i = 0;
@@ -33,8 +36,9 @@ ER_LEVEL static void add_rows(int32_t *sums, const int8_t *w, const int8_t *x, i
         for (int32_t k = 0; k < ROWS; k++) parts[k] = vdotq_s32(parts[k], vld1q_s8(rows[k] + i), values);
     }
     for (int32_t k = 0; k < count; k++) {
-        sums[k] += vaddvq_s32(parts[k]);
-        for (int32_t rest = i; rest < m; rest++) sums[k] += rows[k][rest] * x[rest];
+        uint32_t sum = (uint32_t)bias[k] + (uint32_t)vaddvq_s32(parts[k]);
+        for (int32_t rest = i; rest < m; rest++) sum += (uint32_t)(rows[k][rest] * x[rest]);
+        sums[k] = (int32_t)sum;
     }
 }
 
@@ -43,8 +47,7 @@ int er_dot_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const int
     if (m < 16 || m > CHUNK || !(getauxval(AT_HWCAP) & DOT_PRODUCTS) || !narrow(x8, x, m)) return 0;
     for (int32_t k = 0; k < n; k += ROWS) {
         const int32_t count = n - k < ROWS ? n - k : ROWS;
-        for (int32_t row = 0; row < count; row++) sums[k + row] = bias[k + row];
-        add_rows(sums + k, weight + (size_t)k * (size_t)m, x8, m, count);
+        sum_rows(sums + k, bias + k, weight + (size_t)k * (size_t)m, x8, m, count);
     }
     return 1;
 }

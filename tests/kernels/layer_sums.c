@@ -25,6 +25,11 @@ int main(void) {
         for (int32_t i = 0; i < m; i++) x[i] = (int16_t)((int)(word() % 256) - 128);
         if (t % 11 == 0) x[m / 2] = (int16_t)(128 + (int)(word() % 300)); /* beyond int8 */
         for (int32_t k = 0; k < n; k++) bias[k] = (int32_t)(word() % 100000) - 50000;
+        for (int32_t k = 0; t % 3 == 0 && k < n; k++) { /* sums at the ends of int32, parts of which lie beyond */
+            int32_t products = 0;
+            for (int32_t i = 0; i < m; i++) products += w[k * m + i] * x[i];
+            bias[k] = (products > 0 ? INT32_MAX : INT32_MIN) - products;
+        }
         er_layer_sums(sums, w, x, bias, n, m);
         for (int32_t k = 0; k < n; k++) {
             int64_t sum = bias[k];

@@ -28,7 +28,13 @@ def said(name: str, source: str, folder: Path) -> str:
             pytest.skip(f"{needed} is not installed: make system-deps")
     kernels, program = ROOT / "edgerun/csrc", folder / "program"
     files = [*(str(kernels / kernel) for kernel in SOURCES), str(ROOT / "tests/kernels" / source)]
-    warnings = ("-Wall", "-Wextra", "-Werror")
+    warnings = (
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsanitize=signed-integer-overflow",
+        "-fsanitize-undefined-trap-on-error",
+    )
     subprocess.run(
         [compiler, "-std=c99", "-O2", "-static", *warnings, *flags, f"-I{kernels}", *files, "-o", program], check=True
     )
