@@ -5,7 +5,7 @@
     lessons     the fields of `er_lessons`; None where nothing learns
     constants   every array that the records only read
     held        every array that they write, by name, with what it holds in the factory
-    kept        names of those that are learned state: a checkpoint holds them, a digest covers them
+    kept        names of those that a checkpoint holds: learned state, which a digest covers, and the watch's
 
 Scratch whose layers do not meet shares bytes (`plan.make_plan`). Layers count from 0, the whitening is the one behind
 the last.
@@ -24,6 +24,7 @@ from edgerun.arrays import I16, I32, AnyArray, Tensors
 from edgerun.bundle import Bundle
 from edgerun.graph import learns, plastic_tensors, score_width
 from edgerun.layers.base import INPUT
+from edgerun.learn import watch
 from edgerun.learn.learner import Learner, learned_slots, working_slots
 from edgerun.learn.native import LearnerRecords, has_window, learner_records, lesson_fields, numpy_lessons
 from edgerun.learn.profiles import profile_of
@@ -113,7 +114,9 @@ def learning_image(bundle: Bundle) -> Image:
     held = {name: Held(lessons[field], slot_of(lessons[field], "io")) for name, field in own.items()}
     held |= {name: Held(state[name], slot) for name, slot in slots.items()}
     held |= {name: Held(array, slot_of(array, "weights")) for name, array in copies.items()}
-    return _image(network, records, lessons, held, tuple(learned), bundle.tensors, plastic)
+    watched = watch.slots(manifest)
+    held |= {name: Held(np.zeros(slot.shape, slot.dtype), slot) for name, slot in watched.items()}
+    return _image(network, records, lessons, held, (*learned, *watched), bundle.tensors, plastic)
 
 
 def learns_in_c(manifest: Manifest) -> bool:

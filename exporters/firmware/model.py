@@ -15,14 +15,18 @@ from edgerun.bundle import Bundle
 from edgerun.graph import score_width
 from edgerun.image import Image
 from edgerun.learn.native import LearnerRecords
+from edgerun.learn.watch import slots
 from edgerun.native import Fields, Records
 from edgerun.plan import Plan
 from edgerun.rules import ALL, RuleRecord
+from edgerun.spec import Drift, Manifest
 from exporters.firmware.guard import FirmwareGuard
 
 WIDTH: Final = 118
 COUNTERS: Final = 48
 """Bytes of `er_counters`."""
+WATCH: Final = "watch."
+"""How the names of the watch's arrays begin."""
 TARGET: Final = "tape.target"
 """The array of values that a lesson teaches."""
 C_TYPE: Final[Mapping[str, str]] = {"bool": "uint8_t"}
@@ -53,7 +57,7 @@ def header(bundle: Bundle, image: Image, guard: FirmwareGuard | None) -> str:
         "extern int16_t *const model_sample; /* (MODEL_SIZE,) */",
         "extern int16_t *const model_target; /* (MODEL_TARGETS,) */",
         "extern int32_t *const model_scores;",
-        "/* Everything that is written as it leaves the factory. */",
+        "/* Everything that is written as it leaves the factory, but for what samples are like. */",
         "void model_reset(void);",
         "",
         *(_learning_header(image) if image.lessons is not None else ()),
@@ -76,13 +80,29 @@ def _learning_header(image: Image) -> Iterator[str]:
         yield "extern const er_learner learner;"
         yield "extern const int8_t *const model_factory[MODEL_PLASTIC]; /* weights, before they learn */"
         yield ""
-    yield "/* Learned state: what a checkpoint holds. */"
+    yield from _watch_header(image.manifest)
+    yield "/* What a checkpoint holds; learned: 1 of learned state, 0 of what samples are like. */"
     yield "typedef struct {"
     yield "    const char *name;"
     yield "    void *bytes;"
-    yield "    uint32_t count;"
+    yield "    uint32_t count, learned;"
     yield "} kept_array;"
     yield "extern const kept_array model_kept[MODEL_KEPT];"
+    yield ""
+
+
+def _watch_header(manifest: Manifest) -> Iterator[str]:
+    plan = manifest.learning.drift
+    if not isinstance(plan, Drift):
+        yield "#define MODEL_WATCH_SAMPLES 0"
+        yield ""
+        return
+    yield f"#define MODEL_WATCH_SAMPLES {plan.samples}"
+    yield f"#define MODEL_WATCH_CLASSES {manifest.classes.capacity}"
+    yield f"#define MODEL_WATCH_SLACK {plan.slack}"
+    yield f"#define MODEL_WATCH_ALARM {plan.threshold << 15}"
+    for name, slot in slots(manifest).items():
+        yield f"extern {c_type(np.dtype(slot.dtype))} *const model_{name.replace('.', '_')};"
     yield ""
 
 
@@ -137,7 +157,7 @@ def source(image: Image, plan: Plan, guard: FirmwareGuard | None) -> str:
         *(_learner(image, of_array, names) if image.learner is not None else ()),
         *(_pupil(image, image.lessons, of_array, names) if image.lessons is not None else ()),
         *(_probe(guard) if guard is not None and len(guard.x) else ()),
-        *_reset(image, names),
+        *_reset(image, plan, names),
     ]
     return "\n".join(parts) + "\n"
 
@@ -190,10 +210,13 @@ def _pupil(image: Image, lessons: Fields, of_array: Mapping[int, str], names: Ma
     yield "er_counters model_counters;"
     yield f"const er_pupil pupil = {{.net = &model, .learner = {rule}, .at = &model_counters,"
     yield f"    .plan = {braced(lessons, of_array)}}};"
+    for name, slot in slots(image.manifest).items():
+        yield f"{c_type(np.dtype(slot.dtype))} *const model_{name.replace('.', '_')} = {names[name]};"
     yield "const kept_array model_kept[MODEL_KEPT] = {"
     for name in image.kept:
-        yield f"    {{{json.dumps(name)}, {names[name]}, {image.held[name].slot.bytes}}},"
-    yield '    {"counters", &model_counters, sizeof model_counters},'
+        learned = int(not name.startswith(WATCH))
+        yield f"    {{{json.dumps(name)}, {names[name]}, {image.held[name].slot.bytes}, {learned}}},"
+    yield '    {"counters", &model_counters, sizeof model_counters, 1},'
     yield "};"
     yield ""
 
@@ -203,17 +226,29 @@ def _probe(guard: FirmwareGuard) -> Iterator[str]:
         yield constant(name, array).removeprefix("static ")
 
 
-def _reset(image: Image, names: Mapping[str, str]) -> Iterator[str]:
-    """`model_reset`: zeros, and over them what arrays hold in the factory, where that does not follow from others."""
+def _reset(image: Image, plan: Plan, names: Mapping[str, str]) -> Iterator[str]:
+    """`model_reset`: zeros, but for the watch, and over them what arrays hold in the factory, where that follows from no
+    others."""
     begun = {names[name]: first for name, first in image.begun.items()}
     yield from (constant(f"{name}_factory", first) for name, first in begun.items())
     yield "void model_reset(void) {"
-    yield "    memset(arena, 0, sizeof arena);"
+    yield from (f"    memset(arena + {first}, 0, {last - first});" for first, last in _forgotten(image, plan))
     yield from (f"    memcpy({name}, {name}_factory, sizeof {name}_factory);" for name in begun)
     if "head.mean" in image.held:
         yield "    const er_plan *plan = &model.plan;"
         yield "    er_class_means(plan->mean, plan->sums, plan->counts, plan->means * plan->capacity, plan->width);"
     yield "}"
+
+
+def _forgotten(image: Image, plan: Plan) -> Iterator[tuple[int, int]]:
+    """The arena's bytes without those of the watch, which lessons and their undoing leave alone: (first, end)."""
+    last = 0
+    for slot in sorted((plan.slots[name] for name in slots(image.manifest)), key=lambda slot: slot.offset):
+        if slot.offset > last:
+            yield last, slot.offset
+        last = slot.end
+    if last < plan.total_bytes:
+        yield last, plan.total_bytes
 
 
 def identifiers(names: list[str]) -> dict[str, str]:

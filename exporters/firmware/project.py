@@ -26,7 +26,7 @@ KERNELS: Final = "edgerun"
 PYTHON_ONLY: Final = ("module",)
 """Sources of `edgerun/csrc` that only a Python process needs begin so."""
 
-LEARNING: Final = ("learned.", "lessons.c", "checkpoint.", "guard.")
+LEARNING: Final = ("learned.", "lessons.c", "checkpoint.", "guard.", "watch.")
 FROZEN: Final = ("frozen.c",)
 """Files of a firmware that learns, and of one that does not."""
 

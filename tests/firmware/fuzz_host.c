@@ -13,6 +13,7 @@
 #include "learned.h"
 #include "model.h"
 #include "port.h"
+#include "watch.h"
 
 #undef main
 int firmware_main(void);
@@ -152,7 +153,7 @@ int main(int argc, char **argv) {
     for (uint64_t k = first; k < first + count; k++) {
         make_case(k);
         firmware_main();
-        if (!learned_sound() || !guard_sound()) {
+        if (!learned_sound() || !guard_sound() || !watch_sound()) {
             fprintf(stderr, "case %llu: the learned state cannot be\n", (unsigned long long)k);
             return 1;
         }

@@ -9,20 +9,30 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 import host_firmware
+import msgspec
 import numpy as np
 from pretend import sample, tiny_bundle
 
+from edgerun.bundle import Bundle
+from edgerun.spec import Drift
 from firmware_sim.qemu import stream
+
+
+def watched(bundle: Bundle) -> Bundle:
+    """The same with a watch for drift."""
+    plan = msgspec.structs.replace(bundle.manifest.learning, drift=Drift(samples=8))
+    return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=plan))
 
 
 def harness(folder: Path) -> list[str]:
     """The command of a harness built in a folder, but for the first case and their count."""
-    bundle = tiny_bundle()
+    bundle = watched(tiny_bundle())
     device = host_firmware.host(bundle, folder, ())
     lessons = [stream.sample(sample(k % 4, k).astype(np.uint8).tobytes(), k % 4) for k in range(4)]
     asked = stream.sample(sample(1, 9).astype(np.uint8).tobytes())

@@ -37,9 +37,9 @@ static header header_in(uint32_t slot) {
     return found;
 }
 
-/* The arrays' bytes in their order, a page at a time: from them to the slot's pages, from these to them, or neither;
- * their CRC-32. */
-enum way { TO_FLASH, FROM_FLASH, LOOK };
+/* The arrays' bytes in their order, a page at a time: from them to the slot's pages, from these to them, to those
+ * alone that are learned state, or neither; their CRC-32. */
+enum way { TO_FLASH, FROM_FLASH, LEARNED_FROM_FLASH, LOOK };
 static uint32_t pass(uint32_t slot, enum way way) {
     uint32_t crc = 0, filled = 0, at = slot * SLOT_PAGES + 1, left = MODEL_KEPT_BYTES;
     if (way == TO_FLASH) memset(page, 0xff, sizeof page);
@@ -50,7 +50,8 @@ static uint32_t pass(uint32_t slot, enum way way) {
             uint32_t count = model_kept[k].count - done;
             if (count > BOARD_PAGE - filled) count = BOARD_PAGE - filled;
             if (way == TO_FLASH) memcpy(page + filled, bytes + done, count);
-            if (way == FROM_FLASH) memcpy(bytes + done, page + filled, count);
+            if (way == FROM_FLASH || (way == LEARNED_FROM_FLASH && model_kept[k].learned))
+                memcpy(bytes + done, page + filled, count);
             crc = crc32(crc, page + filled, count);
             filled += count;
             done += count;
@@ -91,14 +92,14 @@ uint32_t checkpoint_save(uint32_t good) {
     return header_in(slot).generation == made.generation && pass(slot, LOOK) == made.crc ? made.generation : 0;
 }
 
-static uint32_t take_over(uint32_t only_good) {
+static uint32_t take_over(uint32_t only_good, enum way way) {
     header found;
     const uint32_t slot = newest(only_good, &found);
     if (slot == NONE) return 0;
-    pass(slot, FROM_FLASH);
+    pass(slot, way);
     guard = found.guard;
     return found.generation;
 }
 
-uint32_t checkpoint_load(void) { return take_over(0); }
-uint32_t checkpoint_recall(void) { return take_over(1); }
+uint32_t checkpoint_load(void) { return take_over(0, FROM_FLASH); }
+uint32_t checkpoint_recall(void) { return take_over(1, LEARNED_FROM_FLASH); }

@@ -16,7 +16,7 @@
 uint32_t checkpoint_save(uint32_t good);
 /* Take over the newest whole checkpoint of this model; its generation, or 0 where there is none and nothing changed. */
 uint32_t checkpoint_load(void);
-/* The same of the newest that is good. */
+/* The learned state of the newest that is good; what samples are like is no part of that. */
 uint32_t checkpoint_recall(void);
 
 #endif

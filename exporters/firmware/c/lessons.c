@@ -7,6 +7,7 @@
 #include "lines.h"
 #include "model.h"
 #include "port.h"
+#include "watch.h"
 
 static void tell(const char *event, int64_t number) {
     say(event);
@@ -17,18 +18,24 @@ static void tell(const char *event, int64_t number) {
 static void factory(void) {
     learned_reset();
     guard_reset();
+    watch_reset();
 }
 
 /* generation NUMBER: that of the checkpoint, or 0 for the factory's state */
 void begin(void) {
     guard_every(MODEL_GUARD_EVERY);
     uint32_t generation = checkpoint_load();
-    if (!learned_sound() || !guard_sound()) generation = 0;
+    if (!learned_sound() || !guard_sound() || !watch_sound()) generation = 0;
     if (generation)
         learned_publish();
     else
         factory();
     tell("generation", generation);
+}
+
+/* drift LESSONS */
+void watch(const int16_t *q, int32_t label) {
+    if (watch_meet(q, label)) tell("drift", model_counters.lessons);
 }
 
 int32_t known_classes(void) { return (int32_t)model_counters.known; }
@@ -63,6 +70,7 @@ void labelled(const frame *next) {
 /* kept NAME BYTES */
 static void dump(void) {
     for (uint32_t k = 0; k < MODEL_KEPT; k++) {
+        if (!model_kept[k].learned) continue;
         say("kept");
         say(model_kept[k].name);
         say_bytes(model_kept[k].bytes, model_kept[k].count);

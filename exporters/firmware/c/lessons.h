@@ -8,6 +8,8 @@
 void begin(void);
 /* The class that the network names for a sample, -1 where there is none; its scores are in model_scores. */
 int32_t decide(const int16_t *q);
+/* An answered sample: whether it shows that the stream has changed is told. */
+void watch(const int16_t *q, int32_t label);
 /* How many classes there are. */
 int32_t known_classes(void);
 /* A sample with a label, in model_sample. */

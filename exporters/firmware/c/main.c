@@ -28,6 +28,7 @@ static void answer(const int16_t *q) {
     const uint64_t began = port_ticks();
     const int32_t label = decide(q);
     const uint64_t ticks = port_ticks() - began;
+    watch(q, label);
     say("answer");
     say_number(number++);
     say_number(label);
