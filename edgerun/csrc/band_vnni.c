@@ -35,17 +35,18 @@ static void set_place(er_band *b, const er_window *g, int32_t row, int32_t colum
     }
 }
 
-/* The least of the numbers that must be positive. */
-static int32_t least_of(const er_window *g) {
-    const int32_t all[] = {g->height,   g->width,    g->channels,   g->kernel_h,   g->kernel_w, g->stride_h,
-                           g->stride_w, g->dilation_h, g->dilation_w, g->out_h,    g->out_w};
-    int32_t least = all[0];
-    for (size_t k = 1; k < sizeof all / sizeof *all; k++) least = all[k] < least ? all[k] : least;
-    return least;
+/* Whether nothing here overflows: records are asked for their packed form before it is known that they fit. */
+static int has_bounds(const er_window *g) {
+    const int32_t positive[] = {g->height,   g->width,    g->channels,   g->kernel_h,   g->kernel_w, g->stride_h,
+                                g->stride_w, g->dilation_h, g->dilation_w, g->out_h,    g->out_w};
+    const int32_t most = 1 << 24;
+    int found = g->top >= 0 && g->top <= most && g->left >= 0 && g->left <= most;
+    for (size_t k = 0; k < sizeof positive / sizeof *positive; k++) found &= positive[k] >= 1 && positive[k] <= most;
+    return found;
 }
 
 int er_band_first(er_band *b, const er_window *g, int32_t phases) {
-    if (least_of(g) < 1 || g->top < 0 || g->left < 0 || phases > ER_PHASES) return 0;
+    if (!has_bounds(g) || phases > ER_PHASES) return 0;
     b->tall = g->out_h;
     b->broad = g->out_w;
     b->phases = phases;
