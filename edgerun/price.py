@@ -336,7 +336,7 @@ def memory_plan(bundle: Bundle) -> Plan:
 
     Learning's arrays (`learned_slots`, `working_slots`) are what the learner carves, to the byte; what numpy takes
     beside them is bounded (`learn.tape`), but for the floats that it multiplies (`RuleRecord.carriers`, `Factors`). For
-    the network it is the firmware's view (`image_of`): what C has, to the byte, int16 between layers, no float32 carriers.
+    the network it is the firmware's view (`image_of`): what C has, to the byte, int16 between layers, no carriers.
     The numpy backend holds these integers in wider arrays and scores in batches, which Linux boards have the memory
     for. Weights count as memory also where a controller could leave the frozen ones in flash (`firmware_parts` does),
     and as they are unpacked, a byte each, in however few bytes the bundle stores them: packing saves flash only.

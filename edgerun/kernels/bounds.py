@@ -13,18 +13,26 @@ LANES: Final = 8192
 """Values that are worked on together: what a core keeps near it."""
 
 
+FEW: Final = 1 << 10
+"""Values so few that a number costs no more than an array."""
+
+
 @lru_cache(maxsize=32)
-def level(value: int, dtype: str) -> AnyArray:
+def level(value: int, kind: str) -> AnyArray:
     """(LANES,) of one value."""
-    found = np.full(LANES, value, dtype)
+    found = np.full(LANES, value, kind)
     found.flags.writeable = False
     return found
 
 
 def clamp(x: AnyArray, low: int, high: int) -> None:
     """x <- min(max(x, low), high).    x  (any shape)  updated, in one piece"""
-    flat, dtype = x.reshape(-1), x.dtype.str
+    if x.size < FEW:
+        np.maximum(x, np.array(low, x.dtype), out=x)
+        np.minimum(x, np.array(high, x.dtype), out=x)
+        return
+    flat, kind = x.reshape(-1), x.dtype.char
     for first in range(0, flat.size, LANES):
         part = flat[first : first + LANES]
-        np.maximum(part, level(low, dtype)[: part.size], out=part)
-        np.minimum(part, level(high, dtype)[: part.size], out=part)
+        np.maximum(part, level(low, kind)[: part.size], out=part)
+        np.minimum(part, level(high, kind)[: part.size], out=part)

@@ -15,7 +15,15 @@ import numpy as np
 from edgerun.arrays import F64, I16, I32, I64
 from edgerun.kernels.spiking import I16_MAX, I16_MIN
 
+_LEAST32, _MOST32 = np.array(I16_MIN, np.int32), np.array(I16_MAX, np.int32)
 _LEAST, _MOST, _ZERO = np.array(I16_MIN, np.int64), np.array(I16_MAX, np.int64), np.array(0, np.int16)
+
+
+def cut(top: I16, error: I32) -> None:
+    """top <- sat16(error).    (n,)"""
+    wide = np.maximum(error, _LEAST32)
+    np.minimum(wide, _MOST32, out=wide)
+    np.copyto(top, wide, casting="unsafe")
 
 
 def layer_sums(sums: I64, weights: F64, x: I16, bias: I32 | I64) -> None:

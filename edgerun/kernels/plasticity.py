@@ -134,10 +134,15 @@ def write(made: I16 | I32, shadow: I16, wanted: Whole, max_step: int, middle: in
 
     middle  what a shadow of weight 0 holds: 128 where its high byte is the weight
     """
-    step = wanted.astype(np.int64) if wanted.itemsize == 8 else wanted.astype(np.int32)
+    step = wanted.copy()
     clamp(step, -max_step, max_step)
+    write_within(made, shadow, step, middle)
+
+
+def write_within(made: I16 | I32, shadow: I16, wanted: Whole, middle: int = 0) -> None:
+    """The same of steps that no limit cuts.    All (rows, n)."""
     after = shadow.astype(np.int32)
-    np.add(after, step, out=after, casting="unsafe")
+    np.add(after, wanted, out=after, casting="unsafe")
     clamp(after, middle - SHADOW_MAX, middle + SHADOW_MAX)
     np.subtract(after, shadow, out=made, casting="unsafe")
     np.copyto(shadow, after, casting="unsafe")

@@ -9,12 +9,9 @@ The units of lower errors are the shifts' and are folded into the rates.
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgerun.arrays import F64, I16, I32, Bool, Tensors
 from edgerun.errors import SpecError
 from edgerun.kernels import chain
-from edgerun.kernels.spiking import I16_MAX, I16_MIN
 from edgerun.learn import tape
 from edgerun.learn.chain import Chain, Passed, copied
 from edgerun.learn.stages import Factors
@@ -59,7 +56,7 @@ class BackpropRule:
         """The gradient of each plastic tensor, as factors."""
         net, names = self._chain, self.plan.layers
         above = net.errors[names[-1]]
-        np.clip(error, I16_MIN, I16_MAX, out=above[0], casting="unsafe")
+        chain.cut(above[0], error)
         for k in range(len(names) - 1, self.plan.lowest, -1):
             below = net.errors[names[k - 1]]
             chain.error_below(below[0], net.wide(k), above[0], self.plan.back_shifts[k - 1], net.reads[k][0])

@@ -51,6 +51,9 @@ class Chain:
         self.biases = tuple(cast(I32, tensors[f"{name}.bias"]) for name in plan.layers)
         self.reads = tuple(cast(I16, memory[f"tape.{name}.read"]) for name in plan.layers)
         self.errors = {name: cast(I16, memory[f"tape.{name}.error"]) for name in plan.layers[plan.lowest :]}
+        read = dict(zip(plan.layers, self.reads, strict=True))
+        names = {rate.tensor: rate.tensor.rpartition(".")[0] for rate in plan.rates}
+        self._factors = {tensor: Factors(self.errors[name], read[name]) for tensor, name in names.items()}
         self.logits: I64 = cast(I64, memory["tape.logits"])
 
     def record(self, network: Network, q: I16) -> Passed:
@@ -73,9 +76,7 @@ class Chain:
 
     def factors(self) -> dict[str, Factors]:
         """G = error read' of each plastic tensor (out, in), by rate."""
-        read = dict(zip(self.plan.layers, self.reads, strict=True))
-        names = {rate.tensor: rate.tensor.rpartition(".")[0] for rate in self.plan.rates}
-        return {tensor: Factors(self.errors[name], read[name]) for tensor, name in names.items()}
+        return self._factors
 
 
 def copied(carrier: AnyArray, weights: I8) -> F64:

@@ -237,7 +237,7 @@ def update(
     stirred = [(stage, stage.stirs(rate.tensor, state)) for stage in stages]
     acting = [stage for stage, rows in stirred if rows.any()]
     elsewhere = normaliser is not None or rate.decay_shift > 0  # whether rows without a gradient change as well
-    far = rate.max_step if elsewhere or acting else (bounds.reach * rate.eta >> shift) + 1
+    far = (bounds.reach * rate.eta >> shift) + 1  # no step of a gradient alone is longer
     whole, changed = state[f"shadow.{rate.tensor}"], 0
     room = plasticity.room_of(whole, middle)
     moving = None if elsewhere or room < 0 else _moving(bounds.peaks, [rows for _, rows in stirred])
@@ -251,10 +251,12 @@ def update(
             plasticity.fade(step.wanted, step.shadow, rate.decay_shift, step.noise(Use.DECAY), middle)
         for stage in acting:
             stage.apply(step, state)
-        if far <= min(rate.max_step, room) and not acting and not elsewhere:
-            plasticity.write_freely(step.made, step.shadow, step.wanted)
-        else:
+        if acting or elsewhere or far > rate.max_step:
             plasticity.write(step.made, step.shadow, step.wanted, rate.max_step, middle)
+        elif far > room:
+            plasticity.write_within(step.made, step.shadow, step.wanted, middle)
+        else:
+            plasticity.write_freely(step.made, step.shadow, step.wanted)
         put(whole, rows, step.shadow)
         if weights is not None:
             copy = weights[rows] if isinstance(rows, slice) else np.empty(step.shadow.shape, np.int8)
