@@ -181,7 +181,7 @@ def test_what_was_learned_is_there_after_the_power_was_gone(mlp_bundle: Path, bu
 
 def test_a_firmware_that_fails_is_told_in_one_line(digits_bundle: Path, built: Path) -> None:
     """A stack of half a kilobyte is too small: it ends in a fault, not in wrong bits."""
-    files = project(open_bundle(digits_bundle), "mps2-an386")
+    files = project(open_bundle(small(digits_bundle)), "mps2-an386")
     small_stack = files | {"board.ld": files["board.ld"].replace(". += 4096", ". += 512")}
     assert small_stack != files
     with pytest.raises(EdgeRunError, match=r"^the firmware on mps2-an386 ended with [^\n]*$"):
