@@ -117,11 +117,11 @@ def pull(wanted: Whole, code: U8, ref: I8 | I16, shadow: I16, strength: int, wor
     force = np.subtract(code, exponent << _THREE).astype(np.int32)  # the mantissa: 8 + (c & 7) = c - 8 e
     force *= anchor(ref) - shadow
     np.minimum(exponent, np.array(max(0, strength - 4), np.uint8), out=exponent)
-    shift = np.array(max(4, strength), np.int32) - exponent
+    shift = np.subtract(max(4, strength), exponent, dtype=np.int32)
     if strength > 30:
         force[shift > 30] = 0
         np.minimum(shift, 30, out=shift)
-    low = np.left_shift(np.array(1, np.int32), shift)
+    low = np.left_shift(1, shift, dtype=np.int32)
     low -= np.array(1, np.int32)
     low &= words.view(np.int32)
     force += low  # where nothing pulls, less than a whole one

@@ -306,7 +306,7 @@ def _descend(step: Step, factors: Factors, bounds: Bounds, eta: int, shift: int,
         plasticity.small_gradient(step.small, gradient, small_shift, reach)
     words = step.noise(Use.UPDATE)
     if once:
-        eprop.gradient(step.gradient, history * np.int64(-eta), factors.post)
+        eprop.gradient(step.gradient, history.astype(np.int64) * -eta, factors.post)
         plasticity.descend(step.wanted, step.gradient, shift, words, reach * eta)
     else:
         plasticity.wanted_step(step.wanted, gradient, eta, shift, words, reach)
