@@ -15,7 +15,7 @@ KERNELS := setup.py $(wildcard edgerun/csrc/*.c edgerun/csrc/*.h)
 PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEV_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")'
 
-.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-firmware fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life bench-peers bench-limits bench-firmware emulate-pi data-folder constraints system-deps venv clean
+.PHONY: demo test test-tflite-runtime test-kernels check lint types arrows stale-docs docs fuzz fuzz-firmware fuzz-properties train screenshots figures bench-digits bench-export bench-bits bench-ntt bench-spoken-digits bench-braille bench-omniglot bench-superspike bench-profiles bench-rewiring bench-delayed-cue bench-dense-rules bench-permuted-mnist bench-permuted-paper bench-consolidation bench-split-mnist bench-imu-activity bench-semg-sessions bench-values bench-eprop-online bench-condition bench-noisy-labels bench-long-life bench-peers bench-limits bench-firmware lives emulate-pi data-folder constraints system-deps venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgerun demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -146,6 +146,10 @@ bench-limits: $(VENV)/.dev  ## each C kernel beside reading its bytes and multip
 
 bench-firmware: $(VENV)/.dev  ## the example nets as firmware on emulated Cortex-M: memory, instructions, lessons, into docs/firmware.md (two minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/firmware/bench.py --markdown docs/firmware.md
+
+lives: $(VENV)/.dev  ## 10,000 hostile lessons of every rule: numpy, C, and firmware on every emulated processor (an hour; firmware goes on where it was stopped)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/trajectories.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/board_lives.py --jobs 2
 
 emulate-pi: $(VENV)/.dev  ## the agent on emulated Raspberry Pis, 64 and 32 bits: to the bit what it does here (root file systems kept in build/pi)
 	$(BIN)/python -m firmware_sim.pi
