@@ -20,21 +20,25 @@ import numpy as np
 from pretend import sample, tiny_bundle
 
 from edgerun.bundle import Bundle
-from edgerun.spec import Drift
+from edgerun.spec import Doubt, Drift, Rewiring
 from firmware_sim.qemu import stream
 
 
-def watched(bundle: Bundle) -> Bundle:
-    """The same with a watch for drift."""
-    plan = msgspec.structs.replace(bundle.manifest.learning, drift=Drift(samples=8))
+def full(bundle: Bundle) -> Bundle:
+    """The same with a watch for drift, books of doubt and masks of synapses."""
+    plan = msgspec.structs.replace(
+        bundle.manifest.learning, drift=Drift(samples=8), doubt=Doubt(margins=8, votes=3),
+        rewiring=Rewiring(share=9000, every=3),
+    )  # fmt: skip
     return replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, learning=plan))
 
 
 def harness(folder: Path) -> list[str]:
     """The command of a harness built in a folder, but for the first case and their count."""
-    bundle = watched(tiny_bundle())
+    bundle = full(tiny_bundle())
     device = host_firmware.host(bundle, folder, ())
     lessons = [stream.sample(sample(k % 4, k).astype(np.uint8).tobytes(), k % 4) for k in range(4)]
+    lessons += [stream.feedback(sample(k % 4, k).astype(np.uint8).tobytes(), k % 3) for k in range(4)]
     asked = stream.sample(sample(1, 9).astype(np.uint8).tobytes())
     commands = [
         stream.frame(kind, 3)
@@ -43,7 +47,8 @@ def harness(folder: Path) -> list[str]:
         )
     ]  # fmt: skip
     device.run(folder, b"".join([*lessons, stream.frame(stream.SAVE), *lessons, stream.frame(stream.SAVE)]))
-    seed = b"".join([asked, lessons[0], *commands, lessons[1], asked, lessons[2], stream.frame(stream.FACTORY), asked])
+    told = [lessons[0], *commands, lessons[1], asked, *lessons[2:], stream.frame(stream.FACTORY)]
+    seed = b"".join([asked, *told, asked])
     (folder / "seed.bin").write_bytes(seed)
     (folder / "seed_flash.bin").write_bytes((folder / "flash.bin").read_bytes())
     inner = folder / "fuzz"

@@ -17,7 +17,7 @@ from edgerun.spec import Doubt
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels are not built here")
 
-PLANS = (Doubt(margins=8, share=0, votes=2), Doubt(margins=33, share=32767, votes=7), Doubt(margins=12, votes=64))
+PLANS = (Doubt(margins=8, share=0, votes=2), Doubt(margins=13, share=30000, votes=7), Doubt(margins=12, votes=64))
 
 
 def pair(plan: Doubt) -> tuple[Learner, Learner, native.Pupil]:
@@ -45,7 +45,7 @@ def same(theirs: Learner, ours: Learner, number: int) -> None:
 def test_c_doubts_what_numpy_doubts(plan: Doubt) -> None:
     theirs, ours, pupil = pair(plan)
     rng, set_aside, streamed = np.random.default_rng(3), 0, 0
-    for number in range(260):
+    for number in range(170):
         q = learners.sample("eprop", int(rng.integers(4)), number)
         if number % 7 == 0:
             q = np.zeros_like(q)  # silence: every score alike
@@ -68,7 +68,7 @@ def test_c_doubts_what_numpy_doubts(plan: Doubt) -> None:
         if number % 50 == 49:
             theirs.apply(Settle())
             pupil.settle()
-        if number in (150, 200):
+        if number in (120, 150):
             theirs.apply(Forget(label=number % 4))
             pupil.forget(number % 4)
         same(theirs, ours, number)

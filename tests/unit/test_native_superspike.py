@@ -54,10 +54,10 @@ RECORDED = ("pre", "psi", "history", "post", "spikes", "error")
 @pytest.mark.parametrize("feedback", ["symmetric", "random", "uniform"])
 def test_windows_leave_numpys_arrays(feedback: Literal["symmetric", "random", "uniform"]) -> None:
     spoken = updates = 0
-    for seed in range(12):
+    for seed in range(7):
         theirs, ours = pair(seed, feedback)
         rng = np.random.default_rng(seed)
-        for number in range(8):
+        for number in range(6):
             q = trajectories.sample(theirs.manifest, rng)
             lesson = theirs.plan_lesson(q, number % 4, "full")
             assert theirs.apply(lesson) == ours.apply(lesson)
@@ -67,7 +67,7 @@ def test_windows_leave_numpys_arrays(feedback: Literal["symmetric", "random", "u
             spoken += int(theirs._state["trace.hidden.post"].astype(bool).sum())
         updates += theirs.updates
     assert spoken
-    assert updates > 20
+    assert updates > 10
 
 
 def test_the_surrogate_is_its_table() -> None:
