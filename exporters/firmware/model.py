@@ -227,8 +227,8 @@ def _probe(guard: FirmwareGuard) -> Iterator[str]:
 
 
 def _reset(image: Image, plan: Plan, names: Mapping[str, str]) -> Iterator[str]:
-    """`model_reset`: zeros, but for the watch, and over them what arrays hold in the factory, where that follows from no
-    others."""
+    """`model_reset`: zeros but for the watch, and over them what arrays hold in the factory, where that does not follow
+    from others."""
     begun = {names[name]: first for name, first in image.begun.items()}
     yield from (constant(f"{name}_factory", first) for name, first in begun.items())
     yield "void model_reset(void) {"
