@@ -61,8 +61,13 @@ static int64_t multiply_words(int times) { /* int16 pairs: 32 a call of the inst
     const __m512i x = _mm512_set1_epi16(3), y = _mm512_set1_epi16(5);
     int64_t total = 0;
     EIGHT(ZERO)
+#ifdef __AVX512VNNI__
+#define PRODUCTS(sum) _mm512_dpwssd_epi32(sum, x, y)
+#else
+#define PRODUCTS(sum) _mm512_add_epi32(sum, _mm512_madd_epi16(x, y))
+#endif
 #define MADD(k) \
-    s##k = _mm512_add_epi32(s##k, _mm512_madd_epi16(x, y)); \
+    s##k = PRODUCTS(s##k); \
     __asm__ volatile("" : "+v"(s##k));
     for (int i = 0; i < times; i++) { EIGHT(MADD) }
     EIGHT(TOTAL)

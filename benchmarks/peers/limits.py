@@ -29,7 +29,8 @@ BETWEEN: Final = {
     "conv": "rounding an output for every 64 products, as long as the products themselves",
     "depthwise": "nine products an output, and a rounding",
     "lif": "20 rows of additions and 256 neurons, each a dozen operations that no product measures",
-    "update": "a random word a weight (two multiplications, six shifts), and with synaptic intelligence three",
+    "update": "a random word a weight, nine operations, and ten to make a step of it; "
+    "with synaptic intelligence two words or, where weights have importance, three",
 }
 """What stands between a kind of kernel and its floor."""
 BYTES: Final = ("dense that learns", "dense", "conv")
