@@ -57,9 +57,9 @@ def case(rng: np.random.Generator, steps: int, *, reach: int, still: float) -> t
 @pytest.mark.parametrize("steps", [1, 5, 70, 128])
 @pytest.mark.parametrize(("eta", "shift"), [(1, 20), (1, 0), (30000, 30), (30000, 12), (0, 9), (32767, 0)])
 def test_every_carrier_gives_the_same_update(steps: int, eta: int, shift: int) -> None:
-    for seed, reach in enumerate((3, 300, 3000, 32767)):
+    for seed, (reach, still) in enumerate(((3, 0.6), (300, 0.5), (3000, 0.9), (32767, 0.0), (3, 1.0))):
         rng = np.random.default_rng([seed, steps, eta, shift])
-        found, shadow = case(rng, steps, reach=reach, still=(0.0, 0.5, 0.9, 1.0)[seed])
+        found, shadow = case(rng, steps, reach=reach, still=still)
         rate = PlasticRate(tensor="w", eta=eta, shift=shift, max_step=int(rng.choice([1, 512, 32512])))
         (state, changed), want = learned(rate, found, shadow), by_hand(rate, found, shadow)
         assert (state["shadow"].tolist(), changed) == want
@@ -75,12 +75,24 @@ def test_a_factory_weight_of_minus_128_moves_where_nothing_comes_in() -> None:
     assert state["shadow"].min() == -32512
 
 
+def test_a_step_that_would_pass_the_end_stops_there() -> None:
+    found = stages.Factors(np.full((1, 4), 5, np.int16), np.array([[1, -1, 0, 1, -1, 1]], np.int16))
+    rate, shadow = PlasticRate(tensor="w", eta=1, shift=0), np.full((4, 6), 32509, np.int16)
+    shadow[2:] = -32510
+    state, changed = learned(rate, found, shadow)
+    assert (state["shadow"].tolist(), changed) == by_hand(rate, found, shadow)
+    assert (state["shadow"].min(), state["shadow"].max()) == (-32512, 32512)
+
+
+TERMS = [(1, 1), (4099, 70), (4099, 140), (32767, 4), (23, 2900), (32767, 32767), (-32768, -32768)]
+
+
 @pytest.mark.parametrize("spare", [0, 40, 2000, 40000])
-@pytest.mark.parametrize(("trace", "signal"), [(1, 1), (32767, 4), (23, 2900), (32767, 32767), (-32768, -32768)])
+@pytest.mark.parametrize(("trace", "signal"), TERMS)
 def test_spans_are_exact_where_all_terms_are_of_one_sign(trace: int, signal: int, spare: int) -> None:
-    """And odd: a float32 that took one step too many would be even."""
+    """And sums odd: over 2**24, by two tiles of 4099 x 70 or one of 4099 x 140, a float32 has none that are."""
     history, post = np.full((128, 9), trace, np.int16), np.full((128, 7), signal, np.int16)
-    post[::3, 0] = 1
+    post[0], post[::3, 0] = 1, 1
     out, want = np.zeros((9, 7), np.int64), history.T.astype(object) @ post.astype(object)
     loads, top = eprop.tile_loads(post), eprop.largest(history)
     eprop.gradient_spans(out, history, post.astype(np.float32), top, loads, np.zeros(spare, np.float32))
@@ -101,6 +113,15 @@ def test_a_trace_that_cannot_saturate_does_not(decay: int, reach: int, seed: int
         for k in range(4):
             x[k], carry[k] = integers.leak(x[k], carry[k], decay, int(pre[t, k]) << gain)
         assert history[t].tolist() == x
+
+
+@pytest.mark.parametrize(("decay", "reach"), [(32768, 127), (32760, 100), (32767, 1)])
+def test_a_trace_that_can_saturate_does(decay: int, reach: int) -> None:
+    history, x, carry = np.zeros((400, 1), np.int16), 0, 0
+    eprop.traces(history, np.full((400, 1), reach, np.int8), decay, reach)
+    for t in range(400):
+        x, carry = integers.leak(x, carry, decay, reach)
+        assert int(history[t, 0]) == x
 
 
 @pytest.mark.parametrize("count", [0, 1, 119, 120, 121, 960])
