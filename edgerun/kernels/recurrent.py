@@ -16,12 +16,12 @@ polynomials and Newton's steps in int16, a cell without a remainder.
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
 
-from edgerun.arrays import F32, F64, I64, places
+from edgerun.arrays import I64, AnyArray, places
 
 ONE: Final = 1 << 15
 """1.0 in Q0.15, and the index of p = 0 in a table."""
@@ -80,24 +80,44 @@ def table(left: I64, right: I64) -> I64:
     return frozen(np.concatenate([left, right[:-1]]))
 
 
+@cache
+def complement_table() -> I64:
+    """(65536,) Q0.15: 2**15 - sigmoid(p / 2**11) at index p + 2**15."""
+    return frozen(ONE - sigmoid_table())
+
+
 def frozen(found: I64) -> I64:
     """Shared by all layers, so nobody may write."""
     found.flags.writeable = False
     return found
 
 
+def number(value: int) -> I64:
+    """A constant that no ufunc has to convert in every call."""
+    return frozen(np.array(value, np.int64))
+
+
+LEAST, MOST, HALF_UP, PLACES = number(-ONE), number(CARRY), number(ROUND), number(15)
+FROM_ZERO, HALF_HIGH, HIGH, TWICE, SIGN = (number(each) for each in (ONE, 1 << 30, 31, 1, 63))
+LEAST8, MOST8 = number(-128), number(127)
+"""Both ends of int16 and of int8, and what is added and shifted by."""
+
+
 def look_up(y: I64, function: I64, index: I64) -> None:
     """y <- function[index], an index beyond the ends being the end.    y, index  (...)     function  (65536,)"""
-    np.take(function, places(index, len(function)), out=y, mode="clip")
+    function.take(places(index, len(function)), None, y, "clip")
 
 
-def rescale(v: I64, products: F32 | F64, multiplier: I64, offset: I64, shift: I64) -> None:
-    """v <- (product * m + offset) >> s, with offset = bias * m + 2**(s-1): a sum in Q4.11.
+def look_around(y: AnyArray, function: AnyArray, index: I64) -> None:
+    """y <- function[index mod n], so that negative values may be indices.    y, index  (...)     function  (n,)"""
+    function.take(index.astype(np.intp, copy=False), None, y, "wrap")
 
-    v         (..., g)  written     multiplier, offset, shift  (g,)  read
-    products  (..., g)  read        exact integers; |product| * m < 2**55
+
+def rescale(v: I64, multiplier: I64, offset: I64, shift: I64) -> None:
+    """v <- (v * m + offset) >> s, with offset = bias * m + 2**(s-1): sums in Q4.11.
+
+    v  (..., g)  updated, products of which |v| * m < 2**55     multiplier, offset, shift  (g,)  read
     """
-    np.copyto(v, products, casting="unsafe")
     v *= multiplier
     v += offset
     v >>= shift
@@ -108,64 +128,57 @@ def gate_hidden(v: I64, r: I64, u: I64) -> None:
 
     v  (..., n)  updated, Q4.11     r  (..., n)  read, Q0.15     u  (..., n)  read, the input's part as an index
     """
-    np.maximum(v, -ONE, out=v)
-    np.minimum(v, CARRY, out=v)
-    v *= r
-    v += ROUND
-    v >>= 15
+    saturate(v)
+    product(v, r)
     v += u
 
 
 def product(y: I64, a: I64) -> None:
     """y <- (y * a + 2**14) >> 15: a product in Q0.15, half up.    y  (...)  updated     a  (...)  read"""
     y *= a
-    y += ROUND
-    y >>= 15
+    y += HALF_UP
+    y >>= PLACES
 
 
-def blend(hidden: I64, carry: I64, z: I64, n: I64) -> None:
+def blend(whole: I64, hidden: I64, open_: I64, n: I64) -> None:
     """t = z * h + (2**15 - z) * n + carry; h <- t >> 15; carry <- t & 0x7fff. |t| < 2**31, and h needs no saturation.
 
-    What rounding leaves goes on to the next step, so a slow unit (z near 1) has no dead zone and does not drift.
+    What rounding leaves goes on to the next step, so a slow unit (z near 1) has no dead zone and does not drift. t is
+    kept as a whole, 2**15 * h + carry: the next is t + (2**15 - z) * (n - h).
 
-    hidden, carry  (..., n)  updated, Q0.15 and [0, 2**15)     z  (..., n)  read     n  (..., n)  read, then scratch
+    whole, hidden  (..., n)  updated, t and h     open_  (..., n)  read, 2**15 - z     n  (..., n)  read, then scratch
     """
-    hidden -= n
-    hidden *= z
-    n <<= 15
-    hidden += n
-    hidden += carry
-    np.bitwise_and(hidden, CARRY, out=carry)
-    hidden >>= 15
+    n -= hidden
+    n *= open_
+    whole += n
+    np.right_shift(whole, PLACES, out=hidden)
 
 
-def remember(cell: I64, carry: I64, i: I64, f: I64, g: I64, shift: int, limit: int) -> None:
+def remember(cell: I64, carry: I64, i: I64, f: I64, g: I64, shift: I64, half: I64, limits: tuple[I64, I64]) -> None:
     """t = f * c + half_up(i * g, 15 - e) + carry; c <- clip(t >> 15, +-limit); carry <- t & 0x7fff.
 
-    cell, carry  (..., n)  updated, e binary places and [0, 2**15)     shift  15 - e, the half up where it is not 0
+    cell, carry  (..., n)  updated, e binary places and [0, 2**15)     shift, half  15 - e and 2**shift / 2, 0 for none
     f, g         (..., n)  read, Q0.15                                 i  (..., n)  read, Q0.15, then scratch
     """
     i *= g
-    i += (1 << shift) >> 1
+    i += half
     i >>= shift
     cell *= f
     cell += i
     cell += carry
-    np.bitwise_and(cell, CARRY, out=carry)
-    cell >>= 15
-    np.maximum(cell, -limit, out=cell)
-    np.minimum(cell, limit, out=cell)
+    np.bitwise_and(cell, MOST, out=carry)
+    cell >>= PLACES
+    np.maximum(cell, limits[0], out=cell)
+    np.minimum(cell, limits[1], out=cell)
 
 
-def cell_index(index: I64, cell: I64, exponent: int) -> None:
-    """index <- p + 2**15 with p the cell in Q4.11: c << (11 - e), or half up c >> (e - 11).
-
-    index  (..., n)  written     cell  (..., n)  read
-    """
+@cache
+def cell_tanh_table(exponent: int) -> I64:
+    """(65536,) Q0.15: tanh of a cell c at index c mod 2**16. Its p is c << (11 - e), or half up c >> (e - 11)."""
     up, down = max(0, 11 - exponent), max(0, exponent - 11)
-    np.left_shift(cell, up, out=index)
-    index += ((1 << down) >> 1) + (ONE << down)
-    index >>= down
+    p = ((around() << up) + ((1 << down) >> 1)) >> down
+    found: I64 = tanh_table()[np.clip(p, -ONE, CARRY) + ONE]
+    return frozen(found)
 
 
 def to_int8(q: I64, hidden: I64, multiplier: int, offset: int, shift: int, low: int, high: int) -> None:
@@ -178,6 +191,19 @@ def to_int8(q: I64, hidden: I64, multiplier: int, offset: int, shift: int, low: 
     q >>= shift
     np.maximum(q, low, out=q)
     np.minimum(q, high, out=q)
+
+
+@lru_cache(maxsize=8)
+def int8_table(multiplier: int, offset: int, shift: int, low: int, high: int) -> I64:
+    """(65536,) what `to_int8` gives for h, at index h mod 2**16."""
+    found = np.zeros(2 * ONE, np.int64)
+    to_int8(found, around(), multiplier, offset, shift, low, high)
+    return frozen(found)
+
+
+def around() -> I64:
+    """(65536,) the int16 of each index mod 2**16."""
+    return np.roll(np.arange(-ONE, ONE), ONE)
 
 
 # ------------------------------------------------------------------ LiteRT's int8 LSTM
@@ -246,17 +272,16 @@ def tanh_by_exp_table(fraction: int) -> I64:
     return frozen(np.where(p > 0, y, np.where(p < 0, -y, 0)))
 
 
-def rescale_twice(v: I64, products: F32 | F64, multiplier: I64, offset: I64, right: I64, half: I64, sign: I64) -> None:
-    """v <- half_away(half_up((product + bias << left) * m, 31), right - 1), with offset = (bias << left) * m + 2**30.
+def rescale_twice(v: I64, multiplier: I64, offset: I64, right: I64, half: I64, sign: I64) -> None:
+    """v <- half_away(half_up((v + bias << left) * m, 31), right - 1), with offset = (bias << left) * m + 2**30.
 
-    v         (..., g)  written     multiplier (m << left), offset, right (from 1), half (2**(right-1))  (g,)  read
-    products  (..., g)  read        sign  (..., g)  scratch
+    v  (..., g)  updated     multiplier (m << left), offset, right (from 1), half (2**(right-1))  (g,)  read
+    sign  (..., g)  scratch
     """
-    np.copyto(v, products, casting="unsafe")
     v *= multiplier
     v += offset
-    v >>= 31
-    v <<= 1  # so that `right` is never 0, where nothing is rounded
+    v >>= HIGH
+    v <<= TWICE  # so that `right` is never 0, where nothing is rounded
     divide(v, right, half, sign)
 
 
@@ -265,7 +290,7 @@ def divide(v: I64, shift: I64 | int, half: I64 | int, sign: I64) -> None:
 
     v  (..., n)  updated     shift, half  (n,) or one for all, shift from 1     sign  (..., n)  scratch
     """
-    np.right_shift(v, 63, out=sign)
+    np.right_shift(v, SIGN, out=sign)
     v += sign
     v += half
     v >>= shift
@@ -273,37 +298,35 @@ def divide(v: I64, shift: I64 | int, half: I64 | int, sign: I64) -> None:
 
 def saturate(v: I64) -> None:
     """v <- sat16(v).    v  (...)  updated"""
-    np.maximum(v, -ONE, out=v)
-    np.minimum(v, CARRY, out=v)
+    np.maximum(v, LEAST, out=v)
+    np.minimum(v, MOST, out=v)
 
 
-def remember_rounded(cell: I64, i: I64, f: I64, g: I64, shift: int, limit: int) -> None:
-    """c <- clip(sat16(half_away(f * c, 15) + half_away(i * g, shift)), +-limit), a limit of 0 being none.
+def remember_rounded(cell: I64, i: I64, f: I64, g: I64, shift: I64, half: I64, limits: tuple[I64, I64]) -> None:
+    """c <- clip(half_away(f * c, 15) + half_away(i * g, shift), limits).
 
-    cell  (..., n)  updated, e binary places     i, f  (..., n)  read, Q0.15, then scratch     shift  30 - e
-    g     (..., n)  read, Q0.15
+    cell  (..., n)  updated, e binary places     i, f  (..., n)  read, Q0.15, then scratch
+    g     (..., n)  read, Q0.15                  shift, half  30 - e and 2**(shift-1)
     """
     cell *= f
-    divide(cell, 15, ROUND, f)
+    divide(cell, PLACES, HALF_UP, f)
     i *= g
-    divide(i, shift, 1 << shift - 1, f)
+    divide(i, shift, half, f)
     cell += i
-    saturate(cell)
-    if limit:
-        np.maximum(cell, -limit, out=cell)
-        np.minimum(cell, limit, out=cell)
+    np.maximum(cell, limits[0], out=cell)
+    np.minimum(cell, limits[1], out=cell)
 
 
-def to_int8_twice(q: I64, product: I64, multiplier: int, shift: int, zero_point: int) -> None:
-    """q <- clip(half_away(half_up(product * m, 31), shift - 1) + zero_point, -128, 127).
+def to_int8_twice(q: I64, product: I64, multiplier: I64, shift: I64, half: I64, zero_point: I64) -> None:
+    """q <- clip(half_away(half_up(product * m, 31), shift - 1) + zero_point, -128, 127), with half = 2**(shift-1).
 
     q  (..., n)  written     product  (..., n)  read, Q0.30, then scratch
     """
     np.multiply(product, multiplier, out=q)
-    q += 1 << 30
-    q >>= 31
-    q <<= 1
-    divide(q, shift, 1 << shift - 1, product)
+    q += HALF_HIGH
+    q >>= HIGH
+    q <<= TWICE
+    divide(q, shift, half, product)
     q += zero_point
-    np.maximum(q, -128, out=q)
-    np.minimum(q, 127, out=q)
+    np.maximum(q, LEAST8, out=q)
+    np.minimum(q, MOST8, out=q)

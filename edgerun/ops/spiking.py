@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgerun.arrays import F32, I32, I64, AnyArray, Bool, Places, Tensors
-from edgerun.kernels import spiking
+from edgerun.kernels import recurrent, spiking
 from edgerun.kernels.conv import conv_sums
 from edgerun.layers import AlphaCells, Cells, ConvSum, DenseSum, Integrators, Lif, Readout, SLstm, SumPool, Total
 from edgerun.layers.spiking import COARSE, FINE, Neurons, OnSums
 from edgerun.ops.base import LayerRun
 from edgerun.ops.conv import blocks
 from edgerun.ops.pool import Pooling
-from edgerun.ops.recurrent import LstmRun
+from edgerun.ops.recurrent import LstmRun, to_int8_of
 from edgerun.ops.window import Padded
 
 
@@ -545,7 +545,7 @@ class SLstmRun(LstmRun):
         self.fired: Bool = np.zeros(shape, np.bool_)
         self.counts, self._spikes, self._margin, self._taken = (np.zeros(shape, np.int64) for _ in range(4))
         self._threshold = spec.tensor(tensors, "threshold").astype(np.int64)
-        self._kind = spec.reset
+        self._kind, self._map = spec.reset, to_int8_of(spec.lstm)
         super().__init__(spec.lstm, tensors, batch)
         self._given = self.fired
 
@@ -559,7 +559,8 @@ class SLstmRun(LstmRun):
         spiking.fire(self.fired, self._margin, self._g, self._threshold)
         np.copyto(self._spikes, self.fired)
         self.counts += self._spikes
-        super()._release()
+        recurrent.to_int8(self.hidden, self._g, *self._map)
+        LstmRun.resume(self)
 
     def reset(self) -> None:
         self.fired[...] = False

@@ -154,9 +154,9 @@ def test_halves_go_away_from_zero_and_nothing_is_rounded_where_nothing_is_shifte
     v, sign = np.array([-3, -2, -1, 0, 1, 2, 3]) * 2, np.zeros(7, np.int64)
     kernels.divide(v, 2, 2, sign)
     assert v.tolist() == [-2, -1, -1, 0, 1, 1, 2]
-    v = np.zeros(4, np.int64)
+    v = np.array([-3, -1, 1, 3])
     numbers = (np.int64([m]) for m in (1 << 31, 1 << 30, 1, 1))
-    kernels.rescale_twice(v, np.float32([-3, -1, 1, 3]), *numbers, np.zeros(4, np.int64))
+    kernels.rescale_twice(v, *numbers, np.zeros(4, np.int64))
     assert v.tolist() == [-3, -1, 1, 3]
 
 
