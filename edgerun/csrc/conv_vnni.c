@@ -15,22 +15,23 @@ enum {
     ROW = 64,   /* bytes of a row of it */
     TAIL = 4,   /* rows behind its weights: starts, factors, zero points, whether it is wide */
     PLACES = 8,
-    FEWEST = 4 /* places: below, weights are read once as they are */
+    FEWEST = 4, /* places: below, weights are read once as they are */
+    MOST = 8192 /* words that a window sees */
 };
 
-/* What a kernel sees: `runs` runs of `words` times 4 bytes in each of its rows. */
+/* What a kernel sees: `runs` runs of `words` times 4 bytes in each of its rows, `all` words together. */
 typedef struct shape {
     int32_t rows, runs, run, words;
-    int32_t line, step; /* bytes from one row of a kernel to the next, and from one run */
-    int64_t panel;      /* bytes of a panel */
+    int64_t all, panel; /* panel: its bytes */
 } shape;
 
 static shape shape_of(const er_window *g) {
     const int whole = g->dilation_w == 1;
-    shape found = {.rows = g->kernel_h, .runs = whole ? 1 : g->kernel_w, .step = g->dilation_w * g->channels};
+    shape found = {.rows = g->kernel_h, .runs = whole ? 1 : g->kernel_w};
     found.run = (whole ? g->kernel_w : 1) * g->channels;
     found.words = (found.run + 3) / 4;
-    found.panel = ((int64_t)found.rows * found.runs * found.words + TAIL) * ROW;
+    found.all = (int64_t)found.rows * found.runs * found.words;
+    found.panel = (found.all + TAIL) * ROW;
     return found;
 }
 
@@ -42,7 +43,8 @@ int64_t er_vnni_conv_packed(const er_conv *r) {
     if (!__builtin_cpu_supports("avx512vnni") || !er_rounds(r->zero_point, r->qmin, r->qmax) || r->filters < 1 ||
         (int64_t)g.out_h * g.out_w < FEWEST || !er_band_first(&band, &g, 1))
         return 0;
-    return (panels_of(r) + (r->weight_zero != NULL)) * shape_of(&g).panel;
+    const shape s = shape_of(&g);
+    return s.all <= MOST ? (panels_of(r) + (r->weight_zero != NULL)) * s.panel : 0;
 }
 
 /* Filter f into its lane of a panel. */
@@ -79,12 +81,22 @@ ER_LEVEL static inline __m512i spread(const uint8_t *four) {
     return _mm512_set1_epi32(word);
 }
 
-/* A group of places: where their windows begin and where their outputs go. */
+/* A group of places: where their windows begin, where their outputs go, and where a window's words lie in it. */
 typedef struct group {
     const uint8_t *x[PLACES];
     int16_t *y[PLACES];
     int32_t places;
+    uint16_t word[MOST];
 } group;
+
+static void find_words(group *to, const shape *s, const er_band *b, const er_window *g) {
+    uint16_t *word = to->word;
+    for (int32_t row = 0; row < s->rows; row++)
+        for (int32_t run = 0; run < s->runs; run++) {
+            const int32_t first = er_band_tap(b, g, row, run);
+            for (int32_t k = 0; k < s->words; k++) *word++ = (uint16_t)(first + 4 * k);
+        }
+}
 
 #define ER_INLINE static inline __attribute__((always_inline))
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
@@ -92,7 +104,7 @@ typedef struct group {
 /* sums (2, 8, 16) <- those of 8 windows and the 16 filters of one panel or of two. */
 ER_LEVEL ER_INLINE void multiply(__m512i (*sums)[PLACES], const int8_t *panel, const group *of, const shape *s,
                                  const int two) {
-    const int64_t beyond = two ? s->panel : 0;
+    const int64_t beyond = two ? s->panel : 0, all = s->all;
     const int8_t *tail = panel + s->panel - TAIL * ROW;
     const __m512i start = er_load(tail), other_start = er_load(tail + beyond);
 #define BEGIN(p) \
@@ -103,15 +115,12 @@ ER_LEVEL ER_INLINE void multiply(__m512i (*sums)[PLACES], const int8_t *panel, c
     if (two) b##p = _mm512_dpbusd_epi32(b##p, v, o);
 #define END(p) sums[0][p] = a##p, sums[1][p] = b##p;
     EACH(BEGIN)
-    for (int32_t row = 0; row < s->rows; row++)
-        for (int32_t run = 0; run < s->runs; run++) {
-            const int64_t first = row * s->line + run * s->step;
-            for (int64_t k = first; k < first + 4 * s->words; k += 4, panel += ROW) {
-                const __m512i w = er_load(panel), o = er_load(panel + beyond);
-                __m512i v;
-                EACH(ADD)
-            }
-        }
+    for (int64_t word = 0; word < all; word++, panel += ROW) {
+        const __m512i w = er_load(panel), o = er_load(panel + beyond);
+        const uint32_t k = of->word[word];
+        __m512i v;
+        EACH(ADD)
+    }
     EACH(END)
 #undef BEGIN
 #undef ADD
@@ -164,34 +173,34 @@ ER_LEVEL static void through_panels(const er_conv *r, const group *to, const sha
 }
 
 /* The places of a band, in groups. */
-ER_LEVEL static void through_band(const er_conv *r, const er_band *b, const uint8_t *bytes, const shape *s,
+ER_LEVEL static void through_band(const er_conv *r, group *to, const er_band *b, const uint8_t *bytes, const shape *s,
                                   const er_rounding *rounding) {
     const int32_t places = b->rows * b->columns;
-    group to;
     for (int32_t first = 0, i = 0, j = 0; first < places; first += PLACES) {
-        to.places = places - first < PLACES ? places - first : PLACES;
-        for (int32_t p = 0; p < to.places; p++) {
-            to.x[p] = bytes + i * r->stride_h * b->line + j * r->stride_w * r->channels;
-            to.y[p] = r->y + ((int64_t)(b->row + i) * r->out_w + b->column + j) * r->filters;
+        to->places = places - first < PLACES ? places - first : PLACES;
+        for (int32_t p = 0; p < to->places; p++) {
+            to->x[p] = bytes + i * r->stride_h * b->line + j * r->stride_w * r->channels;
+            to->y[p] = r->y + ((int64_t)(b->row + i) * r->out_w + b->column + j) * r->filters;
             j = j + 1 < b->columns ? j + 1 : 0;
             i += j == 0;
         }
-        for (int32_t p = to.places; p < PLACES; p++) to.x[p] = to.x[0];
-        through_panels(r, &to, s, rounding);
+        for (int32_t p = to->places; p < PLACES; p++) to->x[p] = to->x[0];
+        through_panels(r, to, s, rounding);
     }
 }
 
 ER_LEVEL int er_vnni_conv(const er_conv *r) {
     const er_window g = ER_WINDOW_OF;
     const er_rounding rounding = er_rounding_of(r->zero_point, r->qmin, r->qmax);
-    shape s = shape_of(&g);
-    uint8_t bytes[ER_BAND + ER_BEYOND];
+    const shape s = shape_of(&g);
+    uint8_t bytes[ER_BAND + ER_BEYOND] __attribute__((aligned(64)));
     er_band band;
+    group to;
     if (!__builtin_cpu_supports("avx512vnni") || !er_band_first(&band, &g, 1)) return 0;
     do {
         if (!er_band_lay(bytes, &band, r->x, &g, r->fill)) return 0;
-        s.line = g.dilation_h * band.line;
-        through_band(r, &band, bytes, &s, &rounding);
+        find_words(&to, &s, &band, &g);
+        through_band(r, &to, &band, bytes, &s, &rounding);
     } while (er_band_next(&band, &g));
     return 1;
 }

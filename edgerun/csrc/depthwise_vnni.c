@@ -78,12 +78,14 @@ ER_LEVEL static inline void interleave(__m512i *quad, const uint8_t *x, const in
 }
 
 /* The sums of 64 lanes in four parts. */
-ER_LEVEL static inline void add_taps(__m512i *sums, const int8_t *column, const uint8_t *x, const plan *p) {
-    const int8_t *tail = column + p->quads * ROW;
+ER_LEVEL static inline __attribute__((always_inline)) void add_taps(__m512i *sums, const int8_t *column,
+                                                                    const uint8_t *x, const int32_t *taps,
+                                                                    const int32_t quads) {
+    const int8_t *tail = column + quads * ROW;
     __m512i quad[PARTS], a = er_load(tail), b = er_load(tail + PART);
     __m512i c = er_load(tail + 2 * PART), d = er_load(tail + 3 * PART);
-    for (int32_t q = 0; q < p->quads; q++, column += ROW) {
-        interleave(quad, x, p->taps + 4 * q);
+    for (int32_t q = 0; q < quads; q++, column += ROW) {
+        interleave(quad, x, taps + 4 * q);
         a = _mm512_dpbusd_epi32(a, quad[0], er_load(column));
         b = _mm512_dpbusd_epi32(b, quad[1], er_load(column + PART));
         c = _mm512_dpbusd_epi32(c, quad[2], er_load(column + 2 * PART));
@@ -105,15 +107,19 @@ ER_LEVEL static void take_zeros(__m512i *sums, const int8_t *zeros, const uint8_
         sums[k] = _mm512_sub_epi32(sums[k], _mm512_mullo_epi32(er_load(zeros + k * PART), total[k]));
 }
 
+ER_LEVEL static inline __attribute__((always_inline)) void round_all(__m512i *sums, const int8_t *tail,
+                                                                     const er_rounding *to, const int wide) {
+    for (int32_t k = 0; k < PARTS; k++)
+        sums[k] = er_floor(sums[k], er_load_factors(tail + ROW + k * PART), to, wide);
+}
+
 /* y (count,) <- the outputs of the first lanes. */
-ER_LEVEL static void finish(int16_t *y, int32_t count, const __m512i *sums, const int8_t *tail, const plan *p) {
-    const int wide = tail[3 * ROW];
-    __m512i found[PARTS];
-    for (int32_t k = 0; k < PARTS; k++) {
-        const __m512 factor = er_load_factors(tail + ROW + k * PART);
-        found[k] = wide ? er_floor(sums[k], factor, &p->rounding, 1) : er_floor(sums[k], factor, &p->rounding, 0);
-    }
-    const __m512i even = er_clipped(found[0], found[1], &p->rounding), odd = er_clipped(found[2], found[3], &p->rounding);
+ER_LEVEL static inline void finish(int16_t *y, int32_t count, __m512i *sums, const int8_t *tail, const er_rounding *to) {
+    if (tail[3 * ROW])
+        round_all(sums, tail, to, 1);
+    else
+        round_all(sums, tail, to, 0);
+    const __m512i even = er_clipped(sums[0], sums[1], to), odd = er_clipped(sums[2], sums[3], to);
     const __m512i low = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), odd);
     const __m512i high = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), odd);
     if (count >= LANES) {
@@ -138,24 +144,29 @@ ER_LEVEL static plan plan_of(const er_depthwise *r, const er_window *g, const er
 
 /* One row of a band's outputs. */
 ER_LEVEL static void row_of_places(const er_depthwise *r, int16_t *y, const uint8_t *x, int32_t places, const plan *p) {
-    const int32_t n = r->filters, together = n < LANES ? LANES / n : 1;
+    const int32_t n = r->filters, together = n < LANES ? LANES / n : 1, quads = p->quads;
+    const int8_t *const packed = r->packed;
+    const int asymmetric = r->weight_zero != NULL;
+    const int64_t size = column_size(r);
     __m512i sums[PARTS];
-    for (int32_t j = 0; j < places; j += together) {
+    for (int32_t j = 0; j < places; j += together, x += together * n, y += together * n) {
         const int32_t lanes = (places - j < together ? places - j : together) * n;
-        const int8_t *column = r->packed;
-        for (int32_t at = 0; at < lanes; at += LANES, column += column_size(r)) {
-            const int8_t *tail = column + p->quads * ROW;
-            const uint8_t *from = x + j * r->channels + at;
-            add_taps(sums, column, from, p);
-            if (r->weight_zero) take_zeros(sums, tail + 2 * ROW, from, p);
-            finish(y + j * n + at, lanes - at, sums, tail, p);
+        const int8_t *column = packed;
+        for (int32_t at = 0; at < lanes; at += LANES, column += size) {
+            const int8_t *tail = column + quads * ROW;
+            if (quads == 3) /* of 3 by 3 taps, most often */
+                add_taps(sums, column, x + at, p->taps, 3);
+            else
+                add_taps(sums, column, x + at, p->taps, quads);
+            if (asymmetric) take_zeros(sums, tail + 2 * ROW, x + at, p);
+            finish(y + at, lanes - at, sums, tail, &p->rounding);
         }
     }
 }
 
 ER_LEVEL int er_vnni_depthwise(const er_depthwise *r) {
     const er_window g = ER_WINDOW_OF;
-    uint8_t bytes[ER_BAND + ER_BEYOND];
+    uint8_t bytes[ER_BAND + ER_BEYOND] __attribute__((aligned(64)));
     er_band band;
     if (!__builtin_cpu_supports("avx512vnni") || !er_band_first(&band, &g, g.stride_w)) return 0;
     do {

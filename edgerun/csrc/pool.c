@@ -1,4 +1,5 @@
 /* Maxima, means and sums of windows over images (height, width, channel). */
+#include "clones.h"
 #include "kinds.h"
 
 /* The taps of one window along an axis that lie in the image: first <= t < last. */
@@ -33,7 +34,8 @@ static int64_t tap(const er_window *g, const place *p, int32_t u, int32_t v) {
     return ((int64_t)(p->row + u * g->dilation_h) * g->width + p->column + v * g->dilation_w) * g->channels;
 }
 
-static void raise_to(int16_t *y, const int16_t *x, int32_t n) {
+ER_CLONES
+static void raise_to(int16_t *restrict y, const int16_t *restrict x, int32_t n) {
     for (int32_t k = 0; k < n; k++) y[k] = x[k] > y[k] ? x[k] : y[k];
 }
 
@@ -52,24 +54,32 @@ void er_max_pool_step(const er_max_pool *r) {
 }
 ER_READS_OUTPUT(er_max_pool)
 
-static void add_narrow(int32_t *sums, const int16_t *x, int32_t n) {
-    for (int32_t k = 0; k < n; k++) sums[k] += x[k];
+/* sums (channels,) += the taps of a window, one source of two. */
+ER_CLONES
+static void add_narrow(int32_t *restrict sums, const int16_t *restrict x, const er_window *g, const place *p) {
+    for (int32_t u = p->down.first; u < p->down.last; u++)
+        for (int32_t v = p->across.first; v < p->across.last; v++) {
+            const int16_t *from = x + tap(g, p, u, v);
+            for (int32_t k = 0, n = g->channels; k < n; k++) sums[k] += from[k];
+        }
 }
-static void add_wide(int32_t *sums, const int32_t *x, int32_t n) {
-    for (int32_t k = 0; k < n; k++) sums[k] += x[k];
+
+ER_CLONES
+static void add_wide(int32_t *restrict sums, const int32_t *restrict x, const er_window *g, const place *p) {
+    for (int32_t u = p->down.first; u < p->down.last; u++)
+        for (int32_t v = p->across.first; v < p->across.last; v++) {
+            const int32_t *from = x + tap(g, p, u, v);
+            for (int32_t k = 0, n = g->channels; k < n; k++) sums[k] += from[k];
+        }
 }
 
 /* sums (channels,) <- the sum of a window. */
 static void sum_window(int32_t *sums, const int16_t *x, const int32_t *wide, const er_window *g, const place *p) {
     ER_CLEAR(sums, g->channels);
-    for (int32_t u = p->down.first; u < p->down.last; u++)
-        for (int32_t v = p->across.first; v < p->across.last; v++) {
-            const int64_t from = tap(g, p, u, v);
-            if (x)
-                add_narrow(sums, x + from, g->channels);
-            else
-                add_wide(sums, wide + from, g->channels);
-        }
+    if (x)
+        add_narrow(sums, x, g, p);
+    else
+        add_wide(sums, wide, g, p);
 }
 
 static int32_t mean(const er_average_pool *r, int32_t sum, int32_t which, int64_t offset) {
