@@ -373,7 +373,7 @@ FIRMWARE_RAM: Final = 4608
 """Bytes beside the arrays of a firmware: a stack of 4 KiB, buffers of port and checkpoint."""
 
 
-FIRMWARE_CODE: Final = MappingProxyType({"loop": 6900, "prototypes": 1100, "lessons": 23200, "kind": 700})
+FIRMWARE_CODE: Final = MappingProxyType({"loop": 6900, "prototypes": 1100, "lessons": 23700, "kind": 700})
 """Bytes of its program, by what it does; `kind` is of a kind of layer beside dense, lif and readout."""
 
 
