@@ -168,6 +168,9 @@ static void convolutions(int32_t h, int32_t w, int32_t c) {
                     .bias = calloc((size_t)c, 4), .multiplier = multipliers(c), .shift = shifts(c),
                     .x = values(image), .y = filled(image * 2), .sums = filled((size_t)c * 4),
                     .window = filled((size_t)c * 2)};
+    int8_t *packed = filled((size_t)er_conv_packed(&conv) + 1);
+    er_conv_pack(&conv, packed);
+    conv.packed = er_conv_packed(&conv) ? packed : NULL;
     char name[64];
     snprintf(name, sizeof name, "conv 1x1, %dx%d, %d to %d", h, w, c, c);
     TIMED("kernel", name, (double)image * c, (double)c * c + 4.0 * (double)image, 4000, er_conv_step(&conv));
@@ -177,6 +180,9 @@ static void convolutions(int32_t h, int32_t w, int32_t c) {
                          .weight = filled((size_t)c * 9), .bias = calloc((size_t)c, 4), .multiplier = multipliers(c),
                          .shift = shifts(c), .x = conv.x, .y = conv.y, .sums = conv.sums,
                          .taps = filled((size_t)c * 18)};
+    int8_t *laid = filled((size_t)er_depthwise_packed(&deep) + 1);
+    er_depthwise_pack(&deep, laid);
+    deep.packed = er_depthwise_packed(&deep) ? laid : NULL;
     snprintf(name, sizeof name, "depthwise 3x3, %dx%d, %d", h, w, c);
     TIMED("kernel", name, 9.0 * (double)image, 9.0 * c + 4.0 * (double)image, 4000, er_depthwise_step(&deep));
 }

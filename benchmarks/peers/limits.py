@@ -26,8 +26,8 @@ SOURCES: Final = HERE.parents[1] / "edgerun" / "csrc"
 BETWEEN: Final = {
     "dense that learns": "rows begin anywhere: half of the reads touch two cache lines; turning top bits, adding lanes",
     "dense": "reading the second level of the cache without rest; bytes of x and outputs of sums between layers",
-    "conv": "rounding an output for every 64 products, as long as the products themselves",
-    "depthwise": "nine products an output, and a rounding",
+    "conv": "bytes of the image laid, and for every 64 products an output converted, scaled, packed and stored",
+    "depthwise": "bytes of four taps interleaved for every product, and for every nine products an output as above",
     "lif": "20 rows of additions and 256 neurons, each a dozen operations that no product measures",
     "update": "a random word a weight, nine operations, and ten to make a step of it; "
     "with synaptic intelligence two words or, where weights have importance, three",

@@ -1,6 +1,6 @@
 /* edgerun: integer inference and learning, once for workstations, Linux boards and microcontrollers.
  *
- * C99, no allocation, no libc beyond memcpy and memset, no float. Every function here gives the bits that the numpy
+ * C99, no allocation, no libc beyond memcpy and memset, no float but those of `rounding_vnni.h`. Every function here gives the bits that the numpy
  * kernel of the same name gives (`edgerun/kernels`, `edgerun/ops`); `docs/arithmetic.md` is the specification of both.
  *
  * Values between layers are int16 where |value| < 2**15, int32 sums otherwise. Arrays lie in C order and never overlap
