@@ -50,12 +50,11 @@ class Alone:
 
 def laid(kind: str, fields: Fields) -> Fields:
     """A record's fields with its packed weights, where its kind has them and the processor use for them."""
-    size = required().packed_size((kind, fields)) if "packed" in fields else 0
-    if not size:
+    if "packed" not in fields:
         return fields
-    array = np.zeros(size, np.int8)
+    array = np.zeros(required().packed_size((kind, fields)), np.int8)
     required().pack((kind, fields), array)
-    return fields | {"packed": array}
+    return fields | {"packed": array if array.size else None}
 
 
 def same(ours: LayerRun, theirs: LayerRun, *, out: bool = True) -> None:

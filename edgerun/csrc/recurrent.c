@@ -30,10 +30,9 @@ static int64_t packed_part(int32_t rows, int32_t columns) {
 #endif
 }
 
-/* The input's part, then the recurrent one. */
+/* The input's part, then the recurrent one; either may be none. */
 int64_t er_gates_packed(int64_t rows, int32_t inputs, int32_t units) {
-    const int64_t input = packed_part((int32_t)rows, inputs), back = packed_part((int32_t)rows, units);
-    return input && back ? input + back : 0;
+    return packed_part((int32_t)rows, inputs) + packed_part((int32_t)rows, units);
 }
 
 static void pack(int8_t *packed, const int8_t *weight, const int8_t *recurrent, const int32_t *bias,

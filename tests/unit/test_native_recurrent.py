@@ -75,11 +75,13 @@ def test_rows_and_columns_of_every_length_give_numpys_bits(kind: str, packed: bo
         goes_the_same_way(spec, tensors, windows(spec, k), packed=packed)
 
 
-@pytest.mark.parametrize("inputs", [2047, 2048, 2049])
-@pytest.mark.parametrize("kind", ["gru", "lstm-q12"])
-def test_rows_longer_than_are_packed_are_summed_as_they_lie(kind: str, inputs: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "inputs", "units"),
+    [*(("gru", k, 6) for k in (2047, 2048, 2049)), ("lstm-q12", 2049, 6), ("rnn", 5, 2049), ("rnn", 2049, 2049)],
+)
+def test_rows_longer_than_are_packed_are_summed_as_they_lie(kind: str, inputs: int, units: int) -> None:
     """All weights and values at an end, of one sign and of both: the largest sums that there are."""
-    spec, tensors = made(kind, inputs, 6, 1, steps=1)
+    spec, tensors = made(kind, inputs, units, 1, steps=1)
     tensors["l.weight"][::2], tensors["l.weight"][1::2] = -128, 127
     tensors["l.shift"][:] = 40 if kind == "lstm-q12" else 31
     for packed in (True, False):
