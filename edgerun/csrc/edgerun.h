@@ -1,7 +1,8 @@
 /* edgerun: integer inference and learning, once for workstations, Linux boards and microcontrollers.
  *
- * C99, no allocation, no libc beyond memcpy and memset, no float but those of `rounding_vnni.h`. Every function here gives the bits that the numpy
- * kernel of the same name gives (`edgerun/kernels`, `edgerun/ops`); `docs/arithmetic.md` is the specification of both.
+ * C99, no allocation, no libc beyond memcpy and memset, no float but in `rounding_vnni.h`, where it holds an integer.
+ * Every function here gives the bits that the numpy kernel of the same name gives (`edgerun/kernels`, `edgerun/ops`);
+ * `docs/arithmetic.md` is the specification of both.
  *
  * Values between layers are int16 where |value| < 2**15, int32 sums otherwise. Arrays lie in C order and never overlap
  * unless a function says that they may. No array needs an alignment beyond its element's.
