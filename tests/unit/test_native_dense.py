@@ -8,7 +8,7 @@ import learners
 import numpy as np
 import pytest
 
-from edgerun.arrays import I16, I64, Tensors
+from edgerun.arrays import I8, I16, I64, Tensors
 from edgerun.graph import plastic_tensors
 from edgerun.kernels.native import library
 from edgerun.learn.learner import Learner
@@ -56,7 +56,9 @@ def by_c(fields: dict[str, Any], x: I16, *, packed: bool) -> I64:
     if packed:
         room = aligned(native.packed_size(("dense", record)))
         native.pack(("dense", record), room)
-        record |= {"packed": room if room.size else None, "weight": np.zeros((n, m), np.int8)} if fits(x, room) else {}
+        record["packed"] = room if room.size else None
+        if alone(x, room):
+            record["weight"] = np.zeros((n, m), np.int8)
     plan: dict[str, Any] = dict.fromkeys(("phase", "z", "raw", "sums", "counts", "bias", "mean"))
     plan |= dict.fromkeys(
         ("full_scale", "offset", "each_step", "features", "readings", "width", "capacity", "means"), 0
@@ -67,7 +69,7 @@ def by_c(fields: dict[str, Any], x: I16, *, packed: bool) -> I64:
     return scores.astype(np.int64)
 
 
-def fits(x: I16, room: Any) -> bool:
+def alone(x: I16, room: I8) -> bool:
     """Whether the packed weights alone give the answer: then the others may be gone."""
     return bool(room.size) and int(x.min()) >= -128 and int(x.max()) <= 127
 
