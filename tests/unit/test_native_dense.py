@@ -74,12 +74,14 @@ def alone(x: I16, room: I8) -> bool:
     return bool(room.size) and int(x.min()) >= -128 and int(x.max()) <= 127
 
 
-def inputs(rng: np.random.Generator, m: int) -> list[I16]:
-    """Values all over, at their ends, and one beyond int8."""
+def inputs(rng: np.random.Generator, m: int, *, far: bool = False) -> list[I16]:
+    """Values all over, at their ends, and one beyond int8, far beyond where sums have room for it."""
     plain = rng.integers(-128, 128, m)
     beyond = plain.copy()
     beyond[rng.integers(m)] = 128
-    found = (plain, np.full(m, -128), np.full(m, 127), rng.choice([-128, 127], m), beyond, -beyond)
+    found = [plain, np.full(m, -128), np.full(m, 127), rng.choice([-128, 127], m), beyond, -beyond]
+    for value in (-32768, -32641, 32640, 32767) if far else ():
+        found.append(np.where(beyond == 128, value, plain))
     return [each.astype(np.int16) for each in found]
 
 
@@ -97,7 +99,7 @@ def test_layers_of_every_size_give_their_definition(zeros: bool, ends: bool) -> 
     sizes = [(1, 1), (16, 4), (17, 5), (128, 64), (127, 129), (129, 33), (140, 140)]
     sizes += [(int(n), int(m)) for n, m in rng.integers(1, 141, (80, 2))]
     for n, m in sizes:
-        same(layer(rng, n, m, ends=ends, zeros=zeros), inputs(rng, m))
+        same(layer(rng, n, m, ends=ends, zeros=zeros), inputs(rng, m, far=not ends))
 
 
 @pytest.mark.parametrize(("n", "m"), [(400, 784), (10, 400), (5, 2100), (300, 2049), (17, WIDEST), (3, WIDEST + 1)])
