@@ -204,7 +204,7 @@ def post_factor_adaptive(
 
 
 def gradient(
-    out: Whole, history: I8 | I16, post: I16, top: int | None = None, loads: tuple[int, ...] | None = None
+    out: Whole, history: I8 | I16 | I64, post: I16, top: int | None = None, loads: tuple[int, ...] | None = None
 ) -> None:
     """G <- history.T @ post, exactly: a tile of steps in float32 where max|trace| * max_j sum_t|post_j| <= 2**24.
 
@@ -266,7 +266,7 @@ def _spans(steps: int, top: int, loads: tuple[int, ...], most: int) -> Iterator[
     yield slice(first, steps), load
 
 
-def largest(history: I8 | I16) -> int:
+def largest(history: I8 | I16 | I64) -> int:
     """max|trace|, 0 of none."""
     return max(int(history.max(initial=0)), -int(history.min(initial=0)))
 
