@@ -54,7 +54,8 @@ ER_LEVEL static void eight_rows(int32_t *sums, const int8_t *w, size_t stride, c
 #define EIGHT(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 #define ZERO(k) __m512i s##k = _mm512_setzero_si512();
 #define WHOLE(k) s##k = _mm512_dpbusd_epi32(s##k, _mm512_xor_si512(_mm512_loadu_si512(w + k * stride + i), top), x);
-#define PART(k) s##k = _mm512_dpbusd_epi32(s##k, _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + k * stride + i), top), x);
+#define PART(k) \
+    s##k = _mm512_dpbusd_epi32(s##k, _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + k * stride + i), top), x);
     const __m512i top = _mm512_set1_epi8((char)0x80);
     EIGHT(ZERO)
     int32_t i = 0;
@@ -104,8 +105,8 @@ int er_vnni_sums(int32_t *sums, const int8_t *weight, const int16_t *x, const in
 /* The first n of 16 lanes. */
 static __mmask16 first_of(int32_t n) { return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1u); }
 
-/* clip((sum * m + 2**(s-1)) >> s, low, high) of every other lane, as 64 bits. The sum with its half, shifted, is half of
- * the sum shifted by one less, rounded up: no power of two has to be made.
+/* clip((sum * m + 2**(s-1)) >> s, low, high) of every other lane, as 64 bits: ((sum * m >> less) + 1) >> 1 with less =
+ * s - 1, the same floor.
  */
 ER_LEVEL static __m512i quotient(__m512i sums, __m512i m, __m512i less, __m512i low, __m512i high) {
     const __m512i twice = _mm512_srav_epi64(_mm512_mul_epi32(sums, m), less);
@@ -121,7 +122,8 @@ ER_LEVEL static void requant_lanes(int16_t *y, __m512i sums, const int32_t *mult
     const __m512i s = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, shift));
     const __m512i less = _mm512_maskz_sub_epi32(some, s, _mm512_set1_epi32(1));
     const __m512i even = quotient(sums, m, _mm512_and_si512(less, _mm512_set1_epi64(0xffffffff)), low, high);
-    const __m512i odd = quotient(_mm512_srli_epi64(sums, 32), _mm512_srli_epi64(m, 32), _mm512_srli_epi64(less, 32), low, high);
+    const __m512i odd =
+        quotient(_mm512_srli_epi64(sums, 32), _mm512_srli_epi64(m, 32), _mm512_srli_epi64(less, 32), low, high);
     const __m512i all = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
     const __m512i found = _mm512_add_epi32(all, _mm512_set1_epi32(zero_point));
     _mm256_mask_storeu_epi16(y, some, _mm512_cvtepi32_epi16(found));
@@ -130,7 +132,8 @@ ER_LEVEL static void requant_lanes(int16_t *y, __m512i sums, const int32_t *mult
 ER_LEVEL int er_vnni_requant(int16_t *y, const int32_t *sums, const int32_t *multiplier, const uint8_t *shift,
                              int32_t zero_point, int32_t low, int32_t high, int32_t n) {
     if (!__builtin_cpu_supports("avx512vnni")) return 0;
-    const __m512i least = _mm512_set1_epi64((int64_t)low - zero_point), most = _mm512_set1_epi64((int64_t)high - zero_point);
+    const __m512i least = _mm512_set1_epi64((int64_t)low - zero_point);
+    const __m512i most = _mm512_set1_epi64((int64_t)high - zero_point);
     for (int32_t k = 0; k < n; k += LANES) {
         const __m512i some = _mm512_maskz_loadu_epi32(first_of(n - k), sums + k);
         requant_lanes(y + k, some, multiplier + k, shift + k, zero_point, least, most, n - k);
@@ -141,8 +144,8 @@ ER_LEVEL int er_vnni_requant(int16_t *y, const int32_t *sums, const int32_t *mul
 /* ---------------------------------------------------------------- packed rows
  *
  * 16 rows are a panel: their starts, bias - 128 sum w, so that x + 128 may be the unsigned factor; then 4 weights of
- * each row in turn, 64 bytes for one instruction. Four panels lie side by side and two such fours are read at once, two
- * streams from the first byte to the last, where eight panels are left; else one panel after the other. Missing rows and
+ * each row in turn, 64 bytes for one instruction. Where eight panels are left, four lie side by side and two such fours
+ * are read at once: two streams are what the cache gives fastest. Else one panel follows the other. Missing rows and
  * weights are 0.
  */
 static int32_t panels_of(int32_t n) { return n / LANES + (n % LANES != 0); }
@@ -261,7 +264,8 @@ ER_LEVEL int er_vnni_dense(const er_dense *r) {
         w += (size_t)some * (size_t)fours * LANES * 4;
         for (int32_t k = 0, row = p * LANES; k < some; k++, row += LANES) {
             if (r->weight_zero) sums[k] = _mm512_sub_epi32(sums[k], zeros_part(r, row));
-            requant_lanes(r->y + row, sums[k], r->multiplier + row, r->shift + row, r->zero_point, low, high, r->outputs - row);
+            requant_lanes(r->y + row, sums[k], r->multiplier + row, r->shift + row, r->zero_point, low, high,
+                          r->outputs - row);
         }
     }
     return 1;

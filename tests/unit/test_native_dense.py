@@ -80,8 +80,7 @@ def inputs(rng: np.random.Generator, m: int, *, far: bool = False) -> list[I16]:
     beyond = plain.copy()
     beyond[rng.integers(m)] = 128
     found = [plain, np.full(m, -128), np.full(m, 127), rng.choice([-128, 127], m), beyond, -beyond]
-    for value in (-32768, -32641, 32640, 32767) if far else ():
-        found.append(np.where(beyond == 128, value, plain))
+    found += [np.where(beyond == 128, value, plain) for value in (-32768, -32641, 32640, 32767) if far]
     return [each.astype(np.int16) for each in found]
 
 
