@@ -38,8 +38,9 @@ def device(watched: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Host:
 
 
 def samples() -> list[I16]:
-    """As usual, then shifted, then shifted otherwise, with the ends of the range among them."""
-    found = [np.clip(sample(k % 4, 900 + k) + shift, 0, 255) for shift in (0, 6, 90) for k in range(130)]
+    """As usual, then shifted, then shifted otherwise, with the ends of the range among them. Many are the same, so that
+    distances are."""
+    found = [np.clip(sample(k % 4, 900 + k % 20) + shift, 0, 255) for shift in (0, 6, 90) for k in range(130)]
     found[40], found[41] = np.full_like(found[0], 255), np.zeros_like(found[0])
     return [q.astype(np.int16) for q in found]
 
@@ -85,15 +86,17 @@ def test_what_was_usual_outlives_a_restart(watched: Bundle, device: Host, tmp_pa
     assert found == alarms(watched)
 
 
+@pytest.mark.parametrize("found_good", [0, 1], ids=["factory", "checkpoint"])
 def test_a_rollback_forgets_lessons_and_not_what_samples_are_like(
-    watched: Bundle, device: Host, tmp_path: Path
+    found_good: int, watched: Bundle, device: Host, tmp_path: Path
 ) -> None:
     """Its lessons are undone to the bit, so answers are those of the factory again."""
     wrong = [stream.sample(sample(k % 4, 700 + k).astype(np.uint8).tobytes(), (k + 1) % 4) for k in range(4)]
     asking = list(map(asked, samples()))
-    frames = [stream.frame(stream.GUARD, 0), *asking[:60], *wrong, stream.frame(stream.JUDGE), *asking[60:]]
+    judge = stream.frame(stream.JUDGE)
+    frames = [stream.frame(stream.GUARD, 0), *([judge] * found_good), *asking[:60], *wrong, judge, *asking[60:]]
     _, lines = device.run(tmp_path, b"".join(frames))
-    assert [words[1] for words in lines if words[0] == "verdict"] == ["back"]
+    assert [words[1] for words in lines if words[0] == "verdict"] == ["good"] * found_good + ["back"]
     assert told(lines) == alarms(watched)
 
 
