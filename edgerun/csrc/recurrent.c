@@ -201,9 +201,15 @@ static void hear(int32_t *restrict part, const int32_t *restrict reset, int32_t 
     for (int32_t j = 0; j < n; j++) part[j] = product(saturate(part[j]), reset[j]);
 }
 
-/* The same where the reset gate acts on the hidden state, before the product. Its place in gates is then free. */
+/* reset <- what of the hidden state goes through the gate. */
+ER_CLONES
+static void let_through(int32_t *restrict reset, const int16_t *restrict hidden, int32_t n) {
+    for (int32_t j = 0; j < n; j++) reset[j] = product(reset[j], hidden[j]);
+}
+
+/* The candidate's recurrent part where the reset gate acts on the hidden state, before the product. */
 static void hear_before(const er_gru *r) {
-    for (int32_t j = 0; j < r->units; j++) r->gates[j] = product(r->gates[j], r->hidden[j]);
+    let_through(r->gates, r->hidden, r->units);
     TO_INT8(r, r->gates);
     BACK_PART(r, r->recurrent_multiplier, 2 * r->units, 3 * r->units, 3 * r->units);
 }
