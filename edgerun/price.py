@@ -373,8 +373,11 @@ FIRMWARE_RAM: Final = 4608
 """Bytes beside the arrays of a firmware: a stack of 4 KiB, buffers of port and checkpoint."""
 
 
-FIRMWARE_CODE: Final = MappingProxyType({"loop": 6900, "prototypes": 1100, "lessons": 23700, "kind": 700})
-"""Bytes of its program, by what it does; `kind` is of a kind of layer beside dense, lif and readout."""
+FIRMWARE_CODE: Final = MappingProxyType(
+    {"loop": 6900, "prototypes": 1100, "lessons": 23700, "populations": 2900, "kind": 700, "cells": 1000}
+)
+"""Bytes of its program, by what it does; `kind` is of a kind of layer beside dense, lif and readout, `cells` what
+that kind takes more; `populations` is SuperSpike's."""
 
 
 def firmware_parts(image: Image) -> dict[str, dict[str, int]]:
@@ -384,7 +387,10 @@ def firmware_parts(image: Image) -> dict[str, dict[str, int]]:
     """
     ram: dict[str, int] = dict(image.plan.bytes_by_part().items())
     kinds = {kind for kind, _ in image.records.layers} - {"dense", "lif", "readout"}
-    uses = {"loop": True, "prototypes": "head.mean" in image.held, "lessons": image.lessons is not None}
+    uses = {
+        "loop": True, "prototypes": "head.mean" in image.held, "lessons": image.lessons is not None,
+        "populations": image.learner is not None and bool(image.learner.populations), "cells": "cells" in kinds,
+    }  # fmt: skip
     code = sum(FIRMWARE_CODE[part] * used for part, used in uses.items()) + FIRMWARE_CODE["kind"] * len(kinds)
     learned = image.factory if image.lessons is not None else {}
     flash = {

@@ -142,13 +142,13 @@ def small(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "learns"])
-@pytest.mark.parametrize("name", ["mlp", "spiking", "words", "layers"])
+@pytest.mark.parametrize("name", ["mlp", "spiking", "words", "eprop-layers", "superspike"])
 def test_the_linker_takes_what_the_planner_says(
     name: str, frozen: bool, mlp_bundle: Path, digits_bundle: Path, built: Path
 ) -> None:
     """Memory and flash, within 5 %."""
     paths = {"mlp": mlp_bundle, "spiking": small(digits_bundle), "words": WORDS}
-    bundle = open_bundle(paths[name]) if name in paths else learners.bundle("eprop-layers")
+    bundle = open_bundle(paths[name]) if name in paths else learners.bundle(name)
     taken = machine.sizes(machine.build(project(bundle, "mps2-an386", frozen=frozen), built))
     image, board = image_for(bundle, frozen=frozen), firmware_board("mps2-an386")
     parts = room(image, None if frozen else guard_of(bundle), board)
