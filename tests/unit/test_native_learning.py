@@ -149,6 +149,25 @@ def test_rows_of_any_length_and_reach_give_numpys_bits(profile: ProfileName, not
         assert changed == wanted, (seed, columns, steps)
 
 
+@pytest.mark.parametrize("moving", [0, 1])
+@pytest.mark.parametrize(("strength", "moves"), [(30, True), (31, False)])
+def test_the_weakest_pull_gives_numpys_bits(strength: int, moves: bool, moving: int) -> None:
+    """A shift of 30 moves a weight in a thousand, one of 31 none."""
+    case, shape, spec = Case(0, "standard", notes=True), (40, 300), Intelligence(strength=strength, damping=1)
+    case.rate = PlasticRate(tensor="t", eta=0, shift=30, max_step=32512)
+    case.plan, case.stages = LearningPlan(rule=case.rule, intelligence=spec), (Consolidation(spec, case.profile),)
+    case.factors = Factors(np.full((1, shape[0]), moving, np.int16), np.ones((1, shape[1]), np.int16))
+    case.state = {
+        "shadow.t": np.full(shape, -32512, np.int16), "weights": np.full(shape, -127, np.int8),
+        "ref.t": np.full(shape, 32512, np.int16), "omega.t": np.zeros(shape, np.int32),
+        "importance.t": np.full(shape, 15, np.uint8),
+    }  # fmt: skip
+    (changed, ours), (wanted, theirs) = case.by_c(1), case.by_numpy(1)
+    same(ours, theirs)
+    assert changed == wanted
+    assert (changed > 0) == moves
+
+
 def test_a_row_longer_than_what_lies_ready_gives_numpys_bits() -> None:
     case = Case(1, "standard", notes=True, columns=4200, steps=1)
     (changed, ours), (wanted, theirs) = case.by_c(1), case.by_numpy(1)
