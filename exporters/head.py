@@ -63,6 +63,6 @@ def class_sums(z: I64, y: I64, classes: int) -> Tensors:
     np.add.at(sums, y, z)
     return {
         "head.sum": sums.astype(np.int32),
-        "head.count": np.bincount(y, minlength=classes).astype(np.int32),
+        "head.count": np.bincount(y.astype(np.intp), minlength=classes).astype(np.int32),
         "head.bias": np.zeros(classes, dtype=np.int32),
     }

@@ -6,10 +6,20 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 
 from edgerun.arrays import AnyArray, Tensors
 from edgerun.layers import Layer
 from edgerun.ops import OPS
+
+WORDS_OF_32_BITS = np.intp(0).nbytes == 4
+needs_wide_words = pytest.mark.skipif(WORDS_OF_32_BITS, reason="integers of that script have 64 bits where a word has")
+
+
+def buffered(count: int) -> int:
+    """Bytes that numpy may take for itself while so many values are added up or looked up: it has buffers for int64 and
+    for indices where a word has 32 bits."""
+    return 12 * count * WORDS_OF_32_BITS
 
 
 def stepped(spec: Layer, tensors: Tensors, x: AnyArray) -> AnyArray:

@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name twice": ({"x": X, "y": Y, "class_names": np.array(["cat", "cat"])}, "class_names holds 'cat' twice"),
     "a name of nothing": ({"x": X, "y": Y, "class_names": np.array(["cat", ""])}, "class_names holds '' as a name"),
     "labels unnamed": ({"x": X, "y": Y, "class_names": np.array(["cat"])}, "label 1 is outside the 1 class_names"),
-    "names no text": ({"x": X, "y": Y, "class_names": np.array([1, 2])}, "'class_names' is int64"),
+    "names no text": ({"x": X, "y": Y, "class_names": np.array([1, 2])}, "'class_names' is int"),
     "one name, no row": ({"x": X, "y": Y, "class_names": np.array("cat")}, "'class_names' is <U3"),
     "offsets missing": ({"samples": Y}, r"'samples' needs 'offsets' \(N \+ 1,\)"),
     "offsets falling": ({"samples": Y, "offsets": np.array([0, 3, 2, 4])}, "'offsets' must rise from 0 to 4"),

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from golden import make_vectors
+from runs import needs_wide_words
 
 from edgerun.arrays import Tensors
 from edgerun.ops import OPS
@@ -29,6 +30,7 @@ CASES = [(family, case) for family in make_vectors.FAMILIES for case in load(fam
 
 
 @pytest.mark.parametrize("family", make_vectors.FAMILIES)
+@needs_wide_words
 def test_the_file_is_what_its_script_makes(family: str) -> None:
     (stored, stored_specs), (made, specs) = load(family), make_vectors.family_vectors(family)
     assert stored_specs == specs

@@ -9,6 +9,7 @@ import learners
 import numpy as np
 import pytest
 from golden import make_lessons
+from runs import needs_wide_words
 
 from edgerun.arrays import Tensors
 from edgerun.bundle import Bundle, read_bundle
@@ -42,6 +43,7 @@ def fresh(kind: str, backend: Backend = "numpy") -> tuple[Learner, Lesson]:
 
 
 @pytest.mark.parametrize("kind", make_lessons.CASES)
+@needs_wide_words
 def test_the_file_is_what_its_script_makes(kind: str) -> None:
     made, stored = make_lessons.case(kind), case_of(kind)
     assert set(made) == set(stored)

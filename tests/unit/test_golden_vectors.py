@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from golden import make_vectors
+from runs import needs_wide_words
 
 from edgerun.arrays import Tensors
 from edgerun.encode import PhaseCoder
@@ -46,6 +47,7 @@ def tag(kind: type[Any]) -> str:
 # ------------------------------------------------------------------ the bits
 
 
+@needs_wide_words
 def test_the_file_is_what_its_script_makes() -> None:
     arrays, specs = make_vectors.vectors()
     assert (ABOUT["layers"], ABOUT["seed"]) == (specs, make_vectors.SEED)

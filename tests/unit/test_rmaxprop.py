@@ -29,14 +29,14 @@ def words_of(shape: tuple[int, ...], number: int) -> AnyArray:
 
 
 def normalised(gradient: AnyArray, code: AnyArray, fade: int = 0, floor: int = 0, number: int = 0) -> AnyArray:
-    found = gradient.copy()
+    found = gradient.astype(np.int64)
     rmaxprop.normalise(found, code, fade, floor, words_of(code.shape, number))
     return found
 
 
 @given(st.integers(0, rmaxprop.LARGEST))
 def test_encode_gives_the_least_code_that_holds_the_magnitude(magnitude: int) -> None:
-    code = int(rmaxprop.encode(np.array(magnitude)))
+    code = int(rmaxprop.encode(np.array(magnitude, np.int64)))
     assert 0 <= code <= rmaxprop.TOP
     assert decode(code) >= magnitude
     assert code == 0 or decode(code - 1) < magnitude

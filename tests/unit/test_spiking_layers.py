@@ -20,7 +20,7 @@ from edgerun.ops import OPS
 STEPS = 12
 RESETS = ("subtract", "zero", "hold", "none")
 WIDE = 4096
-BUFFER = 1 << 16  # what numpy may take for itself over windows
+BUFFER = (1 << 16) + 1024  # what numpy may take for itself over windows, and a view of them
 CLAIMS = {"int16": (-(1 << 15), (1 << 15) - 1), "uint16": (0, (1 << 16) - 1), "int32": (-(1 << 31), (1 << 31) - 1)}
 
 
