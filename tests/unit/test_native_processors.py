@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("dense.c", "dense_dot.c", "dense_vnni.c", "recurrent.c")
+SOURCES = (
+    "dense.c", "dense_dot.c", "dense_vnni.c", "recurrent.c", "plasticity.c", "plasticity_avx512.c", "eprop.c",
+    "noise.c",
+)  # fmt: skip
 ARM64, ARM32 = "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"
 PROCESSORS = {
     "this one": ("gcc", (), ()),
@@ -50,3 +53,9 @@ def test_sums_are_those_of_their_definition(name: str, tmp_path: Path) -> None:
 def test_recurrent_layers_give_the_same_bits(name: str, tmp_path: Path) -> None:
     """Those that the plain scalar C gave before any of it was made fast."""
     assert said(name, "recurrent_layers.c", tmp_path) == "8e5b4b20f151102d\n"
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_updates_give_the_same_bits_and_stay_within_their_arrays(name: str, tmp_path: Path) -> None:
+    """Those of the portable C, which is held to numpy; the arrays end where memory does."""
+    assert said(name, "update_pages.c", tmp_path) == "HASH\n"
