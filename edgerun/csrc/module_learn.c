@@ -541,17 +541,23 @@ typedef struct {
     views open;
 } PupilObject;
 
+static int doubt_unsound(const er_lessons *r) {
+    return r->margins < 0 || r->sure < 0 || r->sure >= 1 << 15 ||
+           (r->margins && (r->votes < 1 || !r->margin || !r->agreed || !r->told));
+}
+
 static int check_pupil(const er_pupil *p) {
     const er_lessons *r = &p->plan;
     const er_plan *plan = &p->net->plan;
     const int held = r->capacity > 0;
     const int32_t most = p->learner && r->outputs < r->classes ? r->outputs : r->classes; /* labels */
-    if ((p->learner && p->learner->net != p->net) || r->size != plan->size || r->outputs != plan->outputs || r->classes < r->factory || r->factory < 0 ||
+    if ((p->learner && p->learner->net != p->net) || r->size != plan->size || r->outputs != plan->outputs ||
+        r->classes < r->factory || r->factory < 0 || doubt_unsound(r) ||
         (plan->capacity && (plan->capacity != r->classes || !r->factory_count)) || r->recents < 1 || r->passes < 0 ||
-        r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->rewire_every < 0 || r->update_share < 1 || r->update_share > 1 << 15 ||
+        r->capacity < 0 || r->refresh_every < 1 || r->every < 0 || r->rewire_every < 0 || r->update_share < 1 ||
+        r->update_share > 1 << 15 ||
         (r->recent_labels && r->recent_labels != r->recents) || (held && !r->x == !r->x_unsigned) ||
         (held && (!r->label || !r->field || !r->since || !r->seen)) || ((r->every || r->rewire_every) && !p->learner) ||
-        r->margins < 0 || r->sure < 0 || r->sure >= 1 << 15 || (r->margins && (r->votes < 1 || !r->margin || !r->agreed || !r->told)) ||
         p->at->known < 0 || p->at->known > most || p->at->recent_at < 0 || p->at->recent_at >= r->recents)
         return refuse("lessons");
     for (int32_t i = 0; i < r->recents; i++)
