@@ -121,8 +121,13 @@ ER_LEVEL static void lay_row(pen *p, const int16_t *from, const er_band *b, cons
 
 ER_LEVEL int er_band_lay(uint8_t *bytes, const er_band *b, const int16_t *x, const er_window *g, int32_t fill) {
     pen p = {bytes, _mm512_set1_epi8((char)(fill + 128)), _mm512_setzero_si512()};
-    for (int32_t row = 0, h = b->row * g->stride_h - g->top; row < b->deep; row++, h++)
-        lay_row(&p, h >= 0 && h < g->height ? x + (int64_t)h * g->width * g->channels : NULL, b, g);
+    const int32_t above = b->row * g->stride_h - g->top;
+    const int rows_join = b->phases == 1 && b->first[0] == 0 && b->end[0] == g->width && b->slots == g->width;
+    if (rows_join && above >= 0 && above + b->deep <= g->height)
+        narrow(&p, x + (int64_t)above * g->width * g->channels, b->deep * b->line);
+    else
+        for (int32_t row = 0, h = above; row < b->deep; row++, h++)
+            lay_row(&p, h >= 0 && h < g->height ? x + (int64_t)h * g->width * g->channels : NULL, b, g);
     return fill >= -128 && fill <= 127 && !_mm512_test_epi16_mask(p.wrong, _mm512_set1_epi16(~255));
 }
 #endif

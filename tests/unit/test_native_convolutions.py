@@ -83,6 +83,8 @@ def test_any_geometry_gives_numpys_bits(
 
 LARGE: list[tuple[Kind, tuple[int, int, int], int, dict[str, Any]]] = [
     (Conv, (60, 30, 40), 17, {"kernel": (3, 3), "padding": (1, 1, 1, 1)}),
+    (Conv, (60, 30, 40), 17, {"kernel": (2, 1)}),
+    (Conv, (60, 30, 40), 17, {"kernel": (2, 1), "padding": (1, 0, 2, 0)}),
     (Conv, (9, 230, 36), 5, {"kernel": (2, 3), "stride": (1, 2), "padding": (0, 2, 1, 0)}),
     (Conv, (9, 130, 80), 18, {"kernel": (3, 2), "dilation": (2, 5), "padding": (3, 1, 0, 6)}),
     (Conv, (3, 3, 2000), 3, {"kernel": (2, 2)}),
