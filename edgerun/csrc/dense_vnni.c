@@ -144,13 +144,17 @@ ER_LEVEL int er_vnni_requant(int16_t *y, const int32_t *sums, const int32_t *mul
 /* ---------------------------------------------------------------- packed rows
  *
  * 16 rows are a panel: their starts, bias - 128 sum w, so that x + 128 may be the unsigned factor; then 4 weights of
- * each row in turn, 64 bytes for one instruction. Where eight panels are left, four lie side by side and two such fours
- * are read at once: two streams are what the cache gives fastest. Else one panel follows the other. Missing rows and
- * weights are 0.
+ * each row in turn, 64 bytes for one instruction. Of as many panels as are whole eights, four lie side by side, and the
+ * first half of these fours is read beside the second: two streams are what the cache gives fastest. The others follow
+ * one by one. Missing rows and weights are 0.
  */
 static int32_t panels_of(int32_t n) { return n / LANES + (n % LANES != 0); }
 static int32_t fours_of(int32_t m) { return m / 4 + (m % 4 != 0); }
-static int32_t together(int32_t panels) { return panels >= 2 * WIDE ? 2 * WIDE : 1; }
+static int32_t eights_of(int32_t n) { return panels_of(n) / (2 * WIDE); }
+/* Which panel is number k of those that the p-th of all eights reads together. */
+static int32_t panel_of(int32_t eights, int32_t p, int32_t k) {
+    return k < WIDE ? WIDE * p + k : WIDE * (eights + p - 1) + k;
+}
 
 int64_t er_vnni_packed(int32_t n, int32_t m) {
     if (!__builtin_cpu_supports("avx512vnni") || n < 1 || m < 1 || m > CHUNK) return 0;
@@ -174,10 +178,9 @@ void er_vnni_pack(int8_t *packed, const int8_t *weight, const int32_t *bias, int
         for (int32_t i = 0; k < n && i < m; i++) start -= 128u * (uint32_t)weight[(size_t)k * (size_t)m + (size_t)i];
         memcpy(packed, &start, sizeof start);
     }
-    for (int32_t p = 0, some; p < panels; p += some) {
-        some = together(panels - p);
-        for (int32_t k = 0, wide = some == 1 ? 1 : WIDE; k < some; k += wide)
-            packed = lay_rows(packed, weight, (p + k) * LANES, wide, n, m);
+    for (int32_t p = 0, wide; p < panels; p += wide) {
+        wide = p < 2 * WIDE * eights_of(n) ? WIDE : 1;
+        packed = lay_rows(packed, weight, p * LANES, wide, n, m);
     }
 }
 
@@ -187,13 +190,12 @@ ER_LEVEL static __m512i four_values(const uint8_t *x8, int32_t g) {
     return _mm512_set1_epi32(four);
 }
 
-/* sums (8,) += the products of eight panels */
-ER_LEVEL static void eight_panels(__m512i *sums, const int8_t *w, const uint8_t *x8, int32_t fours) {
+/* sums (8,) += the products of eight panels, four at w and four at v */
+ER_LEVEL static void eight_panels(__m512i *sums, const int8_t *w, const int8_t *v, const uint8_t *x8, int32_t fours) {
 #define EIGHT(DO) DO(0, w) DO(1, w) DO(2, w) DO(3, w) DO(4, v) DO(5, v) DO(6, v) DO(7, v)
 #define TAKE(k, from) __m512i s##k = sums[k];
 #define ADD(k, from) s##k = _mm512_dpbusd_epi32(s##k, x, _mm512_loadu_si512(from + k % WIDE * LANES * 4));
 #define GIVE(k, from) sums[k] = s##k;
-    const int8_t *v = w + (size_t)fours * WIDE * LANES * 4;
     EIGHT(TAKE)
     for (int32_t g = 0; g < fours; g++, w += WIDE * LANES * 4, v += WIDE * LANES * 4) {
         const __m512i x = four_values(x8, g);
@@ -220,14 +222,32 @@ ER_LEVEL static __m512i one_panel(__m512i s0, const int8_t *w, const uint8_t *x8
     return _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
 }
 
-/* sums (panels,) <- those of 8 panels, or of one, whose starts and weights begin there. */
-ER_LEVEL static void panel_sums(__m512i *sums, const int8_t *starts, const int8_t *w, const uint8_t *x8, int32_t fours,
-                                int32_t panels) {
-    for (int32_t k = 0; k < panels; k++) sums[k] = _mm512_loadu_si512(starts + (size_t)k * LANES * 4);
-    if (panels > 1)
-        eight_panels(sums, w, x8, fours);
-    else
-        sums[0] = one_panel(sums[0], w, x8, fours);
+/* n packed rows of weights and how they are walked through: eights, then single panels. */
+typedef struct walk {
+    const int8_t *starts, *w;
+    int32_t eights, panels, fours;
+} walk;
+
+static walk walk_of(const int8_t *packed, int32_t n, int32_t m) {
+    return (walk){packed, packed + (size_t)panels_of(n) * LANES * 4, eights_of(n), panels_of(n), fours_of(m)};
+}
+
+ER_LEVEL static __m512i start_of(const walk *all, int32_t panel) {
+    return _mm512_loadu_si512(all->starts + (size_t)panel * LANES * 4);
+}
+
+static const int8_t *weights_of(const walk *all, int32_t panel) {
+    return all->w + (size_t)panel * (size_t)all->fours * LANES * 4;
+}
+
+/* sums (8,) <- those of the p-th eight */
+ER_LEVEL static void eight_sums(__m512i *sums, const walk *all, int32_t p, const uint8_t *x8) {
+    for (int32_t k = 0; k < 2 * WIDE; k++) sums[k] = start_of(all, panel_of(all->eights, p, k));
+    eight_panels(sums, weights_of(all, WIDE * p), weights_of(all, WIDE * (all->eights + p)), x8, all->fours);
+}
+
+ER_LEVEL static __m512i one_sums(const walk *all, int32_t panel, const uint8_t *x8) {
+    return one_panel(start_of(all, panel), weights_of(all, panel), x8, all->fours);
 }
 
 /* bytes <- x + 128, filled up to a multiple of 32. 0 where a value does not fit int8. */
@@ -250,24 +270,25 @@ ER_LEVEL static __m512i zeros_part(const er_dense *r, int32_t k) {
     return _mm512_mullo_epi32(_mm512_cvtepi8_epi32(zero), _mm512_set1_epi32((int32_t)total));
 }
 
+ER_LEVEL static void give_outputs(const er_dense *r, int32_t panel, __m512i sums, __m512i low, __m512i high) {
+    const int32_t row = panel * LANES;
+    if (r->weight_zero) sums = _mm512_sub_epi32(sums, zeros_part(r, row));
+    requant_lanes(r->y + row, sums, r->multiplier + row, r->shift + row, r->zero_point, low, high, r->outputs - row);
+}
+
 ER_LEVEL int er_vnni_dense(const er_dense *r) {
     uint8_t x8[CHUNK];
     if (!er_vnni_packed(r->outputs, r->inputs) || !raise(x8, r->x, r->inputs)) return 0;
     const __m512i low = _mm512_set1_epi64((int64_t)r->qmin - r->zero_point);
     const __m512i high = _mm512_set1_epi64((int64_t)r->qmax - r->zero_point);
-    const int32_t panels = panels_of(r->outputs), fours = fours_of(r->inputs);
-    const int8_t *w = r->packed + (size_t)panels * LANES * 4;
-    for (int32_t p = 0, some; p < panels; p += some) {
+    const walk all = walk_of(r->packed, r->outputs, r->inputs);
+    for (int32_t p = 0; p < all.eights; p++) {
         __m512i sums[2 * WIDE];
-        some = together(panels - p);
-        panel_sums(sums, r->packed + (size_t)p * LANES * 4, w, x8, fours, some);
-        w += (size_t)some * (size_t)fours * LANES * 4;
-        for (int32_t k = 0, row = p * LANES; k < some; k++, row += LANES) {
-            if (r->weight_zero) sums[k] = _mm512_sub_epi32(sums[k], zeros_part(r, row));
-            requant_lanes(r->y + row, sums[k], r->multiplier + row, r->shift + row, r->zero_point, low, high,
-                          r->outputs - row);
-        }
+        eight_sums(sums, &all, p, x8);
+        for (int32_t k = 0; k < 2 * WIDE; k++) give_outputs(r, panel_of(all.eights, p, k), sums[k], low, high);
     }
+    for (int32_t p = 2 * WIDE * all.eights; p < all.panels; p++)
+        give_outputs(r, p, one_sums(&all, p, x8), low, high);
     return 1;
 }
 
@@ -284,7 +305,7 @@ ER_LEVEL static __m512i rescaled(__m512i sums, __m512i m, __m512i s) {
 /* The end of a panel's rows, from `row` on. */
 ER_LEVEL static void finish(const er_rows *r, int32_t row, __m512i sums) {
     const int32_t left = r->last - row;
-    if (left <= 0) return;
+    if (left <= 0 || row + LANES <= r->first) return;
     const __mmask16 some = left < LANES ? (__mmask16)((1u << left) - 1u) : (__mmask16)0xffff;
     if (r->multiplier)
         sums = rescaled(sums, _mm512_maskz_loadu_epi32(some, r->multiplier + row),
@@ -292,18 +313,23 @@ ER_LEVEL static void finish(const er_rows *r, int32_t row, __m512i sums) {
     _mm512_mask_storeu_epi32(r->sums + row, some, sums);
 }
 
+/* Whether `panels` panels from `panel` on have rows that are asked for. */
+static int asked(const er_rows *r, int32_t panel, int32_t panels) {
+    return panel * LANES < r->last && (panel + panels) * LANES > r->first;
+}
+
 ER_LEVEL int er_vnni_rows(const er_rows *r, const int16_t *x, int32_t m) {
     uint8_t x8[CHUNK];
     if (!er_vnni_packed(r->rows, m) || !raise(x8, x, m)) return 0;
-    const int32_t panels = panels_of(r->rows), fours = fours_of(m);
-    const int8_t *w = r->packed + (size_t)panels * LANES * 4;
-    for (int32_t p = 0, wide; p * LANES < r->last; p += wide, w += (size_t)fours * (size_t)wide * LANES * 4) {
-        wide = together(panels - p);
-        if ((p + wide) * LANES <= r->first) continue;
+    const walk all = walk_of(r->packed, r->rows, m);
+    for (int32_t p = 0; p < all.eights; p++) {
         __m512i sums[2 * WIDE];
-        panel_sums(sums, r->packed + (size_t)p * LANES * 4, w, x8, fours, wide);
-        for (int32_t k = 0; k < wide; k++) finish(r, (p + k) * LANES, sums[k]);
+        if (!asked(r, WIDE * p, WIDE) && !asked(r, WIDE * (all.eights + p), WIDE)) continue;
+        eight_sums(sums, &all, p, x8);
+        for (int32_t k = 0; k < 2 * WIDE; k++) finish(r, panel_of(all.eights, p, k) * LANES, sums[k]);
     }
+    for (int32_t p = 2 * WIDE * all.eights; p < all.panels; p++)
+        if (asked(r, p, 1)) finish(r, p * LANES, one_sums(&all, p, x8));
     return 1;
 }
 #endif
