@@ -20,7 +20,7 @@ from edgerun.learn.learner import Learner
 from edgerun.learn.records import Boundary, Lesson
 from edgerun.learn.rules import rule_of
 from edgerun.lifetime import new_learner
-from edgerun.rules import MeanQuotient, RMaxProp
+from edgerun.rules import MeanQuotient, RMaxProp, SuperSpike
 
 with np.load(Path(__file__).parents[1] / "golden" / "lessons.npz", allow_pickle=False) as file:
     VECTORS: Tensors = {name: file[name] for name in file.files}
@@ -78,8 +78,9 @@ def test_a_lesson_leaves_the_stored_bits(kind: str, backend: Backend) -> None:
 @EVERY
 @BY_EACH
 def test_the_first_window_has_the_stored_factors(kind: str, backend: Backend) -> None:
-    online = learners.bundle(kind).manifest.learning.rule.online  # then numpy's layers alone tell what a step makes
-    learner, lesson = fresh(kind, "numpy" if online else backend)
+    plan = learners.bundle(kind).manifest.learning.rule
+    each_step = plan.online or isinstance(plan, SuperSpike)  # then numpy's layers alone tell what a step makes
+    learner, lesson = fresh(kind, "numpy" if each_step else backend)
     case, tensors = case_of(kind, "0"), cast(Tensors, learner.network.tensors)
     rule: Any = rule_of(learner.manifest, tensors)
     if learner.manifest.learning.rule is not None and learner.manifest.learning.rule.online:
