@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "clones.h"
+
 /* ---------------------------------------------------------------- recording */
 
 static const er_tape *tape_of(const er_tape *tapes, int32_t count, int32_t layer) {
@@ -193,20 +195,30 @@ static int32_t backprop_error(const er_learner *l, const int16_t *q, int32_t lab
     return er_softmax_error(r->error, r->error, r->temperature_shift, in_play, label, r->classes);
 }
 
+/* below (count,) <- a part of it, sums of a width that holds them */
+#define BELOW(name, type) \
+    ER_CLONES static void name(int16_t *restrict below, const int8_t *restrict weight, const int16_t *restrict error, \
+                               int32_t shift, const int16_t *restrict active, int32_t n, int32_t m, int32_t count) { \
+        type sums[64] = {0}; \
+        for (int32_t k = 0; k < n; k++) \
+            if (error[k]) \
+                for (int32_t i = 0; i < count; i++) sums[i] += error[k] * weight[(size_t)k * (size_t)m + (size_t)i]; \
+        const int64_t half = ((int64_t)1 << shift) >> 1; \
+        for (int32_t i = 0; i < count; i++) below[i] = active[i] > 0 ? er_sat16((sums[i] + half) >> shift) : 0; \
+    }
+BELOW(below_short, int32_t)
+BELOW(below_wide, int64_t)
+
 void er_error_below(int16_t *below, const int8_t *weight, const int16_t *error, int32_t shift, const int16_t *active,
                     int32_t n, int32_t m) {
+    int64_t size = 0;
+    for (int32_t k = 0; k < n; k++) size += error[k] < 0 ? -error[k] : error[k];
     for (int32_t first = 0; first < m; first += 64) {
-        int64_t sums[64] = {0};
         const int32_t count = m - first < 64 ? m - first : 64;
-        for (int32_t k = 0; k < n; k++)
-            if (error[k]) {
-                const int8_t *row = weight + (size_t)k * (size_t)m + first;
-                for (int32_t i = 0; i < count; i++) sums[i] += error[k] * row[i];
-            }
-        for (int32_t i = 0; i < count; i++) {
-            const int64_t back = (sums[i] + (((int64_t)1 << shift) >> 1)) >> shift;
-            below[first + i] = active[first + i] > 0 ? er_sat16(back) : 0;
-        }
+        if (size < 1 << 24) /* times 128 */
+            below_short(below + first, weight + first, error, shift, active + first, n, m, count);
+        else
+            below_wide(below + first, weight + first, error, shift, active + first, n, m, count);
     }
 }
 

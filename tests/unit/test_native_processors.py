@@ -1,4 +1,4 @@
-"""Sums of weights and recurrent layers on every processor with a way of its own, and on its neighbours, emulated."""
+"""Sums of weights, recurrent layers and learning on every processor with a way of its own, neighbours emulated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     "dense.c", "dense_dot.c", "dense_vnni.c", "recurrent.c", "plasticity.c", "plasticity_avx512.c", "eprop.c",
-    "noise.c",
+    "noise.c", "learn.c",
+)  # fmt: skip
+BUILD = (
+    "-std=c99", "-O2", "-static", "-ffunction-sections", "-Wl,--gc-sections", "-Wall", "-Wextra", "-Werror",
+    "-fsanitize=signed-integer-overflow", "-fsanitize-undefined-trap-on-error",
 )  # fmt: skip
 ARM64, ARM32 = "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"
 PROCESSORS = {
@@ -31,22 +35,18 @@ def said(name: str, source: str, folder: Path) -> str:
             pytest.skip(f"{needed} is not installed: make system-deps")
     kernels, program = ROOT / "edgerun/csrc", folder / "program"
     files = [*(str(kernels / kernel) for kernel in SOURCES), str(ROOT / "tests/kernels" / source)]
-    warnings = (
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fsanitize=signed-integer-overflow",
-        "-fsanitize-undefined-trap-on-error",
-    )
-    subprocess.run(
-        [compiler, "-std=c99", "-O2", "-static", *warnings, *flags, f"-I{kernels}", *files, "-o", program], check=True
-    )
+    subprocess.run([compiler, *BUILD, *flags, f"-I{kernels}", *files, "-o", program], check=True)
     return subprocess.run([*machine, program], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_sums_are_those_of_their_definition(name: str, tmp_path: Path) -> None:
     assert said(name, "layer_sums.c", tmp_path) == "0\n"
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_errors_below_are_those_of_their_definition(name: str, tmp_path: Path) -> None:
+    assert said(name, "error_below.c", tmp_path) == "0\n"
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
