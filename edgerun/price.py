@@ -374,7 +374,7 @@ FIRMWARE_RAM: Final = 4608
 
 
 FIRMWARE_CODE: Final = MappingProxyType(
-    {"loop": 6900, "prototypes": 1100, "lessons": 23700, "populations": 2900, "kind": 700, "cells": 1000}
+    {"loop": 6900, "prototypes": 1100, "lessons": 24600, "populations": 1200, "kind": 700, "cells": 1000}
 )
 """Bytes of its program, by what it does; `kind` is of a kind of layer beside dense, lif and readout, `cells` what
 that kind takes more; `populations` is SuperSpike's."""
