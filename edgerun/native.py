@@ -119,6 +119,7 @@ class NativeNetwork(Network):
         self._runs = [NativeLayer(s, reaches[s.name][1], self._places[s.name]) for s in manifest.layers]
         self.layers: dict[str, LayerRun] = {run.spec.name: run for run in self._runs}
         self._x: I16 = np.zeros(manifest.step_size, np.int16)
+        self._moment = np.zeros_like(self._x)  # of `step`: what C takes it from, once it is free
         self.prototypes = prototypes
         if manifest.head.kind == "prototypes" and prototypes is None:
             self.prototypes = NativePrototypes(tensors, manifest.classes.capacity, manifest.head.means)
@@ -234,8 +235,8 @@ class NativeNetwork(Network):
         return found
 
     def step(self, x: AnyArray) -> None:
-        np.copyto(self._x, x, casting="unsafe")
-        self._net.step()
+        np.copyto(self._moment, x, casting="unsafe")
+        self._net.step(self._moment)
 
     def reset(self) -> None:
         self._net.reset()
@@ -296,7 +297,7 @@ class NativeBatch(Network):
         return self._z.copy()
 
     def load_weights(self, tensor: str, rows: slice = slice(None)) -> None:
-        """Nothing: C reads the tensors themselves."""
+        """Nothing: C reads the tensors themselves, or what `one` has laid again."""
 
 
 class NativePrototypes(Prototypes):

@@ -38,14 +38,15 @@ class Alone:
             ("full_scale", "offset", "each_step", "features", "readings", "width", "capacity", "means"), 0
         )
         plan |= numbers | {"encoder": 2, "size": 1, "moment": 1, "steps": 1, "layers": len(records)}
-        plan |= {"outputs": spec.outputs, "x": np.zeros(1, np.int16)}
+        self.moment = np.zeros(1, np.int16)
+        plan |= {"outputs": spec.outputs, "x": self.moment}
         self.net = self.run.net = required().Net(plan, tuple(records), None, False)
         self.net.reset()
 
     def step(self, *xs: AnyArray) -> None:
         for source, x in zip(self.sources, xs, strict=True):
             np.copyto(source, x, casting="unsafe")
-        self.net.step()
+        self.net.step(self.moment)
 
 
 def laid(kind: str, fields: Fields) -> Fields:

@@ -47,6 +47,11 @@ static inline int32_t er_clip(int64_t x, int32_t low, int32_t high) {
 static inline int16_t er_sat16(int64_t x) { return (int16_t)er_clip(x, INT16_MIN, INT16_MAX); }
 static inline int32_t er_sat32(int64_t x) { return er_clip(x, INT32_MIN, INT32_MAX); }
 
+/* Elements of an array of a times b; -1, which no array has, where one is below 0 or they are more than 2**62. */
+static inline int64_t er_product(int64_t a, int64_t b) {
+    return a < 0 || b < 0 || (a && b > ((int64_t)1 << 62) / a) ? -1 : a * b;
+}
+
 /* ---------------------------------------------------------------- dense layers */
 
 /* y = clip(((sum * m + 2**(s-1)) >> s) + zero_point, qmin, qmax), sum = W x + b, m < 2**24, 1 <= s <= 46, |sum| < 2**31
@@ -78,7 +83,7 @@ static inline int16_t er_requant(int32_t sum, int32_t m, int32_t s, int32_t zero
 #define ER_WINDOW(I) \
     I(height) I(width) I(channels) I(kernel_h) I(kernel_w) I(stride_h) I(stride_w) I(dilation_h) I(dilation_w) \
     I(top) I(left) I(out_h) I(out_w)
-#define ER_IMAGE ((int64_t)r->height * r->width * r->channels)
+#define ER_IMAGE er_product((int64_t)r->height * r->width, r->channels)
 #define ER_TAPS ((int64_t)r->kernel_h * r->kernel_w)
 typedef struct er_window { ER_WINDOW(ER_NUMBER) } er_window;
 
@@ -87,10 +92,10 @@ typedef struct er_window { ER_WINDOW(ER_NUMBER) } er_window;
  */
 #define ER_CONV(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(fill) I(zero_point) I(qmin) I(qmax) \
-    IN(int8_t, weight, r->filters * ER_TAPS * r->channels) IN(int32_t, bias, r->filters) \
+    IN(int8_t, weight, er_product(r->filters, er_product(ER_TAPS, r->channels))) IN(int32_t, bias, r->filters) \
     IN(int32_t, multiplier, r->filters) IN(uint8_t, shift, r->filters) OPT(int8_t, weight_zero, r->filters) \
     IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->filters) \
-    OUT(int16_t, window, ER_TAPS * r->channels) OPT(int8_t, packed, er_conv_packed(r))
+    OUT(int16_t, window, er_product(ER_TAPS, r->channels)) OPT(int8_t, packed, er_conv_packed(r))
 ER_RECORD(er_conv, ER_CONV)
 void er_conv_step(const er_conv *r);
 int64_t er_conv_packed(const er_conv *r);
@@ -101,10 +106,10 @@ void er_conv_pack(const er_conv *r, int8_t *packed);
  */
 #define ER_DEPTHWISE(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(fill) I(zero_point) I(qmin) I(qmax) \
-    IN(int8_t, weight, r->filters * ER_TAPS) IN(int32_t, bias, r->filters) \
+    IN(int8_t, weight, er_product(r->filters, ER_TAPS)) IN(int32_t, bias, r->filters) \
     IN(int32_t, multiplier, r->filters) IN(uint8_t, shift, r->filters) OPT(int8_t, weight_zero, r->filters) \
     IN(int16_t, x, ER_IMAGE) OUT(int16_t, y, r->outputs) OUT(int32_t, sums, r->filters) \
-    OUT(int16_t, taps, r->filters * ER_TAPS) OPT(int8_t, packed, er_depthwise_packed(r))
+    OUT(int16_t, taps, er_product(r->filters, ER_TAPS)) OPT(int8_t, packed, er_depthwise_packed(r))
 ER_RECORD(er_depthwise, ER_DEPTHWISE)
 void er_depthwise_step(const er_depthwise *r);
 int64_t er_depthwise_packed(const er_depthwise *r);
@@ -115,7 +120,7 @@ void er_depthwise_pack(const er_depthwise *r, int8_t *packed);
  */
 #define ER_CONV_SUM(I, IN, OPT, OUT, MAY) \
     I(outputs) ER_WINDOW(I) I(filters) I(zero_point) \
-    IN(int8_t, weight, r->filters * ER_TAPS * r->channels) \
+    IN(int8_t, weight, er_product(r->filters, er_product(ER_TAPS, r->channels))) \
     ER_SOURCE(OPT, ER_IMAGE) ER_SUMS(OUT, MAY, r->outputs)
 ER_RECORD(er_conv_sum, ER_CONV_SUM)
 void er_conv_sum_step(const er_conv_sum *r);
@@ -341,7 +346,7 @@ void er_integrators_step(const er_integrators *r);
 
 /* Van Rossum distances to target spike trains (outputs, steps, inputs): `edgerun.layers.Patterns`. x is 0 or 1. */
 #define ER_PATTERNS(I, IN, OPT, OUT, MAY) \
-    I(inputs) I(outputs) I(steps) I(rise) I(fall) IN(uint8_t, target, (int64_t)r->outputs * r->steps * r->inputs) \
+    I(inputs) I(outputs) I(steps) I(rise) I(fall) IN(uint8_t, target, er_product((int64_t)r->outputs * r->steps, r->inputs)) \
     IN(int16_t, x, r->inputs) OUT(int16_t, rising, (int64_t)r->outputs * r->inputs) \
     OUT(int16_t, falling, (int64_t)r->outputs * r->inputs) \
     OUT(uint16_t, rising_carry, (int64_t)r->outputs * r->inputs) \
@@ -361,10 +366,10 @@ void er_patterns_step(const er_patterns *r);
 int64_t er_gates_packed(int64_t rows, int32_t inputs, int32_t units);
 #define ER_RECURRENT(I, IN, OPT, OUT, gates_of_a_unit) \
     I(outputs) I(inputs) I(units) I(steps) I(sequence) I(reverse) I(map_multiplier) I(map_shift) I(map_zero) \
-    IN(int8_t, weight, (int64_t)(gates_of_a_unit) * r->units * r->inputs) \
+    IN(int8_t, weight, er_product((int64_t)(gates_of_a_unit) * r->units, r->inputs)) \
     IN(int32_t, bias, (gates_of_a_unit) * r->units) \
     IN(int32_t, multiplier, (gates_of_a_unit) * r->units) IN(uint8_t, shift, (gates_of_a_unit) * r->units) \
-    IN(int8_t, recurrent, (int64_t)(gates_of_a_unit) * r->units * r->units) \
+    IN(int8_t, recurrent, er_product((int64_t)(gates_of_a_unit) * r->units, r->units)) \
     IN(int32_t, recurrent_bias, (gates_of_a_unit) * r->units) \
     IN(int32_t, recurrent_multiplier, (gates_of_a_unit) * r->units) \
     IN(uint8_t, recurrent_shift, (gates_of_a_unit) * r->units) \
@@ -503,8 +508,8 @@ enum er_encoder { ER_PHASE_RATE, ER_FRAMES, ER_CONSTANT };
     I(features) I(readings) I(width) I(capacity) I(means) I(outputs) \
     OUT(int16_t, x, r->moment) MAY(uint16_t, phase, r->size) \
     MAY(int32_t, z, r->readings > r->width ? r->readings : r->width) MAY(int16_t, raw, r->readings) \
-    MAY(int32_t, sums, (int64_t)r->means * r->capacity * r->width) MAY(int32_t, counts, (int64_t)r->means * r->capacity) \
-    MAY(int32_t, bias, (int64_t)r->means * r->capacity) MAY(int32_t, mean, (int64_t)r->means * r->capacity * r->width)
+    MAY(int32_t, sums, er_product((int64_t)r->means * r->capacity, r->width)) MAY(int32_t, counts, (int64_t)r->means * r->capacity) \
+    MAY(int32_t, bias, (int64_t)r->means * r->capacity) MAY(int32_t, mean, er_product((int64_t)r->means * r->capacity, r->width))
 ER_RECORD(er_plan, ER_NET)
 
 typedef struct er_net {

@@ -56,8 +56,10 @@ static int er_readout_fits(const er_readout *r) {
 #define FILTERS_FIT(r, inside) \
     const er_window g = ER_WINDOW_OF; \
     return window_fits(&g, (r)->filters, (r)->outputs) && (inside)
-static int er_conv_fits(const er_conv *r) { FILTERS_FIT(r, 1); }
-static int er_depthwise_fits(const er_depthwise *r) { FILTERS_FIT(r, r->filters % r->channels == 0); }
+static int er_conv_fits(const er_conv *r) { FILTERS_FIT(r, !r->packed || er_conv_packed(r)); }
+static int er_depthwise_fits(const er_depthwise *r) {
+    FILTERS_FIT(r, r->filters % r->channels == 0 && (!r->packed || er_depthwise_packed(r)));
+}
 static int er_conv_sum_fits(const er_conv_sum *r) { FILTERS_FIT(r, one_of(r->x, r->wide)); }
 
 #define POOL_FITS(r, inside) \

@@ -225,7 +225,6 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
     const er_plan *plan = &self->net.plan;
     Py_buffer q = {0}, scores = {0};
     if (count != 3) return PyErr_Format(PyExc_TypeError, "infer takes q, known and scores, not %zd values", count);
-    if (at_work(&self->busy, "net")) return NULL;
     const long known = PyLong_AsLong(args[1]);
     if (known == -1 && PyErr_Occurred()) return NULL;
     if (known < 0 || known > (plan->capacity ? plan->capacity : plan->outputs))
@@ -234,7 +233,7 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
     PyObject *label = NULL;
     const int16_t *from = borrow(&q, args[0], "q", "int16_t", plan->size, 0);
     int32_t *to = from ? borrow(&scores, args[2], "scores", "int32_t", plan->capacity ? known : plan->outputs, 1) : NULL;
-    if (to) {
+    if (to && !at_work(&self->busy, "net")) { /* asked last: what takes arguments may let others run */
         if (self->long_call) {
             BEGIN_WORK(self->busy)
             er_net_run(&self->net, from);
@@ -255,18 +254,27 @@ static PyObject *net_infer(PyObject *object, PyObject *const *args, Py_ssize_t c
 static PyObject *net_run(PyObject *object, PyObject *array) {
     NetObject *self = (NetObject *)object;
     Py_buffer q = {0};
-    if (at_work(&self->busy, "net")) return NULL;
     const int16_t *from = borrow(&q, array, "q", "int16_t", self->net.plan.size, 0);
-    if (from) er_net_run(&self->net, from);
+    const int runs = from && !at_work(&self->busy, "net");
+    if (runs) er_net_run(&self->net, from);
     give_back(&q);
-    if (!from) return NULL;
+    if (!runs) return NULL;
     Py_RETURN_NONE;
 }
 
-static PyObject *net_step(PyObject *object, PyObject *Py_UNUSED(none)) {
+/* step(x): all layers once, on one moment.   x (moment,) */
+static PyObject *net_step(PyObject *object, PyObject *array) {
     NetObject *self = (NetObject *)object;
-    if (at_work(&self->busy, "net")) return NULL;
-    er_net_step(&self->net);
+    const er_plan *plan = &self->net.plan;
+    Py_buffer x = {0};
+    const int16_t *from = borrow(&x, array, "x", "int16_t", plan->moment, 0);
+    const int runs = from && !at_work(&self->busy, "net");
+    if (runs) {
+        memmove(plan->x, from, (size_t)plan->moment * sizeof *from);
+        er_net_step(&self->net);
+    }
+    give_back(&x);
+    if (!runs) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -322,7 +330,7 @@ static PyMethodDef net_methods[] = {
     {"infer", (PyCFunction)(void (*)(void))net_infer, METH_FASTCALL, "infer(q, known, scores) -> label"},
     {"run", net_run, METH_O, "run(q): one window from a clean state"},
     {"record", net_record, METH_VARARGS, "record(q, tapes, outputs): one window, written down"},
-    {"step", net_step, METH_NOARGS, "step(): all layers once, on x"},
+    {"step", net_step, METH_O, "step(x): all layers once, on one moment"},
     {"reset", net_reset, METH_NOARGS, "reset(): back to silence"},
     {"features", net_features, METH_NOARGS, "features(): fill z"},
     {"decide", net_decide, METH_VARARGS, "decide(known, scores): of the window that has just run"},

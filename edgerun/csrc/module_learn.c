@@ -105,7 +105,7 @@ static PyObject *plastic_update(PyObject *object, PyObject *const *args, Py_ssiz
     Py_buffer history = {0}, post = {0};
     uint64_t seed, number;
     if (count != 4) return PyErr_Format(PyExc_TypeError, "update takes history, post, seed and number");
-    if (take_u64(args[2], &seed) || take_u64(args[3], &number) || at_work(&self->busy, "plastic tensor")) return NULL;
+    if (take_u64(args[2], &seed) || take_u64(args[3], &number)) return NULL;
     const Py_ssize_t items = PyObject_Length(args[0]);
     if (items < 0) return NULL;
     if (items > 128) return PyErr_Format(PyExc_ValueError, "update: %zd steps are more than 128", items);
@@ -116,12 +116,12 @@ static PyObject *plastic_update(PyObject *object, PyObject *const *args, Py_ssiz
     p.history_high = p.small ? found : NULL;
     p.post = found ? borrow(&post, args[1], "post", "int16_t", columns, 0) : NULL;
     int64_t changed = 0;
-    if (p.post) {
+    const int failed = !p.post || at_work(&self->busy, "plastic tensor");
+    if (!failed) {
         BEGIN_WORK(self->busy)
         changed = er_update(&p, seed, number);
         END_WORK(self->busy)
     }
-    const int failed = !p.post;
     give_back(&post);
     give_back(&history);
     return failed ? NULL : PyLong_FromLongLong(changed);
@@ -464,11 +464,10 @@ static PyObject *learner_learn(PyObject *object, PyObject *const *args, Py_ssize
     if (count != 5 || l->rule.kind == ER_EPROP_ONLINE)
         return PyErr_Format(PyExc_TypeError, "learn takes 5 values and no rule of every step");
     int *busy = busy_of(self);
-    if (at_work(busy, "net")) return NULL;
     window w;
     int32_t p = 0;
     int64_t changed = -1;
-    const int failed = open_window(l, args, &w);
+    const int failed = open_window(l, args, &w) || at_work(busy, "net");
     if (!failed && self->long_call) {
         BEGIN_WORK(*busy)
         p = er_learn_window(l, w.q, w.label, w.threshold, w.in_play, w.update, &changed);
@@ -488,14 +487,13 @@ static PyObject *learner_learn_online(PyObject *object, PyObject *const *args, P
     if (count != 7 || l->rule.kind != ER_EPROP_ONLINE)
         return PyErr_Format(PyExc_TypeError, "learn_online takes 7 values and a rule of every step");
     int *busy = busy_of(self);
-    if (at_work(busy, "net")) return NULL;
     window w;
     int32_t updates = 0, *p = NULL;
     int64_t *changed = NULL;
     int failed = open_window(l, args, &w);
     if (!failed) p = borrow(&w.held[2], args[5], "p", "int32_t", l->rule.targets, 1);
     if (p) changed = borrow(&w.held[3], args[6], "changed", "int64_t", l->rule.targets, 1);
-    failed = !changed;
+    failed = !changed || at_work(busy, "net");
     if (!failed) {
         BEGIN_WORK(*busy)
         updates = er_learn_online(l, w.q, w.label, w.threshold, w.in_play, w.update, p, changed);

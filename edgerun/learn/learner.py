@@ -211,6 +211,8 @@ class Learner:
             saved = arrays.get(name)
             if saved is None or saved.shape != slot.shape or saved.dtype != np.dtype(slot.dtype):
                 raise DataError(f"saved state has no {name} of {slot.dtype} {slot.shape}")
+        for rate in self._rates:
+            self._check_shadow(f"shadow.{rate.tensor}", arrays)
         for name in self._learned:
             self._state[name][...] = arrays[name]
         self.classes = [str(name) for name in meta["classes"]]
@@ -220,6 +222,11 @@ class Learner:
         for rate in self._rates:
             self._publish(rate.tensor)
         self._take_over()
+
+    def _check_shadow(self, name: str, arrays: Mapping[str, AnyArray]) -> None:
+        far = int(np.abs(arrays[name].astype(np.int32) - self._profile.middle).max(initial=0))
+        if far > plasticity.SHADOW_MAX:
+            raise DataError(f"saved state has {name} {far} from its middle, the bound is {plasticity.SHADOW_MAX}")
 
     def records(self) -> native.PupilRecords:
         """This learner as C holds it, over its own arrays: what a controller is made of.

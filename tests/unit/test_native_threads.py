@@ -91,7 +91,7 @@ def test_a_net_at_work_is_refused_to_every_other_call() -> None:
     q, plays = exemplars()[0][0], np.ones(learners.CAPACITY, np.bool_)
     scores = [np.zeros(4, np.int32) for _ in range(2)]
     calls: dict[str, Callable[[], object]] = {
-        "infer": lambda: net.infer(q, 4, scores[1]), "run": lambda: net.run(q), "step": net.step, "reset": net.reset,
+        "infer": lambda: net.infer(q, 4, scores[1]), "run": lambda: net.run(q), "step": lambda: net.step(np.zeros(12, np.int16)), "reset": net.reset,
         "record": lambda: net.record(q, (), np.zeros(learners.CAPACITY, np.int32)), "features": net.features,
         "decide": lambda: net.decide(4, scores[1]), "reading": lambda: net.reading(0, np.zeros(14, np.int32)),
         "learn": lambda: taught.learn(q, 0, 1 << 15, plays, 0), "factors": taught.factors,

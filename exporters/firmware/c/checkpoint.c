@@ -26,7 +26,7 @@ static header header_of(uint32_t generation, uint32_t good, guard_state state, u
     return made;
 }
 
-/* What a slot's first page tells; generation 0 where it is no header of this model's. */
+/* What a slot's first page tells; generation 0 where it is no header of this model's, or none could follow it. */
 static header header_in(uint32_t slot) {
     header found;
     port_flash_read(slot * SLOT_PAGES, page);
@@ -34,6 +34,7 @@ static header header_in(uint32_t slot) {
     const header sound = header_of(found.generation, found.good, found.guard, found.crc);
     for (uint32_t k = 0; k < sizeof sound; k++)
         if (((const uint8_t *)&sound)[k] != page[k]) found.generation = 0;
+    if (found.generation == UINT32_MAX) found.generation = 0;
     return found;
 }
 

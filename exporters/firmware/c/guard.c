@@ -94,6 +94,6 @@ void guard_judge(void) {
 }
 
 void guard_lesson(void) {
-    guard.group++;
+    if (guard.group < INT32_MAX - 1) guard.group++;
     if (every && guard.group >= every) guard_judge();
 }

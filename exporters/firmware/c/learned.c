@@ -84,7 +84,7 @@ int learned_sound(void) {
         if (!plastic_sound(&learner.plastic[k])) return 0;
 #endif
     return within(at->known, MODEL_CLASSES, learned_room()) && within(at->recent_at, 0, plan->recents - 1) &&
-           within(at->threshold, 0, 1 << 15) && within(at->lessons, 0, INT64_MAX - 1) &&
-           within(at->updates, 0, INT64_MAX - 256) && within(at->deep_lessons, 0, at->lessons) &&
+           within(at->threshold, 0, 1 << 15) && within(at->lessons, 0, INT64_MAX / 2) &&
+           within(at->updates, 0, INT64_MAX / 2) && within(at->deep_lessons, 0, at->lessons) &&
            labels_sound(plan->recent, plan->recents) && reservoir_sound(plan) && doubt_sound(plan);
 }
