@@ -268,7 +268,10 @@ def _check_indices(name: str, key: str, y: AnyArray, count: int) -> None:
     if y.dtype.kind not in "iu":
         raise DataError(f"{name}: {key} has dtype {y.dtype}, it takes whole numbers or text")
     if int(y.min()) < UNKNOWN or int(y.max()) >= count:
-        raise DataError(f"{name}: {key} reaches from {y.min()} to {y.max()}, there are {count} classes")
+        raise DataError(
+            f"{name}: {key} reaches from {y.min()} to {y.max()}, there are {count} classes; "
+            "`class_names` in the file may name others"
+        )
 
 
 def first_line(foreign: object) -> str:

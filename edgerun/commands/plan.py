@@ -211,7 +211,7 @@ def _narrow(plan: LearningPlan) -> LearningPlan:
 SMALLER: Final[tuple[tuple[str, Callable[[LearningPlan], LearningPlan]], ...]] = (
     ("exported with --profile small", _narrow),
     ("without synaptic intelligence", lambda plan: msgspec.structs.replace(plan, intelligence=None)),
-    ("without its rule", lambda plan: msgspec.structs.replace(plan, rule=None, intelligence=None)),
+    ("without its rule", lambda plan: msgspec.structs.replace(plan, rule=None, intelligence=None, profile="standard")),
 )
 """Learning plans that need less memory."""
 

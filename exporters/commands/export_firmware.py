@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     building = f"make -C {shlex.quote(str(args.output))}"
     print(f"{args.output}: {bundle.manifest.name} for {args.board}; build it with: {building}")
     if kept:
-        print(f"{args.output / PORT} is not the one that is written here: it was kept")
+        print(f"{args.output / PORT} is not one that is written here: it was kept, --port {args.port} did not touch it")
     rows = [("", "planned bytes", "present", "of which")]
     guard = guard_of(bundle) if image.lessons is not None else None
     for what, parts in room(image, guard, board).items():

@@ -189,7 +189,7 @@ def check_room(bundle: Bundle, image: Image, guard: FirmwareGuard | None, board:
             raise SpecError(lacking + (FITS_FROZEN if fits_frozen(bundle, image, board) else ""))
 
 
-FITS_FROZEN: Final = "; it fits with --frozen, which answers and never learns"
+FITS_FROZEN: Final = "; what `export-firmware --frozen` writes would fit: it answers and never learns"
 
 
 def room(image: Image, guard: FirmwareGuard | None, board: FirmwareBoard) -> dict[str, dict[str, int]]:

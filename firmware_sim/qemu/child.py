@@ -7,12 +7,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Final
 
 ASKED_TO_END: Final = 128 + signal.SIGTERM
+GRACE_S: Final = 1.0  # for a program to clear up
 
 
 def finished(
@@ -29,9 +30,18 @@ def finished(
         try:
             out, err = child.communicate(timeout=limit_s)
         except BaseException:
-            os.killpg(child.pid, signal.SIGKILL)
+            _end_all(child)
             raise
     return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def _end_all(child: subprocess.Popen[str]) -> None:
+    """Ask a child and all that it started to clear up and end, which compilers do; then make them."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):  # it may have ended by itself meanwhile
+            os.killpg(child.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
 
 
 @contextmanager

@@ -493,6 +493,10 @@ def test_saved_state_of_another_bundle_is_refused() -> None:
         with pytest.raises(DataError, match=r"saved state has no (recent|shadow\.out\.input) of int16"):
             learner.load(state, meta)
         assert learner.digest() == before
+    far = arrays | {"shadow.out.input": np.full_like(arrays["shadow.out.input"], -32513)}
+    with pytest.raises(DataError, match=r"shadow\.out\.input 32513 from its middle, the bound is 32512"):
+        learner.load(far, meta)
+    assert learner.digest() == before
 
 
 # ------------------------------------------------------------------ the guard's score

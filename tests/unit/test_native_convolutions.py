@@ -211,3 +211,27 @@ def test_numbers_out_of_bounds_are_refused_packed_or_not(kind: Kind, number: str
     for each in (fields, laid(name, fields)):
         with pytest.raises((ValueError, TypeError)):
             required().packed_size((name, each | {number: value}))
+
+
+@pytest.mark.parametrize("kind", [Conv, Depthwise])
+def test_numbers_whose_product_no_integer_holds_are_refused(kind: Kind) -> None:
+    name, fields = record(kind)
+    huge = dict.fromkeys(("height", "width", "channels", "kernel_h", "kernel_w", "filters"), (1 << 31) - 1)
+    with pytest.raises((ValueError, TypeError)):
+        required().packed_size((name, fields | huge))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "kernel", "dilation"),
+    [(Conv, (128, 262, 1), (128, 128), (1, 2)), (Depthwise, (20, 20, 2), (13, 13), (1, 1))],
+)
+def test_an_empty_array_is_no_packed_form(
+    kind: Kind, shape: tuple[int, int, int], kernel: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """Where the kind has none of this size."""
+    spec, tensors = made(np.random.default_rng(2), kind, shape, 2, kernel=kernel, dilation=dilation)
+    run = NativeLayer(spec)
+    [(name, fields)] = PACKERS[kind](Packing(spec, tensors, run, [np.zeros(math.prod(shape), np.int16)]))
+    assert required().packed_size((name, fields)) == 0
+    with pytest.raises(ValueError, match=name):
+        required().pack((name, fields | {"packed": np.zeros(0, np.int8)}), np.zeros(0, np.int8))

@@ -88,11 +88,12 @@ def exemplars() -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_net_at_work_is_refused_to_every_other_call() -> None:
     net, taught, pupil, _ = long_learner()
-    q, plays = exemplars()[0][0], np.ones(learners.CAPACITY, np.bool_)
+    q, plays, moment = exemplars()[0][0], np.ones(learners.CAPACITY, np.bool_), np.zeros(12, np.int16)
     scores = [np.zeros(4, np.int32) for _ in range(2)]
     calls: dict[str, Callable[[], object]] = {
-        "infer": lambda: net.infer(q, 4, scores[1]), "run": lambda: net.run(q), "step": lambda: net.step(np.zeros(12, np.int16)), "reset": net.reset,
-        "record": lambda: net.record(q, (), np.zeros(learners.CAPACITY, np.int32)), "features": net.features,
+        "infer": lambda: net.infer(q, 4, scores[1]), "run": lambda: net.run(q), "step": lambda: net.step(moment),
+        "reset": net.reset, "features": net.features,
+        "record": lambda: net.record(q, (), np.zeros(learners.CAPACITY, np.int32)),
         "decide": lambda: net.decide(4, scores[1]), "reading": lambda: net.reading(0, np.zeros(14, np.int32)),
         "learn": lambda: taught.learn(q, 0, 1 << 15, plays, 0), "factors": taught.factors,
         "lesson": lambda: pupil.lesson(q, 0, 0), "feedback": lambda: pupil.feedback(q, 0, 0), "settle": pupil.settle,

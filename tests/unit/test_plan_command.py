@@ -190,6 +190,10 @@ def test_a_plan_without_protection_or_e_prop_is_named_where_it_would_fit(tmp_pat
         capsys, write(tmp_path, msgspec.structs.replace(model, learning=narrow)), "--board", "nucleo-f446"
     )
     assert (code, found["profile"]) == (0, "small")
+    wider = (msgspec.structs.replace(layers[0], outputs=400), msgspec.structs.replace(layers[1], inputs=400))
+    large = msgspec.structs.replace(model, learning=narrow, layers=wider)
+    code, found = planned(capsys, write(tmp_path, large), "--board", "nucleo-f446")
+    assert (code, found["remedies"]) == (1, ["on pico2"])
     plain = msgspec.structs.replace(model.learning, intelligence=None)
     slim = write(tmp_path, msgspec.structs.replace(model, learning=plain))
     assert planned(capsys, slim, "--board", "nucleo-f446")[0] == 0
