@@ -667,7 +667,7 @@ static PyMethodDef pupil_methods[] = {
     {"lesson", pupil_lesson, METH_VARARGS, "lesson(q, label, level) -> (label, p, updates, changed)"},
     {"feedback", pupil_feedback, METH_VARARGS, "feedback(q, label, level) -> (label, p, updates, changed, aside)"},
     {"settle", pupil_settle, METH_NOARGS, "settle(): prototypes from the reservoir"},
-    {"boundary", pupil_boundary, METH_NOARGS, "boundary(): credit becomes importance"},
+    {"boundary", pupil_boundary, METH_NOARGS, "boundary(): credit becomes importance, synapses move"},
     {"forget", pupil_forget, METH_O, "forget(label): one class, without a trace"},
     {NULL, NULL, 0, NULL},
 };
