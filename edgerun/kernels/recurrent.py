@@ -49,7 +49,7 @@ def tanh_table() -> I64:
 @cache
 def relu_table() -> I64:
     """(65536,) max(p, 0) at index p + 2**15, in the scale of p."""
-    return table(np.zeros(ONE, np.int64), np.arange(ONE + 1))
+    return table(np.zeros(ONE, np.int64), np.arange(ONE + 1, dtype=np.int64))
 
 
 def falling(rate: int) -> list[Decimal]:
@@ -203,7 +203,7 @@ def int8_table(multiplier: int, offset: int, shift: int, low: int, high: int) ->
 
 def around() -> I64:
     """(65536,) the int16 of each index mod 2**16."""
-    return np.roll(np.arange(-ONE, ONE), ONE)
+    return np.roll(np.arange(-ONE, ONE, dtype=np.int64), ONE)
 
 
 # ------------------------------------------------------------------ LiteRT's int8 LSTM
