@@ -147,8 +147,9 @@ bench-limits: $(VENV)/.dev  ## each C kernel beside reading its bytes and multip
 bench-firmware: $(VENV)/.dev  ## the example nets as firmware on emulated Cortex-M: memory, instructions, lessons, into docs/firmware.md (two minutes)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/firmware/bench.py --markdown docs/firmware.md
 
-lives: $(VENV)/.dev  ## 10,000 hostile lessons of every rule: numpy, C, and firmware on every emulated processor (an hour; firmware goes on where it was stopped)
+lives: $(VENV)/.dev  ## 10,000 hostile lessons of every rule: numpy, C by every build, and firmware on every emulated processor (an hour; firmware goes on where it was stopped)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/trajectories.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/variants.py --all --lives 10000
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/board_lives.py --jobs 2
 
 emulate-pi: $(VENV)/.dev  ## the agent on emulated Raspberry Pis, 64 and 32 bits: to the bit what it does here (root file systems kept in build/pi)

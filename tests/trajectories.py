@@ -311,14 +311,26 @@ def lived(kind: str, lessons: int, every: int) -> Iterator[tuple[int, tuple[byte
     yield lessons, (pair[0].digest(), pair[1].digest(), alone.digest())
 
 
+def in_c(kind: str, lessons: int) -> bytes:
+    """The digest of a life that C lives alone."""
+    alone = InC(kind)
+    for event in story(kind, lessons, alone.learner):
+        alone.live(event)
+    return alone.digest()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--lessons", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", default=[*KINDS], choices=[*KINDS])
+    parser.add_argument("--c", action="store_true", help="C by lessons alone: for builds that are held to one another")
     given: Any = parser.parse_args()
     load_native()
     for kind in given.only:
         began, digests = time.perf_counter(), (b"",)
+        if given.c:
+            print(f"{kind:16} {given.lessons} lessons  {in_c(kind, given.lessons).hex()}", flush=True)
+            continue
         for number, digests in lived(kind, given.lessons, 100):
             if len(set(digests)) > 1:
                 print(f"{kind}: the digests after lesson {number} differ: {[each.hex()[:12] for each in digests]}")

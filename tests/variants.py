@@ -3,6 +3,7 @@
     python tests/variants.py            what CI runs
     python tests/variants.py --all      every variant that this machine can run
     python tests/variants.py asan -- -k lif -x
+    python tests/variants.py --all --lives 10000      no tests: long hostile lives in C, the same by all builds
 
 Behind them come 300 lessons of each hostile life, unless arguments for pytest are given.
 
@@ -107,10 +108,28 @@ def run(name: str, more: list[str]) -> Iterator[str]:
         yield name
 
 
+def lives(names: list[str], lessons: int) -> int:
+    """Every kind of hostile life by each variant, in C alone; 1 where one of them ends in another state."""
+    told: dict[str, str] = {}
+    for name in names:
+        variant, began = VARIANTS[name], time.monotonic()
+        if reason := lacking(variant):
+            print(f"{name}: left out, {reason}", flush=True)
+            continue
+        env = environment(variant, build(variant, ROOT / "build/variants" / name))
+        command = [sys.executable, LIVES[0], "--c", "--lessons", str(lessons)]
+        told[name] = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
+        verdict = "equal" if told[name] == next(iter(told.values())) else "DIFFER"
+        count, seconds = len(told[name].splitlines()), time.monotonic() - began
+        print(f"{name}: {count} lives of {lessons} lessons {verdict}, {seconds:.0f} s", flush=True)
+    return int(len(set(told.values())) > 1)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="VARIANT", help=f"some of: {', '.join(VARIANTS)}")
     parser.add_argument("--all", action="store_true", help="all of them")
+    parser.add_argument("--lives", type=int, metavar="N", help="lives of N lessons, compared, in the tests' place")
     arguments = sys.argv[1:]
     own, more = (arguments, []) if "--" not in arguments else _split(arguments)
     args = parser.parse_args(own)
@@ -118,6 +137,8 @@ def main() -> int:
     if unknown:
         parser.error(f"{unknown[0]!r} is none of {', '.join(VARIANTS)}")
     names = args.names or [name for name, variant in VARIANTS.items() if args.all or variant.ci]
+    if args.lives:
+        return lives(names, args.lives)
     failed = [failure for name in names for failure in run(name, more)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
